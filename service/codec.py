@@ -1,0 +1,104 @@
+"""Documents: JSON in which bytes may stand. The one strict encoder in front of both databases and both pipes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import orjson
+
+from service.errors import NotStorableError
+
+MAX_DEPTH: Final = 64
+#: Keys that stand for bytes in documents; nobody may use them for anything else.
+BYTES_KEY: Final = "$bytes"
+BLOB_KEY: Final = "$blob"
+
+_MIN_INT, _MAX_INT = -(2**63), 2**63 - 1
+
+
+def check_document(value: Any) -> None:
+    """Raise `NotStorableError`, naming the place, unless `value` is JSON (bytes allowed) that SQLite and PostgreSQL both hold.
+
+    Refused: NaN and infinities, integers beyond 64 bits, U+0000, lone surrogates, keys that are not text, the reserved
+    keys `$bytes` and `$blob`, nesting deeper than 64, cycles, and any other type. Tuples are not lists.
+    """
+    _check(value, "", 0)
+
+
+def _check(value: Any, pointer: str, depth: int) -> None:
+    kind = type(value)
+    if kind is str:
+        _check_text(value, pointer)
+    elif value is None or kind is bool or kind is bytes:
+        pass
+    elif kind is int:
+        if not _MIN_INT <= value <= _MAX_INT:
+            raise NotStorableError(pointer, "integers must fit into 64 bits")
+    elif kind is float:
+        if not math.isfinite(value):
+            raise NotStorableError(pointer, "numbers must be finite, not NaN or infinite")
+    elif depth >= MAX_DEPTH:
+        raise NotStorableError(pointer, f"nested deeper than {MAX_DEPTH} levels, or a cycle")
+    elif kind is dict:
+        for key, item in value.items():
+            if type(key) is not str:
+                raise NotStorableError(pointer, f"keys must be text, not {type(key).__name__}")
+            _check_text(key, pointer)
+            if key in (BYTES_KEY, BLOB_KEY):
+                raise NotStorableError(pointer, f"the key {key!r} is reserved")
+            _check(item, f"{pointer}/{escape_pointer(key)}", depth + 1)
+    elif kind is list:
+        for index, item in enumerate(value):
+            _check(item, f"{pointer}/{index}", depth + 1)
+    else:
+        raise NotStorableError(pointer, f"{kind.__name__} is not a JSON value")
+
+
+def _check_text(text: str, pointer: str) -> None:
+    if "\0" in text:
+        raise NotStorableError(pointer, "text must not contain U+0000")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise NotStorableError(pointer, "text must not contain lone surrogates") from None
+
+
+def escape_pointer(token: str) -> str:
+    """One reference token of a JSON Pointer (RFC 6901 §3)."""
+    return token.replace("~", "~0").replace("/", "~1")
+
+
+def encode(value: Any, on_bytes: Callable[[bytes], Mapping[str, Any]] | None = None) -> str:
+    """`value` as compact JSON text; each bytes value becomes what `on_bytes` makes of it.
+
+    Trusts `value` to have passed `check_document` or to come from `decode`.
+    """
+    return orjson.dumps(value, default=on_bytes and _only_bytes(on_bytes)).decode()
+
+
+def _only_bytes(on_bytes: Callable[[bytes], Mapping[str, Any]]) -> Callable[[Any], Any]:
+    def default(value: Any) -> Any:
+        if type(value) is bytes:
+            return on_bytes(value)
+        raise TypeError(f"{type(value).__name__} is not a JSON value")
+
+    return default
+
+
+def decode(text: str | bytes) -> Any:
+    """The value of strict JSON text; raises `ValueError` (orjson's, with the position) for anything else, NaN included."""
+    return orjson.loads(text)
+
+
+def replace_marked(value: Any, key: str, replace: Callable[[Any], Any]) -> Any:
+    """A copy of `value` in which every object `{key: x}` with that single key is replaced by `replace(x)`."""
+    if type(value) is dict:
+        if len(value) == 1 and key in value:
+            return replace(value[key])
+        return {name: replace_marked(item, key, replace) for name, item in value.items()}
+    if type(value) is list:
+        return [replace_marked(item, key, replace) for item in value]
+    return value

@@ -1,0 +1,133 @@
+"""The one error tree, and the error object that jobs, pairs and HTTP share."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from service.models import ErrorType, JobStatus, timestamp
+
+MAX_MESSAGE_CHARS = 8_192
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FieldProblem:
+    """What is wrong with one place of a document; `pointer` is a JSON Pointer (RFC 6901), empty for the whole."""
+
+    pointer: str
+    message: str
+
+
+class ServiceError(Exception):
+    """Everything this service raises on purpose. Carries ids as attributes; its text is fit for a client."""
+
+
+class JobNotFoundError(ServiceError, LookupError):
+    """No such job, or not this tenant's."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"There is no job {job_id}.")
+        self.job_id = job_id
+
+
+class FileNotInJobError(ServiceError, LookupError):
+    """The job has no artifact, or no bytes, of that name."""
+
+    def __init__(self, job_id: str, name: str) -> None:
+        super().__init__(f"Job {job_id} has no file {name!r}.")
+        self.job_id = job_id
+        self.name = name
+
+
+class PluginNotFoundError(ServiceError, LookupError):
+    """No plugin of that name is installed."""
+
+    def __init__(self, plugin: str) -> None:
+        super().__init__(f"No plugin {plugin!r} is installed.")
+        self.plugin = plugin
+
+
+class PluginUnavailableError(ServiceError):
+    """The plugin is installed but cannot take work now; `reason` says why and what to do."""
+
+    def __init__(self, plugin: str, reason: str, *, retry_after_s: int = 5) -> None:
+        super().__init__(f"Plugin {plugin!r} is not available: {reason}")
+        self.plugin = plugin
+        self.reason = reason
+        self.retry_after_s = retry_after_s
+
+
+class PluginLoadError(ServiceError):
+    """A plugin could not be imported, made or described in a worker; `error_type` tells by whose fault."""
+
+    def __init__(
+        self, plugin: str, error_type: ErrorType, reason: str, *, details: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(f"Plugin {plugin!r} cannot be loaded: {reason}")
+        self.plugin = plugin
+        self.error_type = error_type
+        self.reason = reason
+        self.details = dict(details or {})
+
+
+class PayloadInvalidError(ServiceError):
+    """The payload does not fit the plugin's input; nothing was recorded."""
+
+    def __init__(self, plugin: str, problems: Sequence[FieldProblem]) -> None:
+        super().__init__(f"The payload does not fit plugin {plugin!r}.")
+        self.plugin = plugin
+        self.problems = tuple(problems)
+
+
+class NotStorableError(ServiceError, ValueError):
+    """A value that no database of ours can hold as JSON: NaN, U+0000, a lone surrogate, an integer beyond 64 bits, too deep."""
+
+    def __init__(self, pointer: str, message: str) -> None:
+        super().__init__(f"{pointer or 'The document'}: {message}")
+        self.problem = FieldProblem(pointer, message)
+
+
+class IdempotencyConflictError(ServiceError):
+    """The key was used before with another request."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__("This Idempotency-Key was used before with a different request.")
+        self.key = key
+
+
+class JobStateError(ServiceError):
+    """The job is not in a state that allows what was asked."""
+
+    def __init__(self, job_id: str, status: JobStatus, asked: str) -> None:
+        super().__init__(f"Job {job_id} is {status}: it cannot be {asked}.")
+        self.job_id = job_id
+        self.status = status
+
+
+class ServiceUnavailableError(ServiceError):
+    """The service cannot take this now (draining, database away); nothing was recorded."""
+
+    def __init__(self, reason: str, *, retry_after_s: int = 5) -> None:
+        super().__init__(reason)
+        self.retry_after_s = retry_after_s
+
+
+class StartupError(ServiceError):
+    """The service cannot start; the text is the one line that says why and what to do."""
+
+
+def error_object(
+    error_type: ErrorType | str, message: str, *, plugin: str | None, details: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The inner error object: `{type, message, plugin, details, timestamp}`; the message is never empty and is capped."""
+    text = message.strip() or str(error_type)
+    if len(text) > MAX_MESSAGE_CHARS:
+        text = text[: MAX_MESSAGE_CHARS - 1] + "…"
+    return {
+        "type": str(error_type),
+        "message": text,
+        "plugin": plugin,
+        "details": dict(details or {}),
+        "timestamp": timestamp(),
+    }

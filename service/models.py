@@ -1,0 +1,217 @@
+"""The values every layer shares: statuses and their legal moves, records, references to bytes. Standard library only."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any, Final, NewType
+
+#: A value that `json` could have produced: None, bool, int, float, str, list or dict of those.
+JSON = Any
+
+#: Fixed-width ISO 8601 UTC with milliseconds, `2026-01-31T12:00:00.000Z`: text order is time order.
+Timestamp = NewType("Timestamp", str)
+
+#: `(result, error)` with exactly one side set: success is `(result, {})`, failure `({}, {"error": {...}})`.
+Pair = tuple[dict[str, Any], dict[str, Any]]
+
+DEFAULT_TENANT: Final = "default"
+
+
+def timestamp(moment: datetime | None = None) -> Timestamp:
+    """`moment` (aware; now if not given) as a `Timestamp`."""
+    moment = (moment or datetime.now(UTC)).astimezone(UTC)
+    return Timestamp(f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z")
+
+
+class JobStatus(enum.StrEnum):
+    """Where a job is. Scheduled and waiting-to-retry jobs are PENDING with `run_at` in the future."""
+
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    SUCCESS = "SUCCESS"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+    @property
+    def is_terminal(self) -> bool:
+        """True when the job has ended and its row never changes again."""
+        return not TRANSITIONS[self]
+
+
+#: The only legal moves. The SQL guards, the diagram in the docs and the property tests read this table.
+TRANSITIONS: Final[Mapping[JobStatus, frozenset[JobStatus]]] = MappingProxyType(
+    {
+        JobStatus.PENDING: frozenset({JobStatus.RUNNING, JobStatus.CANCELLED, JobStatus.FAILED}),
+        JobStatus.RUNNING: frozenset({JobStatus.SUCCESS, JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.PENDING}),
+        JobStatus.SUCCESS: frozenset(),
+        JobStatus.FAILED: frozenset(),
+        JobStatus.CANCELLED: frozenset(),
+    }
+)
+
+TERMINAL: Final = frozenset(status for status in JobStatus if status.is_terminal)
+
+
+class ErrorType(enum.StrEnum):
+    """Why a job failed, by the origin of the fault and never by the name of an exception class."""
+
+    VALIDATION = "ValidationError"  # the input
+    PLUGIN = "PluginError"  # unknown, unloadable, disabled, vanished
+    EXECUTION = "ExecutionError"  # the plugin raised
+    TIME_LIMIT = "TimeLimitExceeded"
+    MEMORY_LIMIT = "MemoryLimitExceeded"
+    WORKER_CRASHED = "WorkerCrashed"  # signal or exit code in details
+    INVALID_OUTPUT = "InvalidOutput"  # not encodable, too large, wrong shape
+    EXPIRED = "Expired"  # its time to start passed
+    WORKER_LOST = "WorkerLost"  # the host or its lease was lost too often
+    INTERNAL = "InternalError"  # ours
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class BlobRef:
+    """Names stored bytes by their content. In stored documents it stands as `{"$blob": {sha256, size, media_type}}`."""
+
+    sha256: str
+    size: int
+    media_type: str = "application/octet-stream"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Artifact:
+    """A file that a plugin made beside its result; bytes not yet stored."""
+
+    name: str
+    data: bytes
+    media_type: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class StoredArtifact:
+    """A file of a finished job, as its record names it."""
+
+    name: str
+    blob: BlobRef
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class JobOptions:
+    """What a submitter may ask for beside plugin and payload."""
+
+    priority: int = 0  # -100..100, higher starts earlier
+    run_at: Timestamp | None = None  # may not start before
+    expires_at: Timestamp | None = None  # may not start after; then FAILED with `Expired`
+    timeout_s: float | None = None  # of execution; the plugin's limit and the host's ceiling win
+    tags: tuple[str, ...] = ()
+    metadata: Mapping[str, JSON] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a plugin says it is: `fraction` in 0..1."""
+
+    fraction: float
+    message: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class JobRecord:
+    """One row of `jobs` as readers see it.
+
+    `payload` and `result` are stored documents: bytes stand in them as `{"$blob": {...}}` (see `BlobRef`). Both are
+    None in lists, which never load them. `error` is the inner error object. `result` is set iff SUCCESS, `error` iff FAILED,
+    `cancel_reason` iff CANCELLED.
+    """
+
+    id: str
+    tenant: str
+    plugin: str
+    plugin_version: str | None
+    status: JobStatus
+    priority: int
+    tags: Sequence[str]
+    metadata: Mapping[str, JSON]
+    attempt: int
+    max_attempts: int
+    fence: int
+    progress: Progress | None
+    payload: Mapping[str, JSON] | None
+    result: Mapping[str, JSON] | None
+    error: Mapping[str, JSON] | None
+    artifacts: Sequence[StoredArtifact]
+    cancel_reason: str | None
+    cancel_requested_at: Timestamp | None
+    timeout_s: float | None
+    created_at: Timestamp
+    run_at: Timestamp
+    expires_at: Timestamp | None
+    started_at: Timestamp | None
+    finished_at: Timestamp | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptRecord:
+    """One execution of a job. `traceback` and `output` are for administrators and never part of a public record."""
+
+    fence: int
+    attempt: int
+    owner: str
+    outcome: str | None  # SUCCESS, FAILED, CANCELLED, RELEASED or LOST; None while it runs
+    started_at: Timestamp
+    finished_at: Timestamp | None
+    run_s: float | None
+    cpu_s: float | None
+    peak_memory_bytes: int | None
+    worker_pid: int | None
+    plugin_version: str | None
+    error_type: str | None
+    error_message: str | None
+    metrics: Mapping[str, float]
+    traceback: str | None
+    output: str | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class JobQuery:
+    """Which jobs to list, newest first. `after` is the id that ended the page before."""
+
+    status: JobStatus | None = None
+    plugin: str | None = None
+    tag: str | None = None
+    error_type: str | None = None
+    created_after: Timestamp | None = None
+    created_before: Timestamp | None = None
+    after: str | None = None
+    limit: int = 50
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class JobPage:
+    """A page of `JobRecord`s; `next` is the cursor for `JobQuery.after`, or None at the end."""
+
+    items: Sequence[JobRecord]
+    next: str | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """An accepted job; `replayed` when its idempotency key had made it before."""
+
+    record: JobRecord
+    replayed: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PluginMetrics:
+    """Executions of one plugin over all processes; refused input never counts. Times are of `run`, in seconds."""
+
+    success_count: int = 0
+    error_count: int = 0
+    last_run_s: float | None = None
+    mean_run_s: float | None = None  # over every execution, not a window
+    last_used_at: Timestamp | None = None
+    consecutive_errors: int = 0
+    last_error: str | None = None  # type and message of the newest failure

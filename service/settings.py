@@ -1,0 +1,40 @@
+"""What can be configured: one frozen object read once, from options, the environment (`JOBSERVICE_*`) and `.env`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Settings of a service process. Sizes are MB of 1,000,000 bytes, times are seconds."""
+
+    model_config = SettingsConfigDict(env_prefix="JOBSERVICE_", env_file=".env", extra="ignore", frozen=True)
+
+    database_url: str | None = Field(None, description="SQLAlchemy URL; default: SQLite in DATA_DIR")
+    data_dir: Path = Field(Path("data"), description="Where the database, stored bytes and scratch files live")
+    host: str = Field("127.0.0.1", description="Address to listen on")
+    port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 picks a free one")
+    workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, description="Jobs that run at once")
+    warm: int = Field(8, ge=0, description="Idle worker processes kept warm")
+    warm_memory_mb: float = Field(4096, gt=0, description="Resident memory that idle workers may hold together")
+    timeout_s: float = Field(300, gt=0, description="Ceiling for the execution time of any job")
+    memory_mb: float = Field(2048, gt=0, description="Ceiling for the resident memory of any worker")
+    lease_s: float = Field(30, ge=1, description="How long a runner may be silent before its jobs are taken back")
+    max_body_mb: float = Field(20, gt=0, description="Largest request body accepted")
+    max_result_mb: float = Field(64, gt=0, description="Largest result (JSON, bytes and artifacts together) accepted")
+    inline_blob_kb: float = Field(
+        64, ge=0, description="Up to this size bytes live in the database"
+    )
+    drain_s: float = Field(30, ge=0, description="How long running jobs may finish after SIGTERM")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line written")
+    log_format: Literal["console", "json"] = Field("console", description="Log lines for people or for machines")
+
+    @property
+    def resolved_database_url(self) -> str:
+        """`database_url`, or the embedded SQLite file in `data_dir`."""
+        return self.database_url or f"sqlite+aiosqlite:///{self.data_dir.absolute() / 'jobs.db'}"
