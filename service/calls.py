@@ -1,7 +1,7 @@
 """One execution of a plugin as the layers around it see it, carried by a context variable.
 
-`execute_plugin(plugin_name, payload)` is a fixed contract with two arguments. What the runner needs beside them, and what it
-has to tell beside the pair it returns, travels in `current_call`.
+`execute_plugin(plugin_name, payload)` is a fixed contract with two arguments. What the runner needs beside them, and
+what it has to tell beside the pair it returns, travels in `current_call`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class CallReport:
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class Call:
-    """The job an execution belongs to. `on_progress(fraction, message)` is called on the event loop, already throttled."""
+    """The job an execution belongs to. `on_progress(fraction, message)` is called on the event loop, throttled."""
 
     job_id: str
     attempt: int = 1

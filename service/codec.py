@@ -19,7 +19,7 @@ _MIN_INT, _MAX_INT = -(2**63), 2**63 - 1
 
 
 def check_document(value: Any) -> None:
-    """Raise `NotStorableError`, naming the place, unless `value` is JSON (bytes allowed) that SQLite and PostgreSQL both hold.
+    """Raise `NotStorableError`, naming the place, unless `value` is JSON (bytes allowed) that both databases hold.
 
     Refused: NaN and infinities, integers beyond 64 bits, U+0000, lone surrogates, keys that are not text, the reserved
     keys `$bytes` and `$blob`, nesting deeper than 64, cycles, and any other type. Tuples are not lists.
@@ -89,7 +89,7 @@ def _only_bytes(on_bytes: Callable[[bytes], Mapping[str, Any]]) -> Callable[[Any
 
 
 def decode(text: str | bytes) -> Any:
-    """The value of strict JSON text; raises `ValueError` (orjson's, with the position) for anything else, NaN included."""
+    """The value of strict JSON text; raises `ValueError` (with the position) for anything else, NaN included."""
     return orjson.loads(text)
 
 

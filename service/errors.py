@@ -71,6 +71,31 @@ class PluginLoadError(ServiceError):
         self.details = dict(details or {})
 
 
+class PluginDefinitionError(ServiceError):
+    """A plugin breaks the contract: its attributes, its `run` or its annotations; the text says what to change."""
+
+
+class InputInvalidError(ServiceError):
+    """Raised in a worker: the payload does not become the arguments of `run`."""
+
+    def __init__(self, problems: Sequence[FieldProblem]) -> None:
+        super().__init__("; ".join(f"{problem.pointer or 'The payload'}: {problem.message}" for problem in problems))
+        self.problems = tuple(problems)
+
+
+class OutputInvalidError(ServiceError):
+    """Raised in a worker: what `run` returned is not a document; `pointer` (RFC 6901) names the place."""
+
+    def __init__(self, message: str, pointer: str) -> None:
+        super().__init__(f"{pointer or 'The result'}: {message}")
+        self.message = message
+        self.pointer = pointer
+
+
+class JobCancelledError(BaseException):
+    """Raised by `context.check_cancelled()`; not an `Exception`, so that a plugin's `except Exception` lets it through."""
+
+
 class PayloadInvalidError(ServiceError):
     """The payload does not fit the plugin's input; nothing was recorded."""
 
@@ -81,7 +106,7 @@ class PayloadInvalidError(ServiceError):
 
 
 class NotStorableError(ServiceError, ValueError):
-    """A value that no database of ours can hold as JSON: NaN, U+0000, a lone surrogate, an integer beyond 64 bits, too deep."""
+    """A value that not every database holds as JSON: NaN, U+0000, a lone surrogate, a huge number, depth."""
 
     def __init__(self, pointer: str, message: str) -> None:
         super().__init__(f"{pointer or 'The document'}: {message}")
@@ -120,7 +145,7 @@ class StartupError(ServiceError):
 def error_object(
     error_type: ErrorType | str, message: str, *, plugin: str | None, details: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The inner error object: `{type, message, plugin, details, timestamp}`; the message is never empty and is capped."""
+    """The inner error object `{type, message, plugin, details, timestamp}`; the message is never empty, and capped."""
     text = message.strip() or str(error_type)
     if len(text) > MAX_MESSAGE_CHARS:
         text = text[: MAX_MESSAGE_CHARS - 1] + "…"

@@ -1,4 +1,4 @@
-"""The values every layer shares: statuses and their legal moves, records, references to bytes. Standard library only."""
+"""The values all layers share: statuses and legal moves, records, references to bytes. Standard library only."""
 
 from __future__ import annotations
 
@@ -122,8 +122,8 @@ class JobRecord:
     """One row of `jobs` as readers see it.
 
     `payload` and `result` are stored documents: bytes stand in them as `{"$blob": {...}}` (see `BlobRef`). Both are
-    None in lists, which never load them. `error` is the inner error object. `result` is set iff SUCCESS, `error` iff FAILED,
-    `cancel_reason` iff CANCELLED.
+    None in lists, which never load them. `error` is the inner error object. `result` is set iff SUCCESS, `error` iff
+    FAILED, `cancel_reason` iff CANCELLED.
     """
 
     id: str
@@ -215,3 +215,17 @@ class PluginMetrics:
     last_used_at: Timestamp | None = None
     consecutive_errors: int = 0
     last_error: str | None = None  # type and message of the newest failure
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimedJob:
+    """A job this process has just set RUNNING; every write about it names `fence`, which only ever rises."""
+
+    id: str
+    plugin: str
+    payload: str  # the stored document, as JSON text
+    fence: int
+    attempt: int
+    max_attempts: int
+    timeout_s: float | None
+    created_at: Timestamp

@@ -27,9 +27,7 @@ class Settings(BaseSettings):
     lease_s: float = Field(30, ge=1, description="How long a runner may be silent before its jobs are taken back")
     max_body_mb: float = Field(20, gt=0, description="Largest request body accepted")
     max_result_mb: float = Field(64, gt=0, description="Largest result (JSON, bytes and artifacts together) accepted")
-    inline_blob_kb: float = Field(
-        64, ge=0, description="Up to this size bytes live in the database"
-    )
+    inline_blob_kb: float = Field(64, ge=0, description="Up to this size bytes live in the database")
     drain_s: float = Field(30, ge=0, description="How long running jobs may finish after SIGTERM")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line written")
     log_format: Literal["console", "json"] = Field("console", description="Log lines for people or for machines")

@@ -1,0 +1,43 @@
+"""Runs the revisions for `jobservice migrate` and `alembic` alike: drop the report views, migrate, create them again."""
+
+from __future__ import annotations
+
+import asyncio
+
+import sqlalchemy as sa
+from alembic import context
+
+from service.db.engine import create_writer_engine
+from service.db.schema import metadata
+from service.db.views import create_views, drop_views
+from service.settings import Settings
+
+
+def migrate(connection: sa.Connection) -> None:
+    drop_views(connection)
+    context.configure(
+        connection=connection,
+        target_metadata=metadata,
+        render_as_batch=True,
+        transactional_ddl=True,
+        transaction_per_migration=False,
+    )
+    context.run_migrations()
+    if sa.inspect(connection).has_table("jobs"):
+        create_views(connection)
+
+
+async def migrate_from_command_line() -> None:
+    engine = create_writer_engine(Settings().resolved_database_url, foreign_keys=False)
+    try:
+        async with engine.begin() as connection:
+            await connection.run_sync(migrate)
+    finally:
+        await engine.dispose()
+
+
+given = context.config.attributes.get("connection")
+if given is None:
+    asyncio.run(migrate_from_command_line())
+else:
+    migrate(given)

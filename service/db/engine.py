@@ -1,0 +1,93 @@
+"""Engines with the profile each database needs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, Final
+
+import aiosqlite
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from service.errors import StartupError
+
+BUSY_TIMEOUT_MS: Final = 5_000
+_CACHE_KIB: Final = 64 * 1024
+_JOURNAL_LIMIT_BYTES: Final = 64 * 1024 * 1024
+
+
+def sqlite_path(database_url: str) -> Path:
+    """The file behind an `sqlite+aiosqlite:///...` URL; raises `StartupError` for any other URL."""
+    url = make_url(database_url)
+    if url.drivername not in ("sqlite", "sqlite+aiosqlite"):
+        raise StartupError(
+            f"Database {url.render_as_string()} is not supported by this version: "
+            "use sqlite+aiosqlite:///PATH, or leave JOBSERVICE_DATABASE_URL unset for the embedded database."
+        )
+    if not url.database or url.database == ":memory:":
+        raise StartupError("An in-memory database cannot keep jobs: name a file, sqlite+aiosqlite:///PATH.")
+    return Path(url.database)
+
+
+def create_writer_engine(database_url: str, *, foreign_keys: bool = True) -> AsyncEngine:
+    """One connection that may write and the only one that checkpoints; every transaction is `BEGIN IMMEDIATE`.
+
+    Commits are durable (`synchronous=FULL`: NORMAL loses acknowledged rows in a power cut). Migrations run with
+    `foreign_keys` off: batch mode rebuilds tables, and cascades would empty their children.
+    """
+    pragmas = (
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        f"foreign_keys={'ON' if foreign_keys else 'OFF'}",
+        f"busy_timeout={BUSY_TIMEOUT_MS}",
+        f"cache_size=-{_CACHE_KIB}",
+        f"journal_size_limit={_JOURNAL_LIMIT_BYTES}",
+        "trusted_schema=OFF",
+    )
+    engine = create_async_engine(
+        f"sqlite+aiosqlite:///{sqlite_path(database_url)}", pool_size=1, max_overflow=0, hide_parameters=True
+    )
+    return _with_profile(engine, pragmas, begin="BEGIN IMMEDIATE")
+
+
+def create_reader_engine(database_url: str, *, connections: int) -> AsyncEngine:
+    """Read-only connections; they can neither write nor checkpoint."""
+    engine = create_async_engine(
+        f"sqlite+aiosqlite:///file:{sqlite_path(database_url).absolute()}?mode=ro&uri=true",
+        pool_size=connections,
+        max_overflow=0,
+        hide_parameters=True,
+    )
+    pragmas = (f"busy_timeout={BUSY_TIMEOUT_MS}", f"cache_size=-{_CACHE_KIB // connections}", "query_only=ON")
+    return _with_profile(engine, pragmas, begin="BEGIN")
+
+
+def _with_profile(engine: AsyncEngine, pragmas: tuple[str, ...], *, begin: str) -> AsyncEngine:
+    @event.listens_for(engine.sync_engine, "connect")
+    def on_connect(connection: Any, _record: Any) -> None:
+        # The driver's own BEGIN comes after the first SELECT: a read before a write would not be one transaction.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        for pragma in pragmas:
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def on_begin(connection: sa.Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine
+
+
+@contextlib.asynccontextmanager
+async def held_connection(engine: AsyncEngine) -> AsyncIterator[aiosqlite.Connection]:
+    """The driver's own connection, out of the pool while the block runs: its calls cost one thread hop each."""
+    async with engine.connect() as connection:
+        driver = (await connection.get_raw_connection()).driver_connection
+        if not isinstance(driver, aiosqlite.Connection):
+            raise TypeError(f"{type(driver).__name__} is not an aiosqlite connection")
+        yield driver

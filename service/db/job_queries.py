@@ -1,0 +1,137 @@
+"""Every read of jobs and their attempts."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from service.codec import decode
+from service.db.reader import Reader
+from service.db.schema import job_attempts, jobs
+from service.db.statements import Statement, literal
+from service.models import (
+    AttemptRecord,
+    BlobRef,
+    JobPage,
+    JobQuery,
+    JobRecord,
+    JobStatus,
+    Progress,
+    StoredArtifact,
+    Timestamp,
+)
+
+_SUMMARY: Final = (
+    jobs.c.id, jobs.c.tenant, jobs.c.plugin, jobs.c.plugin_version, jobs.c.status, jobs.c.priority, jobs.c.tags,
+    jobs.c.metadata, jobs.c.attempt, jobs.c.max_attempts, jobs.c.fence, jobs.c.progress_fraction,
+    jobs.c.progress_message, jobs.c.error, jobs.c.artifacts, jobs.c.cancel_reason, jobs.c.cancel_requested_at,
+    jobs.c.timeout_s, jobs.c.created_at, jobs.c.run_at, jobs.c.expires_at, jobs.c.started_at, jobs.c.finished_at,
+)  # fmt: skip
+_SELECT_JOB = Statement(
+    sa.select(*_SUMMARY, jobs.c.payload, jobs.c.result).where(
+        jobs.c.id == sa.bindparam("job_id"), jobs.c.tenant == sa.bindparam("of_tenant")
+    )
+)
+_SELECT_ATTEMPTS = Statement(
+    sa.select(*(job_attempts.c[field.name] for field in dataclasses.fields(AttemptRecord)))
+    .where(job_attempts.c.job_id == sa.bindparam("of_job"))
+    .order_by(job_attempts.c.fence)
+)
+
+#: The condition that each filter of a list adds; its value is bound under the same name.
+_FILTERS: Final[Mapping[str, sa.ColumnElement[bool]]] = {
+    "plugin": jobs.c.plugin == sa.bindparam("plugin"),
+    "tag": sa.exists().where(
+        sa.func.json_each(jobs.c.tags).table_valued("value", name="tag").c.value == sa.bindparam("tag")
+    ),
+    "error_type": jobs.c.error_type == sa.bindparam("error_type"),
+    "created_after": jobs.c.created_at > sa.bindparam("created_after"),
+    "created_before": jobs.c.created_at < sa.bindparam("created_before"),
+    "after": jobs.c.id < sa.bindparam("after"),
+}
+
+
+@functools.lru_cache(maxsize=1024)
+def _list_statement(status: JobStatus | None, filters: frozenset[str]) -> Statement:
+    query = sa.select(*_SUMMARY).where(jobs.c.tenant == sa.bindparam("of_tenant"))
+    for name in filters:
+        query = query.where(_FILTERS[name])
+    if status is not None:
+        query = query.where(jobs.c.status == literal(status))
+    return Statement(query.order_by(jobs.c.id.desc()).limit(sa.bindparam("limit")))
+
+
+_NEXT_RUN_AT = Statement(
+    sa.select(sa.func.min(jobs.c.run_at)).where(sa.text("jobs.status = 'PENDING' AND NOT jobs.due"))
+)
+
+
+async def get(reader: Reader, job_id: str, tenant: str) -> JobRecord | None:
+    """The whole record, or None."""
+    row = await reader.fetch_one(_SELECT_JOB, job_id=job_id, of_tenant=tenant)
+    return row and _record(row[:-2], payload=row[-2], result=row[-1])
+
+
+async def list_page(reader: Reader, query: JobQuery, tenant: str) -> JobPage:
+    """A page, newest first, without payloads and results."""
+    values = {name: getattr(query, name) for name in _FILTERS}
+    values = {name: value for name, value in values.items() if value is not None}
+    statement = _list_statement(query.status, frozenset(values))
+    rows = await reader.fetch(statement, of_tenant=tenant, limit=query.limit + 1, **values)
+    items = [_record(row, payload=None, result=None) for row in rows[: query.limit]]
+    return JobPage(items=items, next=items[-1].id if len(rows) > query.limit else None)
+
+
+async def list_attempts(reader: Reader, job_id: str) -> list[AttemptRecord]:
+    """Every execution of the job, in the order of their fences."""
+    names = [field.name for field in dataclasses.fields(AttemptRecord)]
+    records = []
+    for row in await reader.fetch(_SELECT_ATTEMPTS, of_job=job_id):
+        values = dict(zip(names, row, strict=True))
+        values["metrics"] = decode(values["metrics"]) if values["metrics"] else {}
+        records.append(AttemptRecord(**values))
+    return records
+
+
+async def next_run_at(reader: Reader) -> Timestamp | None:
+    """When the next scheduled job becomes due."""
+    row = await reader.fetch_one(_NEXT_RUN_AT)
+    return row and row[0]
+
+
+def _record(row: Sequence[Any], *, payload: str | None, result: str | None) -> JobRecord:
+    (
+        job_id, tenant, plugin, plugin_version, status, priority, tags, metadata, attempt, max_attempts, fence,
+        fraction, message, error, artifacts, cancel_reason, cancel_requested_at, timeout_s, created_at, run_at,
+        expires_at, started_at, finished_at,
+    ) = row  # fmt: skip
+    return JobRecord(
+        id=job_id,
+        tenant=tenant,
+        plugin=plugin,
+        plugin_version=plugin_version,
+        status=JobStatus(status),
+        priority=priority,
+        tags=decode(tags),
+        metadata=decode(metadata),
+        attempt=attempt,
+        max_attempts=max_attempts,
+        fence=fence,
+        progress=None if fraction is None else Progress(fraction=fraction, message=message),
+        payload=decode(payload) if payload is not None else None,
+        result=decode(result) if result is not None else None,
+        error=decode(error) if error is not None else None,
+        artifacts=[StoredArtifact(name=item.pop("name"), blob=BlobRef(**item)) for item in decode(artifacts)],
+        cancel_reason=cancel_reason,
+        cancel_requested_at=cancel_requested_at,
+        timeout_s=timeout_s,
+        created_at=created_at,
+        run_at=run_at,
+        expires_at=expires_at,
+        started_at=started_at,
+        finished_at=finished_at,
+    )

@@ -1,0 +1,565 @@
+"""Every change of a job: operations for `Writer.write`, each naming what must still hold for it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import sqlite
+
+from service.calls import CallReport
+from service.codec import encode
+from service.db.blobs import BlobStore, NewBlob
+from service.db.plugin_metrics import Execution, record_executions
+from service.db.schema import job_attempts, job_events, jobs
+from service.db.statements import Statement, batch, batch_table, literal
+from service.db.writer import Transaction
+from service.errors import error_object
+from service.models import (
+    JSON,
+    ClaimedJob,
+    ErrorType,
+    JobOptions,
+    JobStatus,
+    Progress,
+    StoredArtifact,
+    Timestamp,
+    timestamp,
+)
+
+MAX_LOST: Final = 3
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class NewJob:
+    """A job to insert, its payload already a stored document."""
+
+    id: str
+    tenant: str
+    plugin: str
+    plugin_version: str | None
+    payload: str
+    blobs: Sequence[NewBlob]
+    options: JobOptions
+    max_attempts: int
+    created_at: Timestamp
+    idempotency_key: str | None
+    request_hash: str | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Inserted:
+    """`id` is the new job's, or of the job that the idempotency key had made before, with the hash of that request."""
+
+    id: str
+    replayed: bool
+    request_hash: str | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """Up to `limit` due jobs, at most `caps[plugin]` of each plugin named there; or `job_id` alone, due or not."""
+
+    owner: str
+    limit: int
+    lease_until: Timestamp
+    caps: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    job_id: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How an execution ended: a terminal status with what belongs to it, or PENDING to give the job back."""
+
+    job: ClaimedJob
+    owner: str
+    status: JobStatus
+    result: str | None = None
+    error: Mapping[str, JSON] | None = None
+    cancel_reason: str | None = None
+    artifacts: Sequence[StoredArtifact] = ()
+    blobs: Sequence[NewBlob] = ()
+    report: CallReport = dataclasses.field(default_factory=CallReport)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ProgressMade:
+    """A plugin's word on how far it is."""
+
+    job: ClaimedJob
+    owner: str
+    progress: Progress
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class CancelRequest:
+    """Somebody wants the job not to run, or to stop."""
+
+    job_id: str
+    reason: str
+
+
+_NEW_COLUMNS: Final = (
+    "id", "tenant", "idempotency_key", "request_hash", "plugin", "plugin_version", "priority", "due", "run_at",
+    "expires_at", "timeout_s", "max_attempts", "created_at", "tags", "metadata", "payload",
+)  # fmt: skip
+_new = batch_table("new", *_NEW_COLUMNS)
+_INSERT_JOBS = Statement(
+    sqlite.insert(jobs)
+    .from_select(
+        [*_NEW_COLUMNS, "status", "attempt", "lost", "max_lost", "fence", "event_count", "artifacts"],
+        sa.select(
+            *_new.c, literal("PENDING"), sa.text("0"), sa.text("0"), sa.text(str(MAX_LOST)), sa.text("0"),
+            sa.text("1"), literal("[]"),
+        ).where(sa.true()),
+    )
+    .on_conflict_do_nothing(
+        index_elements=["tenant", "idempotency_key"], index_where=sa.text("idempotency_key IS NOT NULL")
+    )
+    .returning(jobs.c.id)
+)  # fmt: skip
+_keys = batch_table("keys", "tenant", "idempotency_key")
+_SELECT_BY_KEY = Statement(
+    sa.select(jobs.c.tenant, jobs.c.idempotency_key, jobs.c.id, jobs.c.request_hash).join(
+        _keys, (jobs.c.tenant == _keys.c.tenant) & (jobs.c.idempotency_key == _keys.c.idempotency_key)
+    )
+)
+_INSERT_EVENT = Statement(sa.insert(job_events).values({c.name: sa.bindparam(c.name) for c in job_events.columns}))
+_ATTEMPT_COLUMNS: Final = ("job_id", "fence", "attempt", "plugin", "owner", "started_at")
+_INSERT_ATTEMPT = Statement(sa.insert(job_attempts).values({name: sa.bindparam(name) for name in _ATTEMPT_COLUMNS}))
+
+_CLAIMABLE: Final = sa.text("jobs.status = 'PENDING' AND jobs.due")
+_EVENT: Final = {jobs.c.event_count: jobs.c.event_count + sa.text("1")}
+_RUN: Final = {
+    jobs.c.status: literal("RUNNING"),
+    jobs.c.fence: jobs.c.fence + sa.text("1"),
+    jobs.c.attempt: jobs.c.attempt + sa.text("1"),
+    jobs.c.owner: sa.bindparam("owner"),
+    jobs.c.lease_until: sa.bindparam("lease_until"),
+    jobs.c.started_at: sa.bindparam("now"),
+    jobs.c.progress_fraction: sa.null(),
+    jobs.c.progress_message: sa.null(),
+    **_EVENT,
+}
+_CLAIMED: Final = (
+    jobs.c.id, jobs.c.plugin, jobs.c.payload, jobs.c.fence, jobs.c.attempt, jobs.c.max_attempts, jobs.c.timeout_s,
+    jobs.c.created_at, jobs.c.priority, jobs.c.event_count,
+)  # fmt: skip
+
+
+def _claim_statement() -> Statement:
+    caps = sa.func.json_each(sa.bindparam("caps")).table_valued("key", "value", name="caps")
+    full = sa.select(caps.c.key).where(caps.c.value <= sa.text("0"))
+    next_jobs = (
+        sa.select(jobs.c.id, jobs.c.plugin, jobs.c.priority)
+        .where(_CLAIMABLE, jobs.c.plugin.not_in(full))
+        .order_by(jobs.c.priority.desc(), jobs.c.id)
+        .limit(sa.bindparam("limit"))
+        .subquery("next_jobs")
+    )
+    rank = sa.func.row_number().over(
+        partition_by=next_jobs.c.plugin, order_by=(next_jobs.c.priority.desc(), next_jobs.c.id)
+    )
+    ranked = sa.select(next_jobs.c.id, next_jobs.c.plugin, rank.label("rank")).subquery("ranked")
+    allowed = (
+        sa.select(ranked.c.id)
+        .join(caps, caps.c.key == ranked.c.plugin, isouter=True)
+        .where(caps.c.key.is_(None) | (ranked.c.rank <= caps.c.value))
+    )
+    return Statement(sa.update(jobs).where(jobs.c.id.in_(allowed), _CLAIMABLE).values(_RUN).returning(*_CLAIMED))
+
+
+_CLAIM = _claim_statement()
+_CLAIM_ONE = Statement(
+    sa.update(jobs)
+    .where(jobs.c.id == sa.bindparam("job_id"), jobs.c.status == literal("PENDING"))
+    .values(_RUN)
+    .returning(*_CLAIMED)
+)
+
+_ENDING_COLUMNS: Final = (
+    "id", "fence", "owner", "status", "at", "result", "error", "error_type", "error_message", "cancel_reason",
+    "artifacts", "plugin_version", "used", "lost",
+)  # fmt: skip
+_ending = batch_table("ending", *_ENDING_COLUMNS)
+_PENDING_AGAIN: Final = _ending.c.status == literal("PENDING")
+_END = Statement(
+    sa.update(jobs)
+    .where(
+        jobs.c.id == _ending.c.id,
+        jobs.c.status == literal("RUNNING"),
+        jobs.c.fence == _ending.c.fence,
+        jobs.c.owner == _ending.c.owner,
+    )
+    .values(
+        {
+            jobs.c.status: _ending.c.status,
+            jobs.c.owner: sa.null(),
+            jobs.c.lease_until: sa.null(),
+            jobs.c.finished_at: sa.case((_PENDING_AGAIN, sa.null()), else_=_ending.c.at),
+            jobs.c.due: sa.true(),
+            jobs.c.attempt: jobs.c.attempt - sa.text("1") + _ending.c.used,
+            jobs.c.lost: jobs.c.lost + _ending.c.lost,
+            jobs.c.result: _ending.c.result,
+            jobs.c.error: _ending.c.error,
+            jobs.c.error_type: _ending.c.error_type,
+            jobs.c.error_message: _ending.c.error_message,
+            jobs.c.cancel_reason: _ending.c.cancel_reason,
+            jobs.c.artifacts: _ending.c.artifacts,
+            jobs.c.plugin_version: sa.func.coalesce(_ending.c.plugin_version, jobs.c.plugin_version),
+            **_EVENT,
+        }
+    )
+    .returning(jobs.c.id, jobs.c.event_count)
+)
+_ATTEMPT_END_COLUMNS: Final = (
+    "job_id", "fence", "outcome", "finished_at", "run_s", "cpu_s", "peak_memory_bytes", "worker_pid",
+    "plugin_version", "error_type", "error_message", "metrics", "traceback", "output",
+)  # fmt: skip
+_attempt_end = batch_table("ended", *_ATTEMPT_END_COLUMNS)
+_END_ATTEMPTS = Statement(
+    sa.update(job_attempts)
+    .where(
+        job_attempts.c.job_id == _attempt_end.c.job_id,
+        job_attempts.c.fence == _attempt_end.c.fence,
+        job_attempts.c.outcome.is_(None),
+    )
+    .values({job_attempts.c[name]: _attempt_end.c[name] for name in _ATTEMPT_END_COLUMNS[2:]})
+)
+
+_PROGRESS = Statement(
+    sa.update(jobs)
+    .where(
+        jobs.c.id == sa.bindparam("job_id"),
+        jobs.c.status == literal("RUNNING"),
+        jobs.c.fence == sa.bindparam("at_fence"),
+        jobs.c.owner == sa.bindparam("by"),
+    )
+    .values(
+        {
+            jobs.c.progress_fraction: sa.bindparam("fraction"),
+            jobs.c.progress_message: sa.bindparam("message"),
+            **_EVENT,
+        }
+    )
+    .returning(jobs.c.event_count)
+)
+
+_was_pending: Final = jobs.c.status == literal("PENDING")
+_CANCEL = Statement(
+    sa.update(jobs)
+    .where(
+        jobs.c.id == sa.bindparam("job_id"),
+        sa.text("jobs.status IN ('PENDING', 'RUNNING')"),
+        jobs.c.cancel_requested_at.is_(None) | _was_pending,
+    )
+    .values(
+        {
+            jobs.c.status: sa.case((_was_pending, literal("CANCELLED")), else_=jobs.c.status),
+            jobs.c.cancel_requested_at: sa.bindparam("now"),
+            jobs.c.cancel_reason: sa.case((_was_pending, sa.bindparam("reason")), else_=sa.null()),
+            jobs.c.finished_at: sa.case((_was_pending, sa.bindparam("now")), else_=sa.null()),
+            **_EVENT,
+        }
+    )
+    .returning(jobs.c.status, jobs.c.event_count)
+)
+
+_PROMOTE = Statement(
+    sa.update(jobs)
+    .where(sa.text("jobs.status = 'PENDING' AND NOT jobs.due"), jobs.c.run_at <= sa.bindparam("now"))
+    .values(due=sa.true())
+    .returning(jobs.c.id)
+)
+_OVERDUE = Statement(
+    sa.select(jobs.c.id, jobs.c.plugin, jobs.c.expires_at)
+    .where(sa.text("jobs.status = 'PENDING' AND jobs.expires_at IS NOT NULL"), jobs.c.expires_at < sa.bindparam("now"))
+    .limit(500)
+)
+_overdue = batch_table("overdue", "id", "error", "error_message")
+_EXPIRE = Statement(
+    sa.update(jobs)
+    .where(jobs.c.id == _overdue.c.id, jobs.c.status == literal("PENDING"))
+    .values(
+        {
+            jobs.c.status: literal("FAILED"),
+            jobs.c.finished_at: sa.bindparam("now"),
+            jobs.c.error: _overdue.c.error,
+            jobs.c.error_type: literal(ErrorType.EXPIRED),
+            jobs.c.error_message: _overdue.c.error_message,
+            **_EVENT,
+        }
+    )
+    .returning(jobs.c.id, jobs.c.event_count)
+)
+_RENEW = Statement(
+    sa.update(jobs)
+    .where(jobs.c.status == literal("RUNNING"), jobs.c.owner == sa.bindparam("by"))
+    .values(lease_until=sa.bindparam("until"))
+    .returning(jobs.c.id, jobs.c.fence)
+)
+_ORPHANS = Statement(
+    sa.select(*_CLAIMED[:8], jobs.c.owner, jobs.c.cancel_requested_at, jobs.c.lost, jobs.c.max_lost).where(
+        jobs.c.status == literal("RUNNING"), jobs.c.owner != sa.bindparam("by")
+    )
+)
+
+
+async def insert(tx: Transaction, items: Sequence[NewJob]) -> list[Inserted]:
+    """Record new jobs with their bytes and first events; a used idempotency key yields the job it made before."""
+    await BlobStore.insert(tx, (blob for item in items for blob in item.blobs))
+    made = {row[0] for row in await tx.fetch(_INSERT_JOBS, batch=batch(map(_new_row, items)))}
+    await _add_events(tx, ((item.id, 1, "submitted", item.created_at, {}) for item in items if item.id in made))
+    known = await _by_key(tx, [item for item in items if item.id not in made])
+    return [
+        Inserted(id=item.id, replayed=False, request_hash=item.request_hash)
+        if item.id in made
+        else known[item.tenant, item.idempotency_key]
+        for item in items
+    ]
+
+
+async def _by_key(tx: Transaction, items: Sequence[NewJob]) -> dict[tuple[str, str | None], Inserted]:
+    if not items:
+        return {}
+    rows = await tx.fetch(_SELECT_BY_KEY, batch=batch((item.tenant, item.idempotency_key) for item in items))
+    return {
+        (tenant, key): Inserted(id=job_id, replayed=True, request_hash=request_hash)
+        for tenant, key, job_id, request_hash in rows
+    }
+
+
+def _new_row(item: NewJob) -> tuple[Any, ...]:
+    options = item.options
+    run_at = max(options.run_at or item.created_at, item.created_at)
+    return (
+        item.id, item.tenant, item.idempotency_key, item.request_hash, item.plugin, item.plugin_version,
+        options.priority, run_at <= item.created_at, run_at, options.expires_at, options.timeout_s, item.max_attempts,
+        item.created_at, encode(list(options.tags)), encode(dict(options.metadata)), item.payload,
+    )  # fmt: skip
+
+
+async def claim(tx: Transaction, items: Sequence[Claim]) -> list[list[ClaimedJob]]:
+    """Set jobs RUNNING with the next fence and a lease, best first; each claim gets what is left by those before."""
+    return [await _claim(tx, item) for item in items]
+
+
+async def _claim(tx: Transaction, item: Claim) -> list[ClaimedJob]:
+    now = timestamp()
+    shared = {"owner": item.owner, "lease_until": item.lease_until, "now": now}
+    if item.job_id is not None:
+        rows = await tx.fetch(_CLAIM_ONE, job_id=item.job_id, **shared)
+    else:
+        rows = await tx.fetch(_CLAIM, caps=encode(dict(item.caps)), limit=item.limit, **shared)
+    rows.sort(key=lambda row: (-row[8], row[0]))
+    claimed = [_claimed_job(row) for row in rows]
+    await tx.execute_many(
+        _INSERT_ATTEMPT, [(job.id, job.fence, job.attempt, job.plugin, item.owner, now) for job in claimed]
+    )
+    await _add_events(
+        tx,
+        (
+            (job.id, row[9], "started", now, {"attempt": job.attempt, "fence": job.fence})
+            for job, row in zip(claimed, rows, strict=True)
+        ),
+    )
+    return claimed
+
+
+def _claimed_job(row: Sequence[Any]) -> ClaimedJob:
+    job_id, plugin, payload, fence, attempt, max_attempts, timeout_s, created_at = row[:8]
+    return ClaimedJob(
+        id=job_id,
+        plugin=plugin,
+        payload=payload,
+        fence=fence,
+        attempt=attempt,
+        max_attempts=max_attempts,
+        timeout_s=timeout_s,
+        created_at=created_at,
+    )
+
+
+async def end(tx: Transaction, items: Sequence[Ending]) -> list[bool]:
+    """Write how executions ended; False where the fence no longer holds, and nothing about that job has changed."""
+    return await _end(tx, items, lost=False)
+
+
+async def _end(tx: Transaction, items: Sequence[Ending], *, lost: bool) -> list[bool]:
+    now = timestamp()
+    await BlobStore.insert(tx, (blob for item in items for blob in item.blobs))
+    # A terminal end uses the attempt up; a job that is given back has its attempt returned, never its fence.
+    counts = {
+        item.job.id: (int(item.status is not JobStatus.PENDING), int(lost and item.cancel_reason is None))
+        for item in items
+    }
+    rows = await tx.fetch(_END, batch=batch(_ending_row(item, now, *counts[item.job.id]) for item in items))
+    event_numbers = dict(rows)
+    held = [item for item in items if item.job.id in event_numbers]
+    if held:
+        await tx.fetch(_END_ATTEMPTS, batch=batch(_attempt_end_row(item, now, lost=lost) for item in held))
+        await _add_events(tx, (_ending_event(item, event_numbers[item.job.id], now, lost=lost) for item in held))
+        await record_executions(tx, _executions(held, now))
+    return [item.job.id in event_numbers for item in items]
+
+
+def _ending_row(item: Ending, now: Timestamp, used: int, lost: int) -> tuple[Any, ...]:
+    error = item.error
+    artifacts = [{"name": artifact.name, **dataclasses.asdict(artifact.blob)} for artifact in item.artifacts]
+    return (
+        item.job.id, item.job.fence, item.owner, item.status, now, item.result, error and encode(error),
+        error and error["type"], error and error["message"], item.cancel_reason, encode(artifacts),
+        item.report.plugin_version, used, lost,
+    )  # fmt: skip
+
+
+def _outcome(item: Ending, *, lost: bool) -> str:
+    if lost:
+        return "LOST"
+    return "RELEASED" if item.status is JobStatus.PENDING else item.status
+
+
+def _attempt_end_row(item: Ending, now: Timestamp, *, lost: bool) -> tuple[Any, ...]:
+    report, error = item.report, item.error
+    return (
+        item.job.id, item.job.fence, _outcome(item, lost=lost), now, report.run_s, report.cpu_s,
+        report.peak_memory_bytes, report.worker_pid, report.plugin_version, error and error["type"],
+        error and error["message"], encode(report.metrics) if report.metrics else None, report.traceback,
+        report.output,
+    )  # fmt: skip
+
+
+def _ending_event(item: Ending, n: int, now: Timestamp, *, lost: bool) -> tuple[str, int, str, Timestamp, JSON]:
+    data: dict[str, JSON] = {"attempt": item.job.attempt, "fence": item.job.fence}
+    if item.error:
+        data["error_type"] = item.error["type"]
+    if item.cancel_reason:
+        data["reason"] = item.cancel_reason
+    kind = ("lost" if lost else "released") if item.status is JobStatus.PENDING else item.status.lower()
+    return item.job.id, n, kind, now, data
+
+
+def _executions(items: Iterable[Ending], now: Timestamp) -> list[Execution]:
+    return [
+        Execution(
+            plugin=item.job.plugin,
+            at=now,
+            run_s=item.report.run_s,
+            error=None if item.error is None else f"{item.error['type']}: {item.error['message']}",
+        )
+        for item in items
+        if item.status is JobStatus.SUCCESS
+        or (item.error is not None and item.error["type"] not in (ErrorType.VALIDATION, ErrorType.WORKER_LOST))
+    ]
+
+
+async def make_progress(tx: Transaction, items: Sequence[ProgressMade]) -> list[bool]:
+    """Show progress on rows that are still held; False where the fence no longer holds."""
+    now = timestamp()
+    newest = {item.job.id: item for item in items}
+    events = []
+    for item in newest.values():
+        progress = item.progress
+        rows = await tx.fetch(
+            _PROGRESS,
+            job_id=item.job.id,
+            at_fence=item.job.fence,
+            by=item.owner,
+            fraction=progress.fraction,
+            message=progress.message,
+        )
+        events += [(item.job.id, n, "progress", now, dataclasses.asdict(progress)) for (n,) in rows]
+    await _add_events(tx, events)
+    held = {event[0] for event in events}
+    return [item.job.id in held for item in items]
+
+
+async def request_cancel(tx: Transaction, items: Sequence[CancelRequest]) -> list[bool]:
+    """Cancel what is PENDING at once and mark what is RUNNING to be stopped; False where nothing was left to ask."""
+    now = timestamp()
+    events: list[tuple[str, int, str, Timestamp, JSON]] = []
+    changed = []
+    for item in items:
+        rows = await tx.fetch(_CANCEL, job_id=item.job_id, now=now, reason=item.reason)
+        changed.append(bool(rows))
+        for status, n in rows:
+            kind = "cancelled" if status == JobStatus.CANCELLED else "cancel_requested"
+            events.append((item.job_id, n, kind, now, {"reason": item.reason}))
+    await _add_events(tx, events)
+    return changed
+
+
+async def promote(tx: Transaction, items: Sequence[None]) -> list[int]:
+    """Make scheduled jobs claimable whose time has come; how many."""
+    return [len(await tx.fetch(_PROMOTE, now=timestamp()))] * len(items)
+
+
+async def expire(tx: Transaction, items: Sequence[None]) -> list[list[str]]:
+    """Fail PENDING jobs whose time to start has passed, at most 500; their ids."""
+    now = timestamp()
+    overdue = await tx.fetch(_OVERDUE, now=now)
+    errors = {
+        job_id: error_object(ErrorType.EXPIRED, f"The job did not start before {expires_at}.", plugin=plugin)
+        for job_id, plugin, expires_at in overdue
+    }
+    if not errors:
+        return [[] for _ in items]
+    rows = await tx.fetch(
+        _EXPIRE, now=now, batch=batch((job_id, encode(error), error["message"]) for job_id, error in errors.items())
+    )
+    await _add_events(tx, ((job_id, n, "failed", now, {"error_type": ErrorType.EXPIRED}) for job_id, n in rows))
+    return [[job_id for job_id, _ in rows]] * len(items)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Renewal:
+    """Keep the leases of everything `owner` runs."""
+
+    owner: str
+    lease_until: Timestamp
+
+
+async def renew(tx: Transaction, items: Sequence[Renewal]) -> list[set[tuple[str, int]]]:
+    """Prolong leases; the (job id, fence) pairs that the owner still holds."""
+    return [
+        {(job_id, fence) for job_id, fence in await tx.fetch(_RENEW, by=item.owner, until=item.lease_until)}
+        for item in items
+    ]
+
+
+async def recover(tx: Transaction, items: Sequence[str]) -> list[list[str]]:
+    """Take back everything that another owner than `items[i]` left RUNNING: only when all others are known to be gone.
+
+    A lost run uses no attempt but has its own cap; beyond it the job is FAILED with `WorkerLost`. A job that was being
+    cancelled is CANCELLED. Returns the ids of the jobs taken back.
+    """
+    return [await _recover(tx, owner) for owner in items]
+
+
+async def _recover(tx: Transaction, owner: str) -> list[str]:
+    orphans = [_orphan_ending(_claimed_job(row), *row[8:]) for row in await tx.fetch(_ORPHANS, by=owner)]
+    if orphans:
+        await _end(tx, orphans, lost=True)
+    return [ending.job.id for ending in orphans]
+
+
+def _orphan_ending(
+    job: ClaimedJob, owner: str, cancel_requested_at: Timestamp | None, lost: int, max_lost: int
+) -> Ending:
+    if cancel_requested_at is not None:
+        return Ending(job=job, owner=owner, status=JobStatus.CANCELLED, cancel_reason="requested while running")
+    if lost + 1 < max_lost:
+        return Ending(job=job, owner=owner, status=JobStatus.PENDING)
+    error = error_object(
+        ErrorType.WORKER_LOST,
+        f"The service that ran this job was lost {lost + 1} times; it is not tried again.",
+        plugin=job.plugin,
+        details={"lost": lost + 1},
+    )
+    return Ending(job=job, owner=owner, status=JobStatus.FAILED, error=error)
+
+
+async def _add_events(tx: Transaction, events: Iterable[tuple[str, int, str, Timestamp, JSON]]) -> None:
+    await tx.execute_many(_INSERT_EVENT, [(job, n, kind, at, encode(data)) for job, n, kind, at, data in events])

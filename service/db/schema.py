@@ -1,0 +1,186 @@
+"""The tables as they are at head. Internal: people query the `report_*` views (`service.db.views`)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+
+from service.models import TERMINAL, JobStatus
+
+Id = sa.String(36).with_variant(postgresql.UUID(as_uuid=False), "postgresql")
+# On SQLite a `models.Timestamp`, declared DATETIME so that SQL clients know it for a time.
+Time = sa.DateTime().with_variant(postgresql.TIMESTAMP(timezone=True), "postgresql")
+Json = sa.Text().with_variant(postgresql.JSONB(), "postgresql")
+
+metadata: Final = sa.MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+    }
+)
+
+
+def quoted(*statuses: JobStatus) -> str:
+    """Statuses as SQL literals: a partial index serves only queries that spell its predicate alike."""
+    return ", ".join(f"'{status}'" for status in sorted(statuses))
+
+
+_ANY_STATUS = quoted(*JobStatus)
+_TERMINAL = quoted(*TERMINAL)
+
+# `id` grows with time (UUIDv7), so the primary key is the order of lists. The wide columns stand last, so that lists
+# and reports never read their overflow pages.
+jobs = sa.Table(
+    "jobs",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("idempotency_key", sa.Text),
+    sa.Column("request_hash", sa.Text),
+    sa.Column("parent_id", Id),
+    sa.Column("plugin", sa.Text, nullable=False),
+    sa.Column("plugin_version", sa.Text),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("priority", sa.Integer, nullable=False),
+    sa.Column("due", sa.Boolean, nullable=False),
+    sa.Column("run_at", Time, nullable=False),
+    sa.Column("expires_at", Time),
+    sa.Column("timeout_s", sa.Float),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("max_attempts", sa.Integer, nullable=False),
+    sa.Column("lost", sa.Integer, nullable=False),
+    sa.Column("max_lost", sa.Integer, nullable=False),
+    sa.Column("fence", sa.Integer, nullable=False),
+    sa.Column("owner", Id),
+    sa.Column("lease_until", Time),
+    sa.Column("event_count", sa.Integer, nullable=False),
+    sa.Column("progress_fraction", sa.Float),
+    sa.Column("progress_message", sa.Text),
+    sa.Column("cancel_requested_at", Time),
+    sa.Column("cancel_reason", sa.Text),
+    sa.Column("created_at", Time, nullable=False),
+    sa.Column("started_at", Time),
+    sa.Column("finished_at", Time),
+    sa.Column("error_type", sa.Text),
+    sa.Column("error_message", sa.Text),
+    sa.Column("tags", Json, nullable=False),
+    sa.Column("metadata", Json, nullable=False),
+    sa.Column("artifacts", Json, nullable=False),
+    sa.Column("error", Json),
+    sa.Column("payload", Json, nullable=False),
+    sa.Column("result", Json),
+    sa.CheckConstraint(f"status IN ({_ANY_STATUS})", name="status"),
+    sa.CheckConstraint("(status = 'RUNNING') = (owner IS NOT NULL)", name="running_has_owner"),
+    sa.CheckConstraint("(owner IS NULL) = (lease_until IS NULL)", name="owner_has_lease"),
+    sa.CheckConstraint(f"(status IN ({_TERMINAL})) = (finished_at IS NOT NULL)", name="terminal_has_finished_at"),
+    sa.CheckConstraint("(status = 'SUCCESS') = (result IS NOT NULL)", name="success_has_result"),
+    sa.CheckConstraint("(status = 'FAILED') = (error IS NOT NULL)", name="failed_has_error"),
+    sa.CheckConstraint("(error IS NULL) = (error_type IS NULL)", name="error_has_type"),
+    sa.CheckConstraint("(error IS NULL) = (error_message IS NULL)", name="error_has_message"),
+    sa.CheckConstraint("(status = 'CANCELLED') = (cancel_reason IS NOT NULL)", name="cancelled_has_reason"),
+    sa.CheckConstraint("(idempotency_key IS NULL) OR (request_hash IS NOT NULL)", name="key_has_hash"),
+    sa.CheckConstraint("priority BETWEEN -100 AND 100", name="priority"),
+    sa.CheckConstraint("fence >= 0 AND attempt BETWEEN 0 AND max_attempts", name="attempts"),
+    sa.CheckConstraint("lost BETWEEN 0 AND max_lost", name="losses"),
+    sa.CheckConstraint("timeout_s > 0", name="timeout"),
+    sa.CheckConstraint("progress_fraction BETWEEN 0 AND 1", name="progress"),
+    sa.Index("ix_jobs_plugin", "plugin", "id"),
+)
+for _name, _columns, _where in (
+    ("ix_jobs_claimable", (jobs.c.priority.desc(), jobs.c.id), "status = 'PENDING' AND due"),
+    ("ix_jobs_scheduled", (jobs.c.run_at,), "status = 'PENDING' AND NOT due"),
+    ("ix_jobs_expiring", (jobs.c.expires_at,), "status = 'PENDING' AND expires_at IS NOT NULL"),
+    ("ix_jobs_leased", (jobs.c.lease_until,), "status = 'RUNNING'"),
+    ("ix_jobs_failed", (jobs.c.id,), "status = 'FAILED'"),
+    ("ix_jobs_cancelled", (jobs.c.id,), "status = 'CANCELLED'"),
+    ("uq_jobs_idempotency", (jobs.c.tenant, jobs.c.idempotency_key), "idempotency_key IS NOT NULL"),
+):
+    sa.Index(
+        _name,
+        *_columns,
+        unique=_name.startswith("uq_"),
+        sqlite_where=sa.text(_where),
+        postgresql_where=sa.text(_where),
+    )
+
+# One row per execution, made in the transaction that claims the job.
+job_attempts = sa.Table(
+    "job_attempts",
+    metadata,
+    sa.Column("job_id", Id, sa.ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("fence", sa.Integer, primary_key=True),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("plugin", sa.Text, nullable=False),
+    sa.Column("plugin_version", sa.Text),
+    sa.Column("owner", Id, nullable=False),
+    sa.Column("worker_pid", sa.Integer),
+    sa.Column("outcome", sa.Text),
+    sa.Column("started_at", Time, nullable=False),
+    sa.Column("finished_at", Time),
+    sa.Column("run_s", sa.Float),
+    sa.Column("cpu_s", sa.Float),
+    sa.Column("peak_memory_bytes", sa.BigInteger),
+    sa.Column("error_type", sa.Text),
+    sa.Column("error_message", sa.Text),
+    sa.Column("metrics", Json),
+    sa.Column("traceback", sa.Text),
+    sa.Column("output", sa.Text),
+    sa.CheckConstraint("outcome IN ('SUCCESS', 'FAILED', 'CANCELLED', 'RELEASED', 'LOST')", name="outcome"),
+    sa.CheckConstraint("(outcome IS NULL) = (finished_at IS NULL)", name="ended_has_outcome"),
+)
+
+# `n` counts from 1 without a gap; it is `jobs.event_count` of the same transaction.
+job_events = sa.Table(
+    "job_events",
+    metadata,
+    sa.Column("job_id", Id, sa.ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("n", sa.Integer, primary_key=True),
+    sa.Column("type", sa.Text, nullable=False),
+    sa.Column("at", Time, nullable=False),
+    sa.Column("data", Json, nullable=False),
+    sa.CheckConstraint("n >= 1", name="n"),
+)
+
+# Bytes by content. `data` is NULL when they live in the object store under the same name.
+blobs = sa.Table(
+    "blobs",
+    metadata,
+    sa.Column("sha256", sa.String(64), primary_key=True),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.Column("created_at", Time, nullable=False),
+    sa.Column("data", sa.LargeBinary),
+    sa.CheckConstraint("size_bytes >= 0", name="size"),
+)
+
+# One row per start of a service process; its id is the `owner` of what it runs.
+instances = sa.Table(
+    "instances",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("version", sa.Text, nullable=False),
+    sa.Column("host", sa.Text, nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("started_at", Time, nullable=False),
+    sa.Column("beat_at", Time, nullable=False),
+    sa.Column("stopped_at", Time),
+)
+
+# Counters over all executions of a plugin, kept in the transactions that end them.
+plugin_metrics = sa.Table(
+    "plugin_metrics",
+    metadata,
+    sa.Column("plugin", sa.Text, primary_key=True),
+    sa.Column("success_count", sa.Integer, nullable=False),
+    sa.Column("error_count", sa.Integer, nullable=False),
+    sa.Column("timed_count", sa.Integer, nullable=False),
+    sa.Column("total_run_s", sa.Float, nullable=False),
+    sa.Column("last_run_s", sa.Float),
+    sa.Column("last_used_at", Time, nullable=False),
+    sa.Column("consecutive_errors", sa.Integer, nullable=False),
+    sa.Column("last_error", sa.Text),
+)

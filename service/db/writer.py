@@ -1,0 +1,184 @@
+"""The write side: one connection, one task, group commit. Every change of the database passes here."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import sqlite3
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, Protocol, TypeVar
+
+import aiosqlite
+import structlog
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from service.db.engine import held_connection
+from service.db.statements import Statement
+from service.errors import ServiceUnavailableError
+
+Item = TypeVar("Item", contravariant=True)
+Outcome = TypeVar("Outcome", covariant=True)
+
+MAX_BATCH: Final = 500
+
+log = structlog.get_logger(__name__)
+
+
+class Transaction:
+    """What an operation may do inside the writer's transaction."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: aiosqlite.Connection) -> None:
+        self._connection = connection
+
+    async def fetch(self, statement: Statement, **values: Any) -> list[Any]:
+        """Run one statement; the rows it returns."""
+        return list(await self._connection.execute_fetchall(statement.text, statement.bind(**values)))
+
+    async def execute_many(self, statement: Statement, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Run one statement for each row of positional parameters."""
+        if rows:
+            cursor = await self._connection.executemany(statement.text, rows)
+            await cursor.close()
+
+
+class Operation(Protocol[Item, Outcome]):
+    """A kind of change, applied to all its items of one transaction at once; one outcome for each, in order."""
+
+    def __call__(self, tx: Transaction, items: Sequence[Item], /) -> Awaitable[Sequence[Outcome]]:
+        """Apply `items`; raise and none of them has happened."""
+
+
+@dataclasses.dataclass(slots=True)
+class _Write:
+    operation: Operation[Any, Any]
+    item: Any
+    done: asyncio.Future[Any]
+
+
+class Writer:
+    """Group commit: takes all queued writes, runs them in one transaction, commits once, then resolves the waiters.
+
+    `write` returns only after the commit, so what it answers is durable. Cancelling a waiter cancels nothing: its write
+    happens or fails as a whole with its batch. When a batch fails, its items are tried again each alone, so that one
+    item the database refuses costs nobody else.
+    """
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._queue: asyncio.Queue[_Write | None] = asyncio.Queue()
+        self._task: asyncio.Task[None] | None = None
+        self.on_commit: Callable[[int], None] = lambda size: None
+
+    @property
+    def depth(self) -> int:
+        """Writes that wait for a transaction."""
+        return self._queue.qsize()
+
+    @property
+    def is_alive(self) -> bool:
+        """False when the task that writes has ended."""
+        return self._task is not None and not self._task.done()
+
+    async def start(self) -> None:
+        """Open the connection and begin to write."""
+        self._task = asyncio.create_task(self._run(), name="writer")
+
+    async def close(self) -> None:
+        """Finish what is queued, then stop; later writes raise `ServiceUnavailableError`."""
+        if self._task is not None:
+            self._queue.put_nowait(None)
+            await self._task
+
+    async def write(self, operation: Operation[Item, Outcome], item: Item) -> Outcome:
+        """Apply one item; its outcome, once committed.
+
+        Raises `ServiceUnavailableError` when the database takes no writes now (locked from outside, disk full, closed).
+        """
+        done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._enqueue(_Write(operation, item, done))
+        return await done
+
+    def post(self, operation: Operation[Item, Any], item: Item) -> None:
+        """Apply one item some time soon; nobody waits for it, and a failure is only logged."""
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        done.add_done_callback(_log_failure)
+        self._enqueue(_Write(operation, item, done))
+
+    def _enqueue(self, write: _Write) -> None:
+        if not self.is_alive:
+            raise ServiceUnavailableError("The database is closed.")
+        self._queue.put_nowait(write)
+
+    async def _run(self) -> None:
+        writes: list[_Write] = []
+        try:
+            async with held_connection(self._engine) as connection:
+                stopping = False
+                while not stopping:
+                    taken = await self._take()
+                    stopping = None in taken
+                    writes = [write for write in taken if write is not None]
+                    await self._commit(connection, writes)
+        finally:
+            while not self._queue.empty():
+                if (write := self._queue.get_nowait()) is not None:
+                    writes.append(write)
+            for write in writes:
+                if not write.done.done():
+                    write.done.set_exception(ServiceUnavailableError("The database is closed."))
+
+    async def _take(self) -> list[_Write | None]:
+        taken = [await self._queue.get()]
+        while len(taken) < MAX_BATCH and not self._queue.empty():
+            taken.append(self._queue.get_nowait())
+        return taken
+
+    async def _commit(self, connection: aiosqlite.Connection, writes: Sequence[_Write]) -> None:
+        if not writes:
+            return
+        try:
+            outcomes = await self._apply(connection, writes)
+        except (sqlite3.Error, OSError, ValueError, TypeError, KeyError) as error:
+            if len(writes) > 1:
+                log.warning("batch refused, trying its writes one by one", size=len(writes), error=str(error))
+                for write in writes:
+                    await self._commit(connection, [write])
+            elif not writes[0].done.done():
+                writes[0].done.set_exception(_unavailable(error))
+            return
+        self.on_commit(len(writes))
+        for write, outcome in zip(writes, outcomes, strict=True):
+            if not write.done.done():
+                write.done.set_result(outcome)
+
+    async def _apply(self, connection: aiosqlite.Connection, writes: Sequence[_Write]) -> list[Any]:
+        """All of `writes` in one transaction, grouped by operation in the order of their first item."""
+        groups: dict[Operation[Any, Any], list[int]] = {}
+        for index, write in enumerate(writes):
+            groups.setdefault(write.operation, []).append(index)
+        outcomes: list[Any] = [None] * len(writes)
+        await connection.execute("BEGIN IMMEDIATE")
+        try:
+            tx = Transaction(connection)
+            for operation, indexes in groups.items():
+                results = await operation(tx, [writes[index].item for index in indexes])
+                for index, result in zip(indexes, results, strict=True):
+                    outcomes[index] = result
+            await connection.commit()
+        except BaseException:
+            await connection.rollback()
+            raise
+        return outcomes
+
+
+def _unavailable(error: Exception) -> Exception:
+    if isinstance(error, sqlite3.OperationalError):
+        return ServiceUnavailableError(f"The database cannot take writes now: {error}.")
+    return error
+
+
+def _log_failure(done: asyncio.Future[Any]) -> None:
+    if not done.cancelled() and (error := done.exception()):
+        log.warning("a write failed", error=str(error))
