@@ -71,12 +71,13 @@ def escape_pointer(token: str) -> str:
     return token.replace("~", "~0").replace("/", "~1")
 
 
-def encode(value: Any, on_bytes: Callable[[bytes], Mapping[str, Any]] | None = None) -> str:
+def encode(value: Any, on_bytes: Callable[[bytes], Mapping[str, Any]] | None = None, *, sort_keys: bool = False) -> str:
     """`value` as compact JSON text; each bytes value becomes what `on_bytes` makes of it.
 
     Trusts `value` to have passed `check_document` or to come from `decode`.
     """
-    return orjson.dumps(value, default=on_bytes and _only_bytes(on_bytes)).decode()
+    option = orjson.OPT_SORT_KEYS if sort_keys else None
+    return orjson.dumps(value, default=on_bytes and _only_bytes(on_bytes), option=option).decode()
 
 
 def _only_bytes(on_bytes: Callable[[bytes], Mapping[str, Any]]) -> Callable[[Any], Any]:

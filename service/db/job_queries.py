@@ -22,7 +22,6 @@ from service.models import (
     JobStatus,
     Progress,
     StoredArtifact,
-    Timestamp,
 )
 
 _SUMMARY: Final = (
@@ -65,11 +64,6 @@ def _list_statement(status: JobStatus | None, filters: frozenset[str]) -> Statem
     return Statement(query.order_by(jobs.c.id.desc()).limit(sa.bindparam("limit")))
 
 
-_NEXT_RUN_AT = Statement(
-    sa.select(sa.func.min(jobs.c.run_at)).where(sa.text("jobs.status = 'PENDING' AND NOT jobs.due"))
-)
-
-
 async def get(reader: Reader, job_id: str, tenant: str) -> JobRecord | None:
     """The whole record, or None."""
     row = await reader.fetch_one(_SELECT_JOB, job_id=job_id, of_tenant=tenant)
@@ -95,12 +89,6 @@ async def list_attempts(reader: Reader, job_id: str) -> list[AttemptRecord]:
         values["metrics"] = decode(values["metrics"]) if values["metrics"] else {}
         records.append(AttemptRecord(**values))
     return records
-
-
-async def next_run_at(reader: Reader) -> Timestamp | None:
-    """When the next scheduled job becomes due."""
-    row = await reader.fetch_one(_NEXT_RUN_AT)
-    return row and row[0]
 
 
 def _record(row: Sequence[Any], *, payload: str | None, result: str | None) -> JobRecord:

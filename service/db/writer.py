@@ -97,19 +97,10 @@ class Writer:
         Raises `ServiceUnavailableError` when the database takes no writes now (locked from outside, disk full, closed).
         """
         done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self._enqueue(_Write(operation, item, done))
-        return await done
-
-    def post(self, operation: Operation[Item, Any], item: Item) -> None:
-        """Apply one item some time soon; nobody waits for it, and a failure is only logged."""
-        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        done.add_done_callback(_log_failure)
-        self._enqueue(_Write(operation, item, done))
-
-    def _enqueue(self, write: _Write) -> None:
         if not self.is_alive:
             raise ServiceUnavailableError("The database is closed.")
-        self._queue.put_nowait(write)
+        self._queue.put_nowait(_Write(operation, item, done))
+        return await done
 
     async def _run(self) -> None:
         writes: list[_Write] = []
@@ -177,8 +168,3 @@ def _unavailable(error: Exception) -> Exception:
     if isinstance(error, sqlite3.OperationalError):
         return ServiceUnavailableError(f"The database cannot take writes now: {error}.")
     return error
-
-
-def _log_failure(done: asyncio.Future[Any]) -> None:
-    if not done.cancelled() and (error := done.exception()):
-        log.warning("a write failed", error=str(error))

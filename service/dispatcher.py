@@ -1,0 +1,64 @@
+"""The loop that claims due jobs and starts them, as many as there are free workers."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import structlog
+
+from service.errors import ServiceUnavailableError
+from service.events import EventBus
+from service.job_management import JobManagementService
+from service.plugin_management import PluginManagementService
+
+#: Polling is the truth, wake-ups only shorten it.
+POLL_S: Final = 1.0
+
+log = structlog.get_logger(__name__)
+
+
+class Dispatcher:
+    """Keeps up to `capacity` jobs running."""
+
+    def __init__(
+        self, jobs: JobManagementService, plugins: PluginManagementService, events: EventBus, *, capacity: int
+    ) -> None:
+        self._jobs = jobs
+        self._plugins = plugins
+        self._events = events
+        self._capacity = capacity
+
+    async def run(self) -> None:
+        """Dispatch at every wake-up, and at least once in `POLL_S`, until cancelled."""
+        while True:
+            self._events.work.clear()
+            try:
+                await self.dispatch()
+            except ServiceUnavailableError as error:
+                log.warning("cannot claim jobs", error=str(error))
+                await asyncio.sleep(POLL_S)
+            try:
+                await asyncio.wait_for(self._events.work.wait(), POLL_S)
+            except TimeoutError:
+                continue
+
+    async def dispatch(self) -> int:
+        """Claim and start what fits in now; how many jobs."""
+        started = 0
+        while self._jobs.accepting and (free := self._capacity - sum(self._jobs.running.values())) > 0:
+            claimed = await self._jobs.claim(free, self._caps())
+            for job in claimed:
+                self._jobs.start(job)
+            started += len(claimed)
+            if not claimed:
+                break
+        return started
+
+    def _caps(self) -> dict[str, int]:
+        """How many more jobs of each limited plugin may start."""
+        running = self._jobs.running
+        return {
+            plugin: max(0, limit - running.get(plugin, 0))
+            for plugin, limit in self._plugins.concurrency_limits().items()
+        }

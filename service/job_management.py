@@ -1,0 +1,562 @@
+"""JobManagementService: owns job records and their transitions; one use case a method, one transaction a use case."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import hashlib
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import structlog
+from uuid_utils.compat import uuid7
+
+from service.calls import Call, CallReport, current_call
+from service.codec import BLOB_KEY, check_document, decode, encode, escape_pointer, replace_marked
+from service.db import instances, job_queries, job_repository
+from service.db.blobs import NewBlob
+from service.db.database import Database
+from service.db.job_repository import CancelRequest, Claim, Ending, Inserted, NewJob, ProgressMade, Renewal
+from service.errors import (
+    FileNotInJobError,
+    IdempotencyConflictError,
+    JobNotFoundError,
+    JobStateError,
+    ServiceError,
+    ServiceUnavailableError,
+)
+from service.events import EventBus
+from service.metrics import Metrics
+from service.models import (
+    DEFAULT_TENANT,
+    AttemptRecord,
+    BlobRef,
+    ClaimedJob,
+    ErrorType,
+    JobOptions,
+    JobPage,
+    JobQuery,
+    JobRecord,
+    JobStatus,
+    Pair,
+    Progress,
+    StoredArtifact,
+    Submission,
+    Timestamp,
+    timestamp,
+)
+from service.outcomes import Failed, Outcome, Succeeded, failed, judge
+from service.plugin_management import PluginManagementService
+
+#: How long a waiter trusts the wake-ups of this process before it looks at the row again.
+_LOOK_AGAIN_S: Final = 2.0
+_RETRY_WRITE_S: Final = 0.5
+
+log = structlog.get_logger(__name__)
+
+
+@dataclasses.dataclass(slots=True)
+class _Execution:
+    """A job that this process runs. `stopping` says why its plugin was stopped; None while it may run on."""
+
+    job: ClaimedJob
+    task: asyncio.Task[Pair | None]
+    in_plugin: bool = False
+    ending: bool = False
+    stopping: JobStatus | None = None
+
+    def stop(self, towards: JobStatus) -> None:
+        """Stop the plugin, for the job to be CANCELLED or PENDING again; too late once its outcome is being written."""
+        if self.stopping is None and not self.ending:
+            self.stopping = towards
+            if self.in_plugin:  # a task cancelled before its first step would end without a word
+                self.task.cancel()
+
+
+class JobManagementService:
+    """Owns job records. Execution is delegated to `PluginManagementService.execute_plugin`; no plugin is touched here.
+
+    Every answer about a job comes from a committed row. `instance_id` is the owner of what this process runs.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        plugin_management: PluginManagementService,
+        *,
+        events: EventBus | None = None,
+        metrics: Metrics | None = None,
+        lease_s: float = 30.0,
+    ) -> None:
+        self._database = database
+        self._plugin_management = plugin_management
+        self._events = events or EventBus()
+        self._metrics = metrics or Metrics()
+        self._lease_s = lease_s
+        self._executions: dict[str, _Execution] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.instance_id = str(uuid7())
+        self.accepting = True
+
+    # --- what consumers ask for ---------------------------------------------------------------------------------
+
+    async def create_job(self, plugin_name: str, payload: Mapping[str, Any], options: JobOptions | None = None) -> str:
+        """Record a PENDING job as it is given; its id. The row and its bytes are on stable storage on return.
+
+        Raises `NotStorableError` for a payload no database holds, `ServiceUnavailableError` if it cannot be stored now.
+        """
+        check_document(dict(payload))
+        new = await self._new_job(plugin_name, dict(payload), options or JobOptions())
+        await self._insert(new)
+        return new.id
+
+    async def submit_job(
+        self,
+        plugin_name: str,
+        payload: Mapping[str, Any],
+        options: JobOptions | None = None,
+        *,
+        idempotency_key: str | None = None,
+    ) -> Submission:
+        """Check the payload against the plugin's manifest, then record the job as `create_job` does.
+
+        A used `idempotency_key` yields the job it made before. Raises `PluginNotFoundError`, `PluginUnavailableError`,
+        `PayloadInvalidError`, `NotStorableError`, `IdempotencyConflictError`, `ServiceUnavailableError`: no row then.
+        """
+        if not self.accepting:
+            raise ServiceUnavailableError("The service is shutting down and takes no new jobs.")
+        manifest = await self._plugin_management.manifest(plugin_name)
+        document = await self._plugin_management.validate(plugin_name, payload)
+        new = await self._new_job(
+            plugin_name,
+            document,
+            options or JobOptions(),
+            plugin_version=manifest.version,
+            idempotency_key=idempotency_key,
+        )
+        inserted = await self._insert(new)
+        if inserted.replayed:
+            if inserted.request_hash != new.request_hash:
+                raise IdempotencyConflictError(idempotency_key or "")
+            self._metrics.replayed.inc()
+            return Submission(record=await self.get_record(inserted.id), replayed=True)
+        return Submission(record=_record_of(new), replayed=False)
+
+    async def get_job(self, job_id: str) -> dict[str, Any]:
+        """A copy of the record with its bytes as bytes, and `error` in the envelope `{"error": {...}}`.
+
+        Raises `JobNotFoundError`.
+        """
+        record = await self.get_record(job_id)
+        values = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
+        values["payload"], values["result"] = await self._with_bytes(record.payload, record.result)
+        values["error"] = {"error": dict(record.error)} if record.error is not None else None
+        return values
+
+    async def get_record(self, job_id: str) -> JobRecord:
+        """The record with references in place of bytes; raises `JobNotFoundError`."""
+        record = await job_queries.get(self._database.reader, _canonical(job_id), DEFAULT_TENANT)
+        if record is None:
+            raise JobNotFoundError(job_id)
+        return record
+
+    async def wait_for(self, job_id: str, timeout_s: float) -> JobRecord:
+        """The record as soon as the job has ended, or after `timeout_s`; raises `JobNotFoundError`."""
+        end = asyncio.get_running_loop().time() + timeout_s
+        with self._events.watch(_canonical(job_id)) as changed:
+            while True:
+                changed.clear()
+                record = await self.get_record(job_id)
+                left = end - asyncio.get_running_loop().time()
+                if record.status.is_terminal or left <= 0:
+                    return record
+                try:
+                    await asyncio.wait_for(changed.wait(), min(left, _LOOK_AGAIN_S))
+                except TimeoutError:
+                    continue
+
+    async def list_jobs(self, query: JobQuery) -> JobPage:
+        """A page of records, newest first, without payloads and results."""
+        return await job_queries.list_page(self._database.reader, query, DEFAULT_TENANT)
+
+    async def list_attempts(self, job_id: str) -> list[AttemptRecord]:
+        """Every execution of the job so far; raises `JobNotFoundError`."""
+        record = await self.get_record(job_id)
+        return await job_queries.list_attempts(self._database.reader, record.id)
+
+    async def find_artifact(self, job_id: str, name: str) -> StoredArtifact:
+        """A file the plugin made; raises `JobNotFoundError`, `FileNotInJobError`."""
+        record = await self.get_record(job_id)
+        for artifact in record.artifacts:
+            if artifact.name == name:
+                return artifact
+        raise FileNotInJobError(job_id, name)
+
+    async def read_blob(self, ref: BlobRef) -> bytes:
+        """The bytes behind a reference of a record."""
+        return (await self._database.blobs.read([ref]))[ref.sha256]
+
+    async def cancel_job(self, job_id: str, reason: str = "requested") -> JobRecord:
+        """Cancel a job: CANCELLED at once if it was PENDING (or is already); RUNNING in the record if it is stopping.
+
+        Raises `JobNotFoundError`, and `JobStateError` when it has SUCCESS or FAILED.
+        """
+        job_id = _canonical(job_id)
+        await self.get_record(job_id)
+        await self._database.writer.write(job_repository.request_cancel, CancelRequest(job_id=job_id, reason=reason))
+        if (execution := self._executions.get(job_id)) is not None:
+            execution.stop(JobStatus.CANCELLED)
+        self._events.job_changed(job_id)
+        record = await self.get_record(job_id)
+        if record.status in (JobStatus.SUCCESS, JobStatus.FAILED):
+            raise JobStateError(job_id, record.status, "cancelled")
+        return record
+
+    async def run_job(self, job_id: str) -> Pair:
+        """Run one PENDING job now, and return its pair.
+
+        On a RUNNING job, wait for the recorded outcome; on SUCCESS or FAILED return the recorded pair without running.
+        However many ask at once, the plugin runs once; it goes on when a caller stops waiting. Raises
+        `JobNotFoundError`, and `JobStateError` on a CANCELLED job.
+        """
+        while True:
+            record = await self.get_record(job_id)
+            match record.status:
+                case JobStatus.PENDING:
+                    for job in await self._claim(limit=1, job_id=record.id):
+                        task = self._start(job)
+                        self._hold(task)
+                        pair = await asyncio.shield(task)
+                        if pair is not None:
+                            return pair
+                case JobStatus.RUNNING:
+                    await self.wait_for(record.id, _LOOK_AGAIN_S)
+                case JobStatus.SUCCESS:
+                    (result,) = await self._with_bytes(record.result)
+                    return result or {}, {}
+                case JobStatus.FAILED:
+                    return {}, {"error": dict(record.error or {})}
+                case JobStatus.CANCELLED:
+                    raise JobStateError(record.id, record.status, "run")
+
+    # --- what the loops ask for ---------------------------------------------------------------------------------
+
+    @property
+    def running(self) -> Mapping[str, int]:
+        """How many jobs of each plugin this process runs now."""
+        counts: dict[str, int] = {}
+        for execution in self._executions.values():
+            counts[execution.job.plugin] = counts.get(execution.job.plugin, 0) + 1
+        return counts
+
+    async def claim(self, limit: int, caps: Mapping[str, int]) -> list[ClaimedJob]:
+        """Set up to `limit` due jobs RUNNING, best first, at most `caps[plugin]` of the plugins named there."""
+        return await self._claim(limit=limit, caps=caps)
+
+    def start(self, job: ClaimedJob) -> None:
+        """Execute a job that was just claimed, in a task of its own; see `execute`."""
+        self._hold(self._start(job))
+
+    async def execute(self, job: ClaimedJob) -> Pair | None:
+        """Run a claimed job and record how it ended, if its fence still holds.
+
+        The pair of this attempt, or None when there is none: the job was cancelled, or given back.
+        """
+        structlog.contextvars.bind_contextvars(job_id=job.id)
+        execution = self._executions[job.id]
+        report = CallReport()
+        outcome: Outcome | None = None
+        if execution.stopping is None:
+            execution.in_plugin = True
+            try:
+                outcome = await self._run_plugin(job, report)
+            except asyncio.CancelledError:
+                log.info("execution stopped", plugin=job.plugin, towards=execution.stopping)
+            finally:
+                execution.in_plugin = False
+        execution.ending = True
+        try:
+            await self._record(job, outcome, report, cancelled=execution.stopping is JobStatus.CANCELLED)
+        finally:
+            del self._executions[job.id]
+            self._events.job_changed(job.id)
+            self._events.work_arrived()
+        return None if outcome is None else outcome.pair
+
+    async def promote_and_expire(self) -> int:
+        """Make scheduled jobs claimable whose time has come, and fail those whose time to start has passed.
+
+        How many jobs became claimable.
+        """
+        writer = self._database.writer
+        promoted = await writer.write(job_repository.promote, None)
+        for job_id in await writer.write(job_repository.expire, None):
+            self._events.job_changed(job_id)
+        return promoted
+
+    async def renew_leases(self) -> None:
+        """Prolong the leases of what this process runs, and stop what it has lost."""
+        writer = self._database.writer
+        renewal = Renewal(owner=self.instance_id, lease_until=self._lease_until())
+        mine = list(self._executions.values())
+        held = await writer.write(job_repository.renew, renewal)
+        await writer.write(instances.beat, self.instance_id)
+        for execution in mine:
+            if (execution.job.id, execution.job.fence) not in held:
+                execution.stop(JobStatus.PENDING)
+
+    async def recover(self) -> int:
+        """Take back what other processes left RUNNING; only when they are known to be gone. How many jobs."""
+        recovered = await self._database.writer.write(job_repository.recover, self.instance_id)
+        return len(recovered)
+
+    async def drain(self, patience_s: float) -> None:
+        """Take no more jobs, let the running ones finish for `patience_s`, then give the rest back unharmed."""
+        self.accepting = False
+        running = [execution.task for execution in self._executions.values()]
+        if running:
+            await asyncio.wait(running, timeout=patience_s)
+        self.hurry()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def hurry(self) -> None:
+        """Give everything that runs back to the queue now."""
+        for execution in self._executions.values():
+            execution.stop(JobStatus.PENDING)
+
+    # --- parts ---------------------------------------------------------------------------------------------------
+
+    async def _new_job(
+        self,
+        plugin: str,
+        document: dict[str, Any],
+        options: JobOptions,
+        *,
+        plugin_version: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> NewJob:
+        payload, blobs = await self._stored(document)
+        request_hash = None
+        if idempotency_key is not None:
+            request = encode([plugin, decode(payload), dataclasses.asdict(options)], sort_keys=True)
+            request_hash = hashlib.sha256(request.encode()).hexdigest()
+        return NewJob(
+            id=str(uuid7()),
+            tenant=DEFAULT_TENANT,
+            plugin=plugin,
+            plugin_version=plugin_version,
+            payload=payload,
+            blobs=blobs,
+            options=options,
+            max_attempts=1,
+            created_at=timestamp(),
+            idempotency_key=idempotency_key,
+            request_hash=request_hash,
+        )
+
+    async def _insert(self, new: NewJob) -> Inserted:
+        inserted = await self._database.writer.write(job_repository.insert, new)
+        if not inserted.replayed:
+            self._metrics.submitted.labels(new.plugin).inc()
+            self._metrics.transitions.labels(JobStatus.PENDING, new.plugin).inc()
+            self._events.work_arrived()
+        return inserted
+
+    async def _claim(
+        self, *, limit: int, caps: Mapping[str, int] | None = None, job_id: str | None = None
+    ) -> list[ClaimedJob]:
+        claim = Claim(
+            owner=self.instance_id, limit=limit, lease_until=self._lease_until(), caps=caps or {}, job_id=job_id
+        )
+        claimed = await self._database.writer.write(job_repository.claim, claim)
+        for job in claimed:
+            self._metrics.transitions.labels(JobStatus.RUNNING, job.plugin).inc()
+            self._events.job_changed(job.id)
+        return claimed
+
+    def _start(self, job: ClaimedJob) -> asyncio.Task[Pair | None]:
+        task = asyncio.create_task(self.execute(job), name=f"job {job.id}")
+        self._executions[job.id] = _Execution(job, task)
+        return task
+
+    async def _run_plugin(self, job: ClaimedJob, report: CallReport) -> Outcome:
+        def on_progress(fraction: float, message: str) -> None:
+            progress = Progress(fraction=fraction, message=message)
+            self._hold(asyncio.create_task(self._show_progress(job, progress)))
+
+        call = Call(job_id=job.id, attempt=job.attempt, timeout_s=job.timeout_s, on_progress=on_progress, report=report)
+        token = current_call.set(call)
+        try:
+            (payload,) = await self._with_bytes(decode(job.payload))
+            pair = await self._plugin_management.execute_plugin(plugin_name=job.plugin, payload=payload or {})
+        except Exception:  # the contract says nothing escapes; a job must not hang on that
+            log.exception("execute_plugin raised", plugin=job.plugin)
+            return failed(ErrorType.INTERNAL, "The service failed while it ran the plugin; see its log.", job.plugin)
+        finally:
+            current_call.reset(token)
+        return judge(pair, job.plugin)
+
+    async def _show_progress(self, job: ClaimedJob, progress: Progress) -> None:
+        made = ProgressMade(job=job, owner=self.instance_id, progress=progress)
+        try:
+            await self._database.writer.write(job_repository.make_progress, made)
+        except ServiceError as error:
+            log.warning("progress not written", error=str(error))
+        self._events.job_changed(job.id)
+
+    async def _record(self, job: ClaimedJob, outcome: Outcome | None, report: CallReport, *, cancelled: bool) -> None:
+        """Write the end of an execution. What the database refuses for good becomes a failure it can hold."""
+        try:
+            await self._write_end(await self._ending(job, outcome, report, cancelled=cancelled))
+        except ServiceUnavailableError as error:
+            log.error("outcome not written; the job is taken back when the service restarts", error=str(error))
+        except Exception:
+            log.exception("the database refused an outcome")
+            refused = failed(ErrorType.INTERNAL, "The outcome could not be stored; see the service's log.", job.plugin)
+            await self._write_end(await self._ending(job, refused, CallReport(), cancelled=False))
+
+    async def _ending(self, job: ClaimedJob, outcome: Outcome | None, report: CallReport, *, cancelled: bool) -> Ending:
+        ending = Ending(job=job, owner=self.instance_id, status=JobStatus.PENDING, report=report)
+        artifacts, artifact_blobs = await self._stored_artifacts(report)
+        match outcome:
+            case Succeeded():
+                result, blobs = await self._stored(outcome.result)
+                return dataclasses.replace(
+                    ending,
+                    status=outcome.status,
+                    result=result,
+                    artifacts=artifacts,
+                    blobs=[*blobs, *artifact_blobs],
+                )
+            case Failed():
+                return dataclasses.replace(
+                    ending, status=outcome.status, error=outcome.error, artifacts=artifacts, blobs=artifact_blobs
+                )
+            case None if cancelled:
+                return dataclasses.replace(ending, status=JobStatus.CANCELLED, cancel_reason="requested while running")
+            case None:
+                return ending
+
+    async def _write_end(self, ending: Ending) -> None:
+        """Retries while the database takes no writes, for as long as the lease lasts: the result is only here."""
+        end = asyncio.get_running_loop().time() + self._lease_s
+        held: bool | None = None
+        while held is None:
+            try:
+                held = await self._database.writer.write(job_repository.end, ending)
+            except ServiceUnavailableError:
+                if asyncio.get_running_loop().time() > end or not self._database.writer.is_alive:
+                    raise
+                await asyncio.sleep(_RETRY_WRITE_S)
+        job = ending.job
+        if not held:
+            self._metrics.stale_writes.inc()
+            log.warning("late outcome refused: the job is no longer held", fence=job.fence, status=ending.status)
+            return
+        self._metrics.transitions.labels(ending.status, job.plugin).inc()
+        if ending.report.run_s is not None:
+            self._metrics.run_seconds.labels(job.plugin).observe(ending.report.run_s)
+        log.info(
+            "job ended",
+            plugin=job.plugin,
+            status=str(ending.status),
+            attempt=job.attempt,
+            run_s=ending.report.run_s,
+            error=ending.error and ending.error["message"],
+        )
+
+    async def _stored(self, document: dict[str, Any]) -> tuple[str, list[NewBlob]]:
+        """A document as JSON text with references, and the bytes they name, ready to be inserted beside it."""
+        found = list(_bytes_in(document, ""))
+        if not found:
+            return encode(document), []
+        blobs = await self._database.blobs.prepare([value for _, value in found])
+        mime_type = document.get("mime_type")
+        refs = iter(
+            BlobRef(sha256=blob.sha256, size=blob.size, media_type=mime_type)
+            if isinstance(mime_type, str) and (len(found) == 1 or pointer == "/image")
+            else BlobRef(sha256=blob.sha256, size=blob.size)
+            for (pointer, _), blob in zip(found, blobs, strict=True)
+        )
+        return encode(document, lambda _: {BLOB_KEY: dataclasses.asdict(next(refs))}), blobs
+
+    async def _stored_artifacts(self, report: CallReport) -> tuple[list[StoredArtifact], list[NewBlob]]:
+        if not report.artifacts:
+            return [], []
+        blobs = await self._database.blobs.prepare([artifact.data for artifact in report.artifacts])
+        stored = [
+            StoredArtifact(
+                name=artifact.name,
+                blob=BlobRef(sha256=blob.sha256, size=blob.size, media_type=artifact.media_type),
+            )
+            for artifact, blob in zip(report.artifacts, blobs, strict=True)
+        ]
+        return stored, blobs
+
+    async def _with_bytes(self, *documents: Mapping[str, Any] | None) -> list[dict[str, Any] | None]:
+        """Copies of stored documents with bytes in place of references."""
+        refs: list[BlobRef] = []
+        for document in documents:
+            replace_marked(document, BLOB_KEY, lambda ref: refs.append(BlobRef(**ref)))
+        stored = await self._database.blobs.read(refs)
+        return [replace_marked(document, BLOB_KEY, lambda ref: stored[ref["sha256"]]) for document in documents]
+
+    def _lease_until(self) -> Timestamp:
+        return timestamp(datetime.now(UTC) + timedelta(seconds=self._lease_s))
+
+    def _hold(self, task: asyncio.Task[Any]) -> None:
+        """Keep a task until it is done; `drain` waits for it."""
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _canonical(job_id: str) -> str:
+    """The one spelling of a UUID; raises `JobNotFoundError` for what is none: there is no such job."""
+    try:
+        return str(uuid.UUID(job_id))
+    except ValueError:
+        raise JobNotFoundError(job_id[:100]) from None
+
+
+def _bytes_in(value: Any, pointer: str) -> Iterator[tuple[str, bytes]]:
+    """Every bytes value with its JSON Pointer, in the order in which the encoder meets them."""
+    if type(value) is bytes:
+        yield pointer, value
+    elif isinstance(value, (dict, list)):
+        items: Iterable[tuple[str | int, Any]] = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in items:
+            yield from _bytes_in(item, f"{pointer}/{escape_pointer(str(key))}")
+
+
+def _record_of(new: NewJob) -> JobRecord:
+    """The record that a read would give right after the insert."""
+    options = new.options
+    return JobRecord(
+        id=new.id,
+        tenant=new.tenant,
+        plugin=new.plugin,
+        plugin_version=new.plugin_version,
+        status=JobStatus.PENDING,
+        priority=options.priority,
+        tags=options.tags,
+        metadata=options.metadata,
+        attempt=0,
+        max_attempts=new.max_attempts,
+        fence=0,
+        progress=None,
+        payload=decode(new.payload),
+        result=None,
+        error=None,
+        artifacts=(),
+        cancel_reason=None,
+        cancel_requested_at=None,
+        timeout_s=options.timeout_s,
+        created_at=new.created_at,
+        run_at=max(options.run_at or new.created_at, new.created_at),
+        expires_at=options.expires_at,
+        started_at=None,
+        finished_at=None,
+    )

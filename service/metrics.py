@@ -1,0 +1,61 @@
+"""What `/metrics` shows: the instruments of one service process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_LAG_TIMER_S = 0.01
+_LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5)
+_RUN_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+
+
+class Metrics:
+    """The instruments, in a registry of their own so that several services fit into one process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.submitted = Counter("jobservice_jobs_submitted", "Jobs accepted", ["plugin"], registry=self.registry)
+        self.replayed = Counter(
+            "jobservice_jobs_replayed", "Submissions answered by an idempotency key", registry=self.registry
+        )
+        self.transitions = Counter(
+            "jobservice_job_transitions", "Committed moves of jobs", ["to", "plugin"], registry=self.registry
+        )
+        self.stale_writes = Counter(
+            "jobservice_stale_writes", "Late results refused because the fence had moved on", registry=self.registry
+        )
+        self.run_seconds = Histogram(
+            "jobservice_run_seconds", "Execution time of plugins", ["plugin"], buckets=_RUN_BUCKETS,
+            registry=self.registry,
+        )  # fmt: skip
+        self.requests = Counter(
+            "jobservice_http_requests", "Requests answered", ["method", "route", "status"], registry=self.registry
+        )
+        self.batch_size = Histogram(
+            "jobservice_writer_batch_size", "Writes in one transaction", buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500),
+            registry=self.registry,
+        )  # fmt: skip
+        self.loop_lag = Histogram(
+            "jobservice_event_loop_lag_seconds", "How late the event loop wakes a 10 ms timer", buckets=_LAG_BUCKETS,
+            registry=self.registry,
+        )  # fmt: skip
+
+    def gauge(self, name: str, description: str, read: Callable[[], float]) -> None:
+        """Show a value that is read when asked for."""
+        Gauge(name, description, registry=self.registry).set_function(read)
+
+    def render(self) -> bytes:
+        """The text exposition format."""
+        return generate_latest(self.registry)
+
+
+async def measure_loop_lag(metrics: Metrics) -> None:
+    """Observe for ever how late the event loop is."""
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + _LAG_TIMER_S
+        await asyncio.sleep(_LAG_TIMER_S)
+        metrics.loop_lag.observe(max(0.0, loop.time() - due))

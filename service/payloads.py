@@ -1,0 +1,190 @@
+"""What a plugin accepts, checked from its schema alone, before a job is queued."""
+
+from __future__ import annotations
+
+import asyncio
+import binascii
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import jsonschema_rs
+
+from service.codec import BYTES_KEY, check_document, decode, escape_pointer
+from service.errors import FieldProblem, NotStorableError
+
+MAX_PROBLEMS: Final = 20
+#: Base64 is decoded in pieces of so many characters: the decoder holds the interpreter for each piece.
+_PIECE: Final = 1024 * 1024
+_DEFAULT_BYTES_FIELD: Final = "image"
+
+JSONSchema = Mapping[str, Any]
+
+
+class InputSchema:
+    """A plugin's input schema (2020-12), where `contentEncoding: base64` marks bytes. Raises `ValueError` if broken."""
+
+    def __init__(self, schema: JSONSchema, *, untyped: bool) -> None:
+        self._schema = schema
+        self._untyped = untyped
+        self._validator = jsonschema_rs.Draft202012Validator(_for_bytes(schema))
+        bytes_fields = [
+            name for name, field in schema.get("properties", {}).items() if "bytes" in self._kinds_of(field)
+        ]
+        self.bytes_field = bytes_fields[0] if len(bytes_fields) == 1 else _DEFAULT_BYTES_FIELD
+
+    async def accept(self, payload: Mapping[str, Any]) -> tuple[dict[str, Any], list[FieldProblem]]:
+        """The payload, `{"$bytes": ...}` and base64 text where bytes belong decoded; and what is wrong with it."""
+        encoded = sum(map(len, _base64_texts(payload)))
+        if encoded > _PIECE // 16:
+            return await asyncio.to_thread(self._accept, payload)
+        return self._accept(payload)
+
+    def _accept(self, payload: Mapping[str, Any]) -> tuple[dict[str, Any], list[FieldProblem]]:
+        problems: list[FieldProblem] = []
+        document = self._decoded(dict(payload), self._schema, "", problems)
+        try:
+            check_document(document)
+        except NotStorableError as error:
+            problems.append(error.problem)
+        if problems:
+            return document, problems
+        stand_in = _stand_in(document)
+        if not self._validator.is_valid(stand_in):
+            found = (problem for error in self._validator.iter_errors(stand_in) for problem in _problems(error))
+            problems.extend(itertools.islice(found, MAX_PROBLEMS))
+        return document, problems
+
+    def from_text(self, field: str, text: str) -> Any:
+        """`text` as the value of a top-level field: as JSON where the schema wants no text, else as it is."""
+        kinds = self._kinds_of(self._schema.get("properties", {}).get(field, {})) - {"null"}
+        if not kinds or kinds & {"string", "bytes"}:
+            return text
+        try:
+            return decode(text)
+        except ValueError:
+            return text
+
+    def _decoded(self, value: Any, schema: JSONSchema, pointer: str, problems: list[FieldProblem]) -> Any:
+        if type(value) is bytes:
+            return value
+        if type(value) is dict and value.keys() == {BYTES_KEY}:
+            return _from_base64(value[BYTES_KEY], pointer, problems)
+        kinds = self._kinds_of(schema)
+        if "bytes" in kinds and "string" not in kinds:
+            if type(value) is str:
+                return _from_base64(value, pointer, problems)
+            if kinds <= {"bytes", "null"} and (value is not None or "null" not in kinds):
+                problems.append(FieldProblem(pointer, 'must be bytes: base64 text, or {"$bytes": base64 text}'))
+                return b""
+        if type(value) is dict:
+            schema = self._resolved(schema)
+            properties = schema.get("properties", {})
+            others = schema.get("additionalProperties")
+            return {
+                key: self._decoded(
+                    item,
+                    properties.get(key, others if isinstance(others, dict) else {}),
+                    f"{pointer}/{escape_pointer(key)}",
+                    problems,
+                )
+                for key, item in value.items()
+            }
+        if type(value) is list:
+            items = self._resolved(schema).get("items")
+            schema = items if isinstance(items, dict) else {}
+            return [self._decoded(item, schema, f"{pointer}/{index}", problems) for index, item in enumerate(value)]
+        return value
+
+    def _resolved(self, schema: JSONSchema) -> JSONSchema:
+        """`schema` without a reference at its top, and the object or list branch of a choice."""
+        for _ in range(8):
+            if "$ref" in schema:
+                schema = self._schema.get("$defs", {}).get(str(schema["$ref"]).removeprefix("#/$defs/"), {})
+            elif "anyOf" in schema:
+                branches = [self._resolved(branch) for branch in schema["anyOf"]]
+                schema = next((branch for branch in branches if branch.get("type") in ("object", "array")), {})
+            else:
+                return schema
+        return {}
+
+    def _kinds_of(self, schema: JSONSchema) -> set[str]:
+        """The JSON types a field may have, `bytes` among them."""
+        kinds: set[str] = set()
+        for branch in schema.get("anyOf", [schema]):
+            if "$ref" in branch:
+                branch = self._resolved(branch)
+            if branch.get("contentEncoding") == "base64":
+                kinds.add("bytes")
+            elif isinstance(branch.get("type"), str):
+                kinds.add(branch["type"])
+            else:
+                kinds.update(branch.get("type", ()))
+        return kinds
+
+
+def _base64_texts(payload: Mapping[str, Any]) -> Iterator[str]:
+    for value in payload.values():
+        if isinstance(value, dict) and value.keys() == {BYTES_KEY}:
+            value = value[BYTES_KEY]
+        if isinstance(value, str):
+            yield value
+
+
+def _from_base64(text: Any, pointer: str, problems: list[FieldProblem]) -> bytes:
+    if isinstance(text, str):
+        try:
+            if len(text) % 4 == 0:
+                pieces = (text[start : start + _PIECE] for start in range(0, len(text), _PIECE))
+                decoded = [binascii.a2b_base64(piece, strict_mode=True) for piece in pieces]
+                if all(len(piece) % 3 == 0 for piece in decoded[:-1]):
+                    return b"".join(decoded)
+        except ValueError:
+            pass
+    problems.append(FieldProblem(pointer, "is not valid base64 (RFC 4648 §4, with padding)"))
+    return b""
+
+
+def _stand_in(value: Any) -> Any:
+    """`value` with each bytes replaced by `{"$bytes": length of its base64}`, which `_for_bytes` schemas describe."""
+    if type(value) is bytes:
+        return {BYTES_KEY: 4 * -(-len(value) // 3)}
+    if type(value) is dict:
+        return {key: _stand_in(item) for key, item in value.items()}
+    if type(value) is list:
+        return [_stand_in(item) for item in value]
+    return value
+
+
+def _for_bytes(schema: Any) -> Any:
+    """`schema` with each bytes field described as its stand-in."""
+    if isinstance(schema, dict):
+        if schema.get("contentEncoding") == "base64":
+            bounds = {"minLength": "minimum", "maxLength": "maximum"}
+            length = {bounds[name]: limit for name, limit in schema.items() if name in bounds}
+            return {"type": "object", "required": [BYTES_KEY], "properties": {BYTES_KEY: {"type": "integer", **length}}}
+        return {key: _for_bytes(item) for key, item in schema.items()}
+    if isinstance(schema, list):
+        return [_for_bytes(item) for item in schema]
+    return schema
+
+
+def _problems(error: jsonschema_rs.ValidationError) -> Iterator[FieldProblem]:
+    path: Sequence[str | int] = error.instance_path
+    kinds = jsonschema_rs.ValidationErrorKind
+    match error.kind:
+        case kinds.Required():
+            yield FieldProblem(_pointer(*path, error.kind.property), "is required")
+        case kinds.AdditionalProperties():
+            for name in error.kind.unexpected:
+                yield FieldProblem(_pointer(*path, name), "is not a field of this plugin")
+        case _ if path and path[-1] == BYTES_KEY:
+            yield FieldProblem(_pointer(*path[:-1]), "is empty, or not of the length the plugin takes")
+        case kinds.Type() if isinstance(error.instance, dict) and BYTES_KEY in error.instance:
+            yield FieldProblem(_pointer(*path), "must not be bytes here")
+        case _:
+            yield FieldProblem(_pointer(*path), error.message[:500])
+
+
+def _pointer(*tokens: str | int) -> str:
+    return "".join(f"/{escape_pointer(str(token))}" for token in tokens)
