@@ -16,7 +16,7 @@ import structlog
 from aiohttp import web
 
 from service import __version__, logs
-from service.api.app import create_app
+from service.api.app import create_app, create_runner
 from service.db import instances, plugin_metrics
 from service.db.database import Database
 from service.db.engine import sqlite_path
@@ -36,7 +36,6 @@ from service.settings import Settings
 from service.tool_runner.pool import WorkerPool
 from service.tool_runner.runner import ToolRunner
 
-KEEPALIVE_S: Final = 75.0
 _PROBE_S: Final = 2.0
 
 log = structlog.get_logger(__name__)
@@ -212,7 +211,7 @@ async def _supervised(
 
 @contextlib.asynccontextmanager
 async def _listening(app: web.Application, settings: Settings) -> AsyncIterator[str]:
-    runner = web.AppRunner(app, access_log=None, keepalive_timeout=KEEPALIVE_S, shutdown_timeout=2.0)
+    runner = create_runner(app)
     await runner.setup()
     try:
         try:

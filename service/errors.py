@@ -93,7 +93,7 @@ class OutputInvalidError(ServiceError):
 
 
 class JobCancelledError(BaseException):
-    """Raised by `context.check_cancelled()`; not an `Exception`, so that a plugin's `except Exception` lets it through."""
+    """Raised by `context.check_cancelled()`; no `Exception`, so that a plugin's `except Exception` lets it through."""
 
 
 class PayloadInvalidError(ServiceError):

@@ -36,3 +36,12 @@ class Settings(BaseSettings):
     def resolved_database_url(self) -> str:
         """`database_url`, or the embedded SQLite file in `data_dir`."""
         return self.database_url or f"sqlite+aiosqlite:///{self.data_dir.absolute() / 'jobs.db'}"
+
+
+class ClientSettings(BaseSettings):
+    """Settings of whoever calls a service."""
+
+    model_config = SettingsConfigDict(env_prefix="JOBSERVICE_", env_file=".env", extra="ignore", frozen=True)
+
+    url: str = Field("http://127.0.0.1:8080", description="Where the service is")
+    api_key: str | None = Field(None, repr=False, description="Key that the service asks for, if it does")

@@ -1,0 +1,167 @@
+"""Request bodies: read with limits that count while reading, and taken apart."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import re
+import time
+from http import HTTPStatus
+from typing import Any, Final
+
+from aiohttp import hdrs, web
+
+from service.api import strict_json
+from service.api.problems import Problem, bad_request, too_large, unsupported_media_type
+from service.errors import FieldProblem
+
+#: A body may pause this long, and must in all arrive at `MIN_BYTES_PER_S` after so much grace.
+IDLE_S: Final = 15.0
+MIN_BYTES_PER_S: Final = 4_096
+
+MAX_PARTS: Final = 64
+MAX_FIELD_NAME_CHARS: Final = 100
+#: Up to here decoding takes less time than handing it to a thread.
+INLINE_BYTES: Final = 65_536
+
+_FIELD_NAME: Final = re.compile(rf"[^\x00-\x1f\x7f]{{1,{MAX_FIELD_NAME_CHARS}}}")
+_BOUNDARY: Final = re.compile(r"""[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]""")
+_PARAMETER: Final = re.compile(
+    r""";\s*([!#$%&'*+.^_`|~0-9A-Za-z-]+)=(?:"((?:[^"\\]|\\.)*)"|([^\s;"]*))\s*""", re.DOTALL
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One part of a multipart form. `is_file` when the client gave it a file name, which is not kept."""
+
+    name: str
+    data: bytes
+    media_type: str | None
+    is_file: bool
+
+
+async def read(request: web.Request, max_bytes: int) -> bytes:
+    """The whole body; raises a 413, 408 or 415 problem as soon as one is certain, leaving the rest unread."""
+    encoding = request.headers.get(hdrs.CONTENT_ENCODING, "identity")
+    if encoding.strip().lower() != "identity":
+        raise unsupported_media_type(f"Content-Encoding {encoding!r} is not taken: send the body as it is.")
+    if (request.content_length or 0) > max_bytes:
+        raise _over(max_bytes)
+    content = request.content
+    chunks: list[bytes] = []
+    size = 0
+    started = time.monotonic()
+    while not content.at_eof():
+        allowed_s = min(IDLE_S, started + IDLE_S + size / MIN_BYTES_PER_S - time.monotonic())
+        try:
+            # A body that is wholly here needs no clock.
+            async with asyncio.timeout(None if content.is_eof() else allowed_s):
+                chunk = await content.readany()
+        except TimeoutError:
+            raise Problem(
+                status=HTTPStatus.REQUEST_TIMEOUT,
+                kind="body-timeout",
+                detail=f"The body stopped arriving after {size} bytes.",
+                close=True,
+            ) from None
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > max_bytes:
+            raise _over(max_bytes)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _over(max_bytes: int) -> Problem:
+    return too_large(f"The body is larger than {max_bytes} bytes.")
+
+
+async def parse_json(body: bytes) -> Any:
+    """`body` as strict JSON (see `strict_json.parse`), off the event loop when it is large."""
+    if len(body) <= INLINE_BYTES:
+        return strict_json.parse(body)
+    return await asyncio.to_thread(strict_json.parse, body)
+
+
+async def parse_form(body: bytes, content_type: str) -> list[Part]:
+    """`body` as `multipart/form-data`, off the event loop when it is large; raises a 400 problem."""
+    if len(body) <= INLINE_BYTES:
+        return _parts(body, content_type)
+    return await asyncio.to_thread(_parts, body, content_type)
+
+
+def _parts(body: bytes, content_type: str) -> list[Part]:
+    boundary = parameters(content_type).get("boundary", "")
+    if not _BOUNDARY.fullmatch(boundary):
+        raise bad_request("multipart/form-data needs a valid boundary.")
+    preamble, *sections = (b"\r\n" + body).split(b"\r\n--" + boundary.encode(), MAX_PARTS + 2)
+    if len(sections) > MAX_PARTS + 1:
+        raise too_large(f"A form may have at most {MAX_PARTS} parts.")
+    if preamble or not sections or sections[-1].strip() != b"--":
+        raise bad_request("The multipart body is truncated or does not match its boundary.")
+    parts = [_part(section) for section in sections[:-1]]
+    names: set[str] = set()
+    for part in parts:
+        if part.name in names:
+            raise bad_request("A part is given twice.", FieldProblem(f"/{part.name}", "the part is given twice"))
+        names.add(part.name)
+    return parts
+
+
+def _part(section: bytes) -> Part:
+    head, separator, data = section.partition(b"\r\n\r\n")
+    # After a delimiter only white space may stand on the line.
+    padding, _, head = head.partition(b"\r\n")
+    if not separator or padding.strip(b" \t"):
+        raise bad_request("The multipart body is truncated or does not match its boundary.")
+    headers = _part_headers(head)
+    disposition = headers.get("content-disposition", "")
+    fields = parameters(disposition)
+    name = fields.get("name", "")
+    if disposition.partition(";")[0].strip().lower() != "form-data" or not _FIELD_NAME.fullmatch(name):
+        raise bad_request(
+            "Every part needs 'Content-Disposition: form-data' with a name of "
+            f"1 to {MAX_FIELD_NAME_CHARS} characters and no control characters."
+        )
+    if headers.get("content-transfer-encoding", "binary").lower() not in ("binary", "8bit", "7bit"):
+        raise bad_request(
+            "Parts are taken as plain bytes only.", FieldProblem(f"/{name}", "its transfer encoding is not supported")
+        )
+    return Part(
+        name=name,
+        data=data,
+        media_type=headers.get("content-type"),
+        is_file="filename" in fields or "filename*" in fields,
+    )
+
+
+def _part_headers(head: bytes) -> dict[str, str]:
+    try:
+        lines = head.decode().split("\r\n")
+    except UnicodeDecodeError:
+        raise bad_request("The headers of a part are not UTF-8.") from None
+    headers: dict[str, str] = {}
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if not colon or name.lower() in headers:
+            raise bad_request("The headers of a part are malformed.")
+        headers[name.lower()] = value.strip()
+    return headers
+
+
+def parameters(header: str) -> dict[str, str]:
+    """The parameters of a header like `form-data; name="a"`, names in lower case, the first of equal ones."""
+    found: dict[str, str] = {}
+    position = max(header.find(";"), 0)
+    while match := _PARAMETER.match(header, position):
+        name, quoted, token = match.groups()
+        # Browsers write a quote in a name as %22, others escape it.
+        value = token if quoted is None else re.sub(r"\\(.)", r"\1", quoted).replace("%22", '"')
+        found.setdefault(name.lower(), value)
+        position = match.end()
+    return found
+
+
+def media_type(header: str) -> str:
+    """The bare `type/subtype` of a Content-Type, in lower case."""
+    return header.partition(";")[0].strip().lower()

@@ -1,0 +1,235 @@
+"""One function a call: parsed request → one use case of a service → answer."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Any, Final
+from urllib.parse import urlencode
+
+import orjson
+import structlog
+from aiohttp import hdrs, web
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from service.api import files, views
+from service.api.inputs import Submitted, job_query, preferred_wait_s
+from service.api.problems import Problem, in_body
+from service.api.services import Services
+from service.errors import (
+    FieldProblem,
+    FileNotInJobError,
+    NotStorableError,
+    PayloadInvalidError,
+    PluginNotFoundError,
+)
+from service.models import JSON, JobRecord, JobStatus
+
+#: When to ask again for a result that is not there yet.
+RETRY_AFTER_S: Final = 1
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Arguments:
+    """What the route table has checked: `query` and `headers` as the route types them, and what was submitted."""
+
+    query: Any
+    headers: Mapping[str, Any]
+    submitted: Submitted | None = None
+
+
+async def submit_job(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
+    """Record a job; its row is committed before the answer."""
+    submitted = arguments.submitted
+    if submitted is None:
+        raise TypeError("a route that submits declares its bodies")
+    named_in_path = "name" in request.match_info
+    try:
+        submission = await services.jobs.submit_job(
+            submitted.plugin,
+            submitted.payload,
+            submitted.options,
+            idempotency_key=arguments.headers.get("Idempotency-Key"),
+        )
+    except PluginNotFoundError as error:
+        raise error if named_in_path else in_body(error, "/plugin") from None
+    except PayloadInvalidError as error:
+        raise PayloadInvalidError(
+            error.plugin, [_below(submitted.payload_pointer, problem) for problem in error.problems]
+        ) from None
+    except NotStorableError as error:
+        place = _below(submitted.payload_pointer, error.problem)
+        raise NotStorableError(place.pointer, place.message) from None
+    job = submission.record
+    structlog.contextvars.bind_contextvars(job_id=job.id)
+    headers: dict[str, str] = {hdrs.LOCATION: views.job_url(job.id)}
+    if submission.replayed:
+        headers["Idempotency-Replayed"] = "true"
+    wait_s = preferred_wait_s(arguments.headers.get("Prefer"))
+    if wait_s is not None:
+        headers["Preference-Applied"] = f"wait={wait_s}"
+        job = await services.jobs.wait_for(job.id, wait_s)
+    ended = wait_s is not None and job.status.is_terminal
+    return await _job(job, HTTPStatus.OK if ended else HTTPStatus.ACCEPTED, headers)
+
+
+def _below(pointer: str, problem: FieldProblem) -> FieldProblem:
+    return FieldProblem(pointer + problem.pointer, problem.message)
+
+
+async def list_jobs(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
+    """A page of jobs, newest first."""
+    page = await services.jobs.list_jobs(job_query(arguments.query))
+    headers: dict[str, str] = {}
+    if page.next:
+        query = urlencode({**request.query, "cursor": page.next})
+        headers[hdrs.LINK] = f'</v1/jobs?{query}>; rel="next"'
+    view: views.JobListView = {"items": [views.job_summary(job) for job in page.items], "next": page.next}
+    return _json(view, headers=headers)
+
+
+async def get_job(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
+    """The record, once the job has ended or the wait is over."""
+    wait_s = arguments.query.get("wait")
+    job_id = request.match_info["job_id"]
+    job = await (services.jobs.wait_for(job_id, wait_s) if wait_s else services.jobs.get_record(job_id))
+    return await _job(job)
+
+
+async def get_result(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
+    """The result alone: JSON, or the bytes where it is a file."""
+    job = await services.jobs.get_record(request.match_info["job_id"])
+    match job.status:
+        case JobStatus.PENDING | JobStatus.RUNNING:
+            return _json(views.job_summary(job), HTTPStatus.ACCEPTED, {hdrs.RETRY_AFTER: str(RETRY_AFTER_S)})
+        case JobStatus.FAILED:
+            error = job.error or {}
+            raise Problem(
+                status=HTTPStatus.UNPROCESSABLE_ENTITY,
+                kind="job-failed",
+                detail=f"Job {job.id} failed: {error.get('message')}",
+                error=views.error_view(error),
+            )
+        case JobStatus.CANCELLED:
+            raise Problem(
+                status=HTTPStatus.CONFLICT, kind="job-cancelled", detail=f"Job {job.id} was cancelled: no result."
+            )
+        case JobStatus.SUCCESS:
+            pass
+    result = job.result or {}
+    pointer = arguments.query.get("pointer")
+    if pointer is not None:
+        return await _bytes_at(services, job, result, pointer)
+    blob = files.only_blob(result)
+    if blob and not files.prefers_json(request.headers.get(hdrs.ACCEPT, "*/*"), blob.media_type):
+        return files.response(await services.jobs.read_blob(blob), blob.media_type, f"{job.plugin}-{job.id}")
+    return await _document(result, views.job_url(job.id) + "/result")
+
+
+async def get_payload(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
+    """The input alone, or one bytes value of it."""
+    job = await services.jobs.get_record(request.match_info["job_id"])
+    payload = job.payload or {}
+    pointer = arguments.query.get("pointer")
+    if pointer is not None:
+        return await _bytes_at(services, job, payload, pointer)
+    return await _document(payload, views.job_url(job.id) + "/payload")
+
+
+async def _bytes_at(services: Services, job: JobRecord, document: Mapping[str, JSON], pointer: str) -> web.Response:
+    blob = files.blob_at(document, pointer)
+    if blob is None:
+        raise FileNotInJobError(job.id, pointer)
+    return files.response(await services.jobs.read_blob(blob), blob.media_type, pointer)
+
+
+async def get_artifact(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
+    """A file that the plugin made beside its result."""
+    artifact = await services.jobs.find_artifact(request.match_info["job_id"], request.match_info["name"])
+    return files.response(await services.jobs.read_blob(artifact.blob), artifact.blob.media_type, artifact.name)
+
+
+async def list_attempts(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
+    """Every execution of the job."""
+    attempts = await services.jobs.list_attempts(request.match_info["job_id"])
+    view: views.AttemptListView = {"items": [views.attempt_view(attempt) for attempt in attempts]}
+    return _json(view)
+
+
+async def cancel_job(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
+    """200 when the job is cancelled, 202 while it is stopping."""
+    job = await services.jobs.cancel_job(request.match_info["job_id"])
+    return await _job(job, HTTPStatus.OK if job.status.is_terminal else HTTPStatus.ACCEPTED)
+
+
+async def list_plugins(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
+    """Every installed plugin."""
+    plugins = await services.plugins.list_plugins()
+    view: views.PluginListView = {"items": [views.plugin_summary(plugin) for plugin in plugins]}
+    return _json(view)
+
+
+async def get_plugin(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
+    """One plugin with its schemas."""
+    return _json(views.plugin_view(await services.plugins.get_plugin(request.match_info["name"])))
+
+
+async def livez(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
+    """The process answers."""
+    return _json({"status": "ok"})
+
+
+async def readyz(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
+    """The process can take and run jobs."""
+    reasons = await services.health.readiness()
+    if reasons:
+        raise Problem(
+            status=HTTPStatus.SERVICE_UNAVAILABLE,
+            kind="not-ready",
+            detail="; ".join(reasons),
+            errors=[FieldProblem("", reason) for reason in reasons],
+            headers={hdrs.RETRY_AFTER: str(RETRY_AFTER_S)},
+        )
+    return _json({"status": "ready"})
+
+
+async def get_metrics(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
+    """The process in Prometheus' text format."""
+    return web.Response(body=services.metrics.render(), headers={hdrs.CONTENT_TYPE: CONTENT_TYPE_LATEST})
+
+
+async def openapi(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
+    """The document of this API."""
+    return web.Response(body=services.openapi, content_type="application/json")
+
+
+async def _job(
+    job: JobRecord, status: HTTPStatus = HTTPStatus.OK, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    small = views.is_small(job.payload) and views.is_small(job.result)
+    return await _rendered(lambda: views.job_view(job), small, status, headers)
+
+
+async def _document(document: Mapping[str, JSON], url: str) -> web.Response:
+    return await _rendered(lambda: views.referenced(document, url), views.is_small(document))
+
+
+async def _rendered(
+    render: Callable[[], Any],
+    small: bool,
+    status: HTTPStatus = HTTPStatus.OK,
+    headers: Mapping[str, str] | None = None,
+) -> web.Response:
+    if small:
+        return _json(render(), status, headers)
+    return _body(await asyncio.to_thread(lambda: orjson.dumps(render())), status, headers)
+
+
+def _json(view: Any, status: HTTPStatus = HTTPStatus.OK, headers: Mapping[str, str] | None = None) -> web.Response:
+    return _body(orjson.dumps(view), status, headers)
+
+
+def _body(body: bytes, status: HTTPStatus, headers: Mapping[str, str] | None) -> web.Response:
+    return web.Response(body=body, status=status, headers=headers, content_type="application/json")

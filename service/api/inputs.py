@@ -1,0 +1,330 @@
+"""What requests may say beside the payload, declared once for the check and for the OpenAPI document."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final, NotRequired
+
+import orjson
+from multidict import MultiMapping
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from pydantic_core import ErrorDetails, PydanticCustomError
+from typing_extensions import TypedDict
+
+from service.api import strict_json
+from service.api.problems import Problem, bad_request, unacceptable
+from service.codec import check_document, escape_pointer
+from service.errors import FieldProblem, NotStorableError
+from service.models import JSON, JobOptions, JobQuery, JobStatus, Timestamp, timestamp
+
+MAX_METADATA_BYTES: Final = 16_384
+MAX_WAIT_S: Final = 60
+MAX_PAGE: Final = 500
+#: Options of `POST /v1/plugins/{name}/jobs` are query parameters with this prefix.
+OPTION_PREFIX: Final = "job."
+
+_RFC_3339: Final = re.compile(r"\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})", re.ASCII)
+
+
+def _whole(value: Any) -> Any:
+    # JSON has one kind of number: 5.0 is an integer (JSON Schema 2020-12, 6.1.1).
+    return int(value) if type(value) is float and value.is_integer() else value
+
+
+def _moment(text: str) -> str:
+    try:
+        if not _RFC_3339.fullmatch(text):
+            raise ValueError
+        # A leap second is the end of its minute.
+        moment = datetime.fromisoformat(re.sub(r":60(?=[.Z+-])", ":59", text.upper()))
+    except ValueError:
+        raise PydanticCustomError("moment", "must be a time of RFC 3339 with an offset, 2026-01-31T12:00:00Z") from None
+    try:
+        return timestamp(moment)
+    except OverflowError:
+        # Its offset takes it out of the calendar: the calendar's edge means the same.
+        return timestamp(moment.replace(tzinfo=UTC))
+
+
+def _storable(value: dict[str, JSON]) -> dict[str, JSON]:
+    try:
+        check_document(value)
+    except NotStorableError as error:
+        raise PydanticCustomError("not_storable", "{what}", {"what": str(error)}) from error
+    if len(orjson.dumps(value)) > MAX_METADATA_BYTES:
+        raise PydanticCustomError("metadata_size", f"must not be larger than {MAX_METADATA_BYTES} bytes of JSON")
+    return value
+
+
+def _no_nul(text: str) -> str:
+    if "\0" in text:
+        raise PydanticCustomError("nul", "must not contain U+0000")
+    return text
+
+
+# `Field` stands before the validators: behind them pydantic publishes its own names instead of JSON Schema's.
+Moment = Annotated[str, Field(json_schema_extra={"format": "date-time"}), AfterValidator(_moment)]
+Tag = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_no_nul)]
+PluginName = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_no_nul)]
+
+_STRICT: Final = ConfigDict(strict=True, extra="forbid")
+_TEXT: Final = ConfigDict(extra="forbid")
+
+
+@with_config(_STRICT)
+class OptionsInput(TypedDict):
+    """Options of a job."""
+
+    priority: NotRequired[
+        Annotated[int, Field(ge=-100, le=100, description="Higher starts earlier", default=0), BeforeValidator(_whole)]
+    ]
+    run_at: NotRequired[Annotated[Moment, Field(description="The job may not start before")]]
+    expires_at: NotRequired[Annotated[Moment, Field(description="The job may not start after; then it is FAILED")]]
+    timeout_s: NotRequired[
+        Annotated[float, Field(gt=0, le=1e9, description="Limit of its execution, if lower than the plugin's")]
+    ]
+    tags: NotRequired[Annotated[list[Tag], Field(max_length=20, description="Labels to find the job by")]]
+    metadata: NotRequired[
+        Annotated[
+            dict[str, JSON],
+            Field(description=f"Your own data, kept with the job; at most {MAX_METADATA_BYTES} bytes of JSON"),
+            AfterValidator(_storable),
+        ]
+    ]
+
+
+@with_config(_STRICT)
+class JobInput(OptionsInput):
+    """A job to be done."""
+
+    plugin: PluginName
+    payload: Annotated[
+        dict[str, JSON],
+        Field(description='The input, as the plugin\'s `input_schema` says; bytes are `{"$bytes": "<base64>"}`'),
+    ]
+
+
+@with_config(_TEXT)
+class ListQuery(TypedDict):
+    """Filters and place of a list of jobs."""
+
+    status: NotRequired[JobStatus]
+    plugin: NotRequired[PluginName]
+    tag: NotRequired[Tag]
+    error_type: NotRequired[Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_no_nul)]]
+    created_after: NotRequired[Moment]
+    created_before: NotRequired[Moment]
+    limit: NotRequired[Annotated[int, Field(ge=1, le=MAX_PAGE, default=50)]]
+    cursor: NotRequired[
+        Annotated[
+            str,
+            Field(pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$", description="`next` of the page before"),
+        ]
+    ]
+
+
+@with_config(_TEXT)
+class WaitQuery(TypedDict):
+    """How long an answer may be held back."""
+
+    wait: NotRequired[
+        Annotated[float, Field(ge=0, le=MAX_WAIT_S, description="Seconds to wait for the end of the job")]
+    ]
+
+
+@with_config(_TEXT)
+class PointerQuery(TypedDict):
+    """Which bytes are meant."""
+
+    pointer: NotRequired[
+        Annotated[
+            str,
+            Field(pattern="^(/([^/~]|~[01])*)*$", description="JSON Pointer of one bytes value: it is sent raw"),
+        ]
+    ]
+
+
+@with_config(_TEXT)
+class NoQuery(TypedDict):
+    """No parameters."""
+
+
+SubmitHeaders = TypedDict(
+    "SubmitHeaders",
+    {
+        "Idempotency-Key": NotRequired[
+            Annotated[
+                str,
+                Field(
+                    min_length=1,
+                    max_length=255,
+                    pattern="^[!-~]+$",
+                    description="One key makes at most one job; a repeated request is answered with that job",
+                ),
+            ]
+        ],
+        "Prefer": NotRequired[
+            Annotated[str, Field(description=f"`wait=N`: hold the answer up to N seconds (at most {MAX_WAIT_S})")]
+        ],
+    },
+)
+
+_job: Final = TypeAdapter[JobInput](JobInput)
+_options: Final = TypeAdapter[OptionsInput](OptionsInput)
+#: Options whose text in a query is JSON; the others are text already, and `tags` may be repeated.
+_JSON_OPTIONS: Final = frozenset({"priority", "timeout_s", "metadata"})
+
+
+def check_job(value: Any) -> tuple[str, dict[str, JSON], JobOptions]:
+    """Plugin, payload and options of a JSON body; raises a 422 problem."""
+    job = _checked(_job, value, "", unacceptable)
+    return job["plugin"], job["payload"], _job_options(job)
+
+
+def check_options(value: Any, pointer: str = "") -> JobOptions:
+    """The options in a JSON value that stands at `pointer`; raises a 422 problem."""
+    return _job_options(_checked(_options, value, pointer, unacceptable))
+
+
+def check_plugin_name(name: str) -> str:
+    """`name` of a form; raises a 422 problem."""
+    _checked(_PLUGIN_NAME, name, "/plugin", unacceptable)
+    return name
+
+
+_PLUGIN_NAME: Final = TypeAdapter[str](PluginName)
+
+
+def split_query(query: MultiMapping[str]) -> tuple[dict[str, str], JobOptions]:
+    """The payload fields and the `job.`-prefixed options in a query; raises a 400 or 422 problem."""
+    fields: dict[str, str] = {}
+    options: dict[str, Any] = {}
+    for name in dict.fromkeys(query):
+        values = query.getall(name)
+        option = name.removeprefix(OPTION_PREFIX) if name.startswith(OPTION_PREFIX) else None
+        if option == "tags":
+            options[option] = values
+        elif len(values) > 1:
+            raise _given_twice(name)
+        elif option in _JSON_OPTIONS:
+            options[option] = _option_value(name, values[0])
+        elif option is not None:
+            options[option] = values[0]
+        else:
+            fields[name] = values[0]
+    return fields, check_options(options) if options else JobOptions()
+
+
+def _option_value(name: str, text: str) -> Any:
+    try:
+        return strict_json.parse(text.encode(errors="surrogatepass"))
+    except strict_json.MalformedJSONError as error:
+        raise bad_request(
+            "A query parameter is not acceptable.", FieldProblem(f"/{name}", error.problem.message)
+        ) from error
+
+
+def _given_twice(name: str) -> Problem:
+    return bad_request(
+        "A query parameter is not acceptable.", FieldProblem(f"/{escape_pointer(name)}", "the parameter is given twice")
+    )
+
+
+def check_query(adapter: TypeAdapter[Any], query: MultiMapping[str]) -> Any:
+    """`query` as `adapter` types it; raises a 400 problem for an unknown, repeated or unfit parameter."""
+    for name in query:
+        if len(query.getall(name)) > 1:
+            raise _given_twice(name)
+    return _checked(adapter, dict(query), "", _bad_query)
+
+
+def check_headers(adapter: TypeAdapter[Any], names: Sequence[str], headers: MultiMapping[str]) -> Any:
+    """Those of `names` that `headers` have, as `adapter` types them; raises a 400 problem."""
+    given = {name: headers[name] for name in names if name in headers}
+    return _checked(adapter, given, "", _bad_header) if given else given
+
+
+def _bad_query(_: str, *errors: FieldProblem) -> Problem:
+    return bad_request("A query parameter is not acceptable.", *errors)
+
+
+def _bad_header(_: str, *errors: FieldProblem) -> Problem:
+    return bad_request("A header is not acceptable.", *errors)
+
+
+def _checked(adapter: TypeAdapter[Any], value: Any, pointer: str, refusal: Callable[..., Problem]) -> Any:
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        problems = [_field_problem(detail, pointer) for detail in error.errors(include_url=False, include_input=False)]
+        raise refusal(
+            "; ".join(f"{place.pointer or 'The body'}: {place.message}" for place in problems[:3]), *problems
+        ) from None
+
+
+def _field_problem(detail: ErrorDetails, pointer: str) -> FieldProblem:
+    place = pointer + "".join(f"/{escape_pointer(str(step))}" for step in detail["loc"])
+    return FieldProblem(place, _MESSAGES.get(detail["type"]) or detail["msg"])
+
+
+_MESSAGES: Final[Mapping[str, str]] = {
+    "missing": "is required",
+    "extra_forbidden": "is not known here",
+    "dict_type": "must be an object",
+    "string_type": "must be text",
+    "int_type": "must be an integer",
+    "float_type": "must be a number",
+    "list_type": "must be an array",
+}
+
+
+def _job_options(options: OptionsInput) -> JobOptions:
+    tags = options.get("tags")
+    return JobOptions(
+        priority=options.get("priority", 0),
+        run_at=_timestamp(options.get("run_at")),
+        expires_at=_timestamp(options.get("expires_at")),
+        timeout_s=options.get("timeout_s"),
+        tags=tuple(tags) if tags else (),
+        metadata=options.get("metadata") or {},
+    )
+
+
+def job_query(query: ListQuery) -> JobQuery:
+    """The service's form of the filters of a list."""
+    return JobQuery(
+        status=query.get("status"),
+        plugin=query.get("plugin"),
+        tag=query.get("tag"),
+        error_type=query.get("error_type"),
+        created_after=_timestamp(query.get("created_after")),
+        created_before=_timestamp(query.get("created_before")),
+        after=query.get("cursor"),
+        limit=query.get("limit", 50),
+    )
+
+
+def _timestamp(checked: str | None) -> Timestamp | None:
+    return None if checked is None else Timestamp(checked)
+
+
+_WAIT: Final = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?(\d{1,9})\"?\s*(?=[,;]|$)", re.IGNORECASE | re.ASCII)
+
+
+def preferred_wait_s(prefer: str | None) -> int | None:
+    """The seconds of `Prefer: wait=N` (RFC 7240), capped; None without one. Unknown preferences are ignored."""
+    match = _WAIT.search(prefer) if prefer else None
+    return min(int(match[1]), MAX_WAIT_S) if match else None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Submitted:
+    """A submission as it was sent: `payload_pointer` is where the payload's fields stand in the body."""
+
+    plugin: str
+    payload: Mapping[str, Any]
+    options: JobOptions
+    payload_pointer: str = ""

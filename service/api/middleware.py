@@ -1,0 +1,127 @@
+"""Around every request: ids, the browser's fences, every error as a problem, one log line."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Final
+from urllib.parse import urlsplit
+
+import structlog
+import uuid_utils.compat as uuid
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler, Middleware
+
+from service.api.problems import Problem, bad_request, problem_of, response_of
+from service.metrics import Metrics
+from service.settings import Settings
+
+REQUEST_ID: Final = "X-Request-Id"
+_SANE_ID: Final = re.compile(r"[0-9A-Za-z._-]{1,64}")
+_READING: Final = frozenset({hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_OPTIONS})
+_QUIET: Final = frozenset({"/livez", "/readyz", "/metrics"})
+_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
+
+_log: Final = structlog.get_logger("service.api")
+
+
+def guard(settings: Settings, metrics: Metrics) -> Middleware:
+    """The one middleware; one, because each costs every request some percent."""
+    is_ours = _host_check(settings.host)
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        started = time.perf_counter()
+        given = request.headers.get(REQUEST_ID, "")
+        request_id = given if _SANE_ID.fullmatch(given) else str(uuid.uuid7())
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        try:
+            _refuse_foreign(request, is_ours)
+            response = await handler(request)
+        except ConnectionError:
+            raise  # nobody is left to answer
+        except Exception as error:  # noqa: BLE001 - the one place where every error becomes an answer
+            response = response_of(problem_of(error) or _fault(error), request_id)
+        protect(response, request_id)
+        resource = request.match_info.route.resource
+        metrics.requests.labels(request.method, resource.canonical if resource else "unknown", response.status).inc()
+        log = _log.debug if request.path in _QUIET else _log.info
+        log(
+            "request",
+            method=request.method,
+            path=request.rel_url.raw_path,
+            status=response.status,
+            ms=round((time.perf_counter() - started) * 1000, 2),
+        )
+        return response
+
+    return middleware
+
+
+def protect(response: web.StreamResponse, request_id: str) -> None:
+    """Give `response` the headers that every answer carries."""
+    headers = response.headers
+    headers[REQUEST_ID] = request_id
+    headers["X-Content-Type-Options"] = "nosniff"
+    headers["Cache-Control"] = "no-store"
+    headers["Referrer-Policy"] = "no-referrer"
+    headers.setdefault("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+
+
+def _fault(error: Exception) -> Problem:
+    _log.error("unexpected error", exc_info=error)
+    return Problem(
+        status=HTTPStatus.INTERNAL_SERVER_ERROR,
+        kind="internal-error",
+        detail="This is a fault of the service; its log tells more under the request id.",
+    )
+
+
+def _refuse_foreign(request: web.Request, is_ours: Callable[[str], bool]) -> None:
+    hosts = request.headers.getall(hdrs.HOST, ())
+    if len(hosts) != 1:
+        raise bad_request("Exactly one Host header is needed.")
+    if not is_ours(hosts[0]):
+        raise Problem(
+            status=HTTPStatus.MISDIRECTED_REQUEST,
+            kind="foreign-host",
+            detail=f"This service does not answer for the host {hosts[0]!r}.",
+        )
+    origin = request.headers.get(hdrs.ORIGIN)
+    # Without CORS headers no foreign page reads an answer; what it must not do either is cause anything.
+    if origin is not None and request.method not in _READING and urlsplit(origin).netloc.lower() != hosts[0].lower():
+        raise Problem(
+            status=HTTPStatus.FORBIDDEN,
+            kind="foreign-origin",
+            detail=f"Pages of {origin!r} may not send {request.method} requests here.",
+        )
+
+
+def _host_check(bound: str) -> Callable[[str], bool]:
+    names = set(_LOOPBACK)
+    wildcard = bound in ("0.0.0.0", "::", "")  # noqa: S104 - compared, not bound
+    names.add(f"[{bound}]" if ":" in bound else bound.lower())
+    if wildcard:
+        names.add(socket.gethostname().lower())
+
+    def is_ours(host: str) -> bool:
+        name = _PORT.sub("", host).lower()
+        return name in names or (wildcard and _is_address(name))
+
+    return is_ours
+
+
+_PORT: Final = re.compile(r":\d{1,5}\Z", re.ASCII)
+
+
+def _is_address(name: str) -> bool:
+    # An address needs no name server: no foreign page can be made to answer under it.
+    try:
+        ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return True

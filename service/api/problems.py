@@ -1,0 +1,195 @@
+"""Errors as HTTP shows them: problem details (RFC 9457), and the one table from exception to status."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, Final, NotRequired
+
+import orjson
+from aiohttp import web
+from typing_extensions import TypedDict
+
+from service.api.strict_json import MalformedJSONError
+from service.errors import (
+    FieldProblem,
+    FileNotInJobError,
+    IdempotencyConflictError,
+    JobNotFoundError,
+    JobStateError,
+    NotStorableError,
+    PayloadInvalidError,
+    PluginLoadError,
+    PluginNotFoundError,
+    PluginUnavailableError,
+    ServiceUnavailableError,
+)
+from service.models import JSON
+
+MEDIA_TYPE: Final = "application/problem+json"
+
+
+class FieldProblemView(TypedDict):
+    """One place of the request and what is wrong with it; `pointer` is a JSON Pointer into what was sent."""
+
+    pointer: str
+    message: str
+
+
+class ErrorView(TypedDict):
+    """Why a job failed."""
+
+    type: str
+    message: str
+    plugin: str | None
+    details: dict[str, JSON]
+    timestamp: str
+
+
+class ProblemView(TypedDict):
+    """Problem details (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    request_id: str
+    errors: NotRequired[list[FieldProblemView]]
+    error: NotRequired[ErrorView]
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class Problem(Exception):  # noqa: N818 - RFC 9457 calls it that
+    """An answer that is an error. `kind` ends the type URI; `error` is the inner error object behind it, if any."""
+
+    status: HTTPStatus
+    kind: str
+    detail: str
+    errors: Sequence[FieldProblem] = ()
+    error: Mapping[str, JSON] | None = None
+    headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    close: bool = False  # the connection is of no more use: its body was not read to the end
+
+
+def bad_request(detail: str, *errors: FieldProblem) -> Problem:
+    """400: the request itself is malformed."""
+    return Problem(status=HTTPStatus.BAD_REQUEST, kind="malformed-request", detail=detail, errors=errors)
+
+
+def unacceptable(detail: str, *errors: FieldProblem) -> Problem:
+    """422: well-formed, but its content cannot be accepted."""
+    return Problem(status=HTTPStatus.UNPROCESSABLE_ENTITY, kind="invalid-content", detail=detail, errors=errors)
+
+
+def unsupported_media_type(detail: str) -> Problem:
+    """415: a body of this kind is not taken here."""
+    return Problem(status=HTTPStatus.UNSUPPORTED_MEDIA_TYPE, kind="unsupported-media-type", detail=detail)
+
+
+def too_large(detail: str) -> Problem:
+    """413: told while reading; the connection is closed."""
+    return Problem(status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE, kind="too-large", detail=detail, close=True)
+
+
+def in_body(error: PluginNotFoundError, pointer: str) -> Problem:
+    """422 for a plugin that was named in the body rather than in the path."""
+    return Problem(
+        status=HTTPStatus.UNPROCESSABLE_ENTITY,
+        kind="unknown-plugin",
+        detail=str(error),
+        errors=[FieldProblem(pointer, str(error))],
+    )
+
+
+#: What each exception is over HTTP. The first class that fits wins.
+STATUS_OF: Final[Sequence[tuple[type[Exception], HTTPStatus, str]]] = (
+    (MalformedJSONError, HTTPStatus.BAD_REQUEST, "malformed-json"),
+    (JobNotFoundError, HTTPStatus.NOT_FOUND, "unknown-job"),
+    (FileNotInJobError, HTTPStatus.NOT_FOUND, "unknown-file"),
+    (PluginNotFoundError, HTTPStatus.NOT_FOUND, "unknown-plugin"),
+    (JobStateError, HTTPStatus.CONFLICT, "wrong-state"),
+    (PayloadInvalidError, HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-payload"),
+    (NotStorableError, HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-content"),
+    (IdempotencyConflictError, HTTPStatus.UNPROCESSABLE_ENTITY, "idempotency-key-reused"),
+    (PluginLoadError, HTTPStatus.SERVICE_UNAVAILABLE, "plugin-unavailable"),
+    (PluginUnavailableError, HTTPStatus.SERVICE_UNAVAILABLE, "plugin-unavailable"),
+    (ServiceUnavailableError, HTTPStatus.SERVICE_UNAVAILABLE, "unavailable"),
+    (web.RequestPayloadError, HTTPStatus.BAD_REQUEST, "malformed-request"),
+)
+
+#: The kinds of aiohttp's own refusals; others are named by their status.
+_KIND_OF_HTTP: Final[Mapping[int, str]] = {404: "unknown-route", 405: "wrong-method", 413: "too-large"}
+
+
+def problem_of(error: Exception) -> Problem | None:
+    """`error` as a problem, or None when nobody foresaw it (a fault of ours)."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, web.HTTPException):
+        return _of_http_exception(error)
+    for kind, status, slug in STATUS_OF:
+        if isinstance(error, kind):
+            return Problem(
+                status=status,
+                kind=slug,
+                detail=str(error) or slug,
+                errors=_places(error),
+                headers=_retry_after(error),
+                close=isinstance(error, web.RequestPayloadError),
+            )
+    return None
+
+
+def _places(error: Exception) -> Sequence[FieldProblem]:
+    match error:
+        case PayloadInvalidError():
+            return error.problems
+        case NotStorableError() | MalformedJSONError():
+            return (error.problem,)
+        case _:
+            return ()
+
+
+def _retry_after(error: Exception) -> Mapping[str, str]:
+    match error:
+        case PluginUnavailableError() | ServiceUnavailableError():
+            return {"Retry-After": str(error.retry_after_s)}
+        case _:
+            return {}
+
+
+def _of_http_exception(error: web.HTTPException) -> Problem:
+    status = HTTPStatus(error.status)
+    headers = {name: error.headers[name] for name in ("Allow", "Location") if name in error.headers}
+    kind = _KIND_OF_HTTP.get(status, status.phrase.lower().replace(" ", "-"))
+    return Problem(status=status, kind=kind, detail=status.description or status.phrase, headers=headers)
+
+
+def response_of(problem: Problem, request_id: str) -> web.Response:
+    """`problem` as the answer to the request of that id."""
+    view: ProblemView = {
+        "type": f"/problems/{problem.kind}",
+        "title": problem.kind.replace("-", " ").capitalize(),
+        "status": problem.status.value,
+        "detail": _encodable(problem.detail),
+        "request_id": request_id,
+    }
+    if problem.errors:
+        view["errors"] = [
+            {"pointer": _encodable(place.pointer), "message": _encodable(place.message)} for place in problem.errors
+        ]
+    body: dict[str, Any] = dict(view)
+    if problem.error:
+        body["error"] = problem.error
+    response = web.Response(
+        body=orjson.dumps(body), status=problem.status, content_type=MEDIA_TYPE, headers=problem.headers
+    )
+    if problem.close:
+        response.force_close()
+    return response
+
+
+def _encodable(text: str) -> str:
+    # Header values keep foreign bytes as lone surrogates, and a detail may quote them.
+    return text if text.isascii() else text.encode(errors="replace").decode()

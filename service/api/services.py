@@ -1,0 +1,35 @@
+"""What handlers work with."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Protocol
+
+from service.job_management import JobManagementService
+from service.metrics import Metrics
+from service.plugin_management import PluginManagementService
+
+
+class Health(Protocol):
+    """How the process is."""
+
+    @property
+    def draining(self) -> bool:
+        """True once no new work is taken."""
+        ...
+
+    async def readiness(self) -> list[str]:
+        """Why the process cannot serve now; empty when it can."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """The collaborators of every handler, and the one limit they share."""
+
+    jobs: JobManagementService
+    plugins: PluginManagementService
+    health: Health
+    metrics: Metrics
+    max_body_bytes: int
+    openapi: bytes

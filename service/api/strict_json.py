@@ -1,0 +1,139 @@
+"""Reads JSON that means one thing only: what is ambiguous, or storable nowhere, is refused by name."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any, Final, Literal
+
+from service.codec import MAX_DEPTH, escape_pointer
+from service.errors import FieldProblem, ServiceError
+
+_MIN_INT: Final = -(2**63)
+_MAX_INT: Final = 2**63 - 1
+#: Escapes of UTF-16 surrogates: the only way by which a lone one can enter through valid UTF-8.
+_SURROGATE_ESCAPE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+class MalformedJSONError(ServiceError, ValueError):
+    """The text is not the JSON we take; `problem.pointer` names the place, if the text is sound enough to have one."""
+
+    def __init__(self, message: str, pointer: str = "") -> None:
+        super().__init__(f"{pointer}: {message}" if pointer else message)
+        self.problem = FieldProblem(pointer, message)
+
+
+class _Fault:
+    """Stands in a parsed document where something was refused, so that its place can be named."""
+
+    def __init__(self, message: str) -> None:
+        self.message = message
+
+
+class _FaultError(Exception):
+    """Ends the fast parse; `_locate` then parses again to find the place."""
+
+
+def parse(body: bytes) -> Any:
+    """The value of strict UTF-8 JSON text; raises `MalformedJSONError`.
+
+    Refused beside bad syntax: byte order marks, other encodings, duplicate keys, NaN and infinities (spelled or by
+    overflow), integers beyond 64 bits, lone surrogates, and nesting deeper than 64 levels.
+    """
+    try:
+        text = body.decode()
+    except UnicodeDecodeError as error:
+        raise MalformedJSONError(f"the body is not UTF-8 (byte {error.start})") from None
+    try:
+        value = _STRICT.decode(text)
+    except json.JSONDecodeError as error:
+        raise MalformedJSONError(f"{error.msg} (line {error.lineno}, column {error.colno})") from None
+    except RecursionError:
+        raise MalformedJSONError(_TOO_DEEP) from None
+    except _FaultError:
+        value = _LOCATING.decode(text)
+        raise _first_fault(value, "", 0) or MalformedJSONError("not acceptable JSON") from None
+    # Neither can be there without these bytes; both searches run at the speed of C.
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH or _SURROGATE_ESCAPE.search(body):
+        fault = _first_fault(value, "", 0)
+        if fault:
+            raise fault
+    return value
+
+
+_TOO_DEEP: Final = f"nested deeper than {MAX_DEPTH} levels"
+
+
+def _decoder(refuse: Callable[[str], Any], on_duplicate: Literal["refuse", "mark"]) -> json.JSONDecoder:
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        value = dict(items)
+        if len(value) != len(items):
+            if on_duplicate == "refuse":
+                raise _FaultError
+            seen: set[str] = set()
+            for key, _ in items:
+                if key in seen:
+                    value[key] = refuse("the key is given twice")
+                seen.add(key)
+        return value
+
+    def integer(digits: str) -> Any:
+        # int() of very long digits is quadratic, and refused by Python itself beyond 4,300.
+        if len(digits) < 19 or (len(digits) <= 20 and _MIN_INT <= int(digits) <= _MAX_INT):
+            return int(digits)
+        return refuse("integers must fit into 64 bits")
+
+    def number(digits: str) -> Any:
+        value = float(digits)
+        return value if _MIN_FLOAT <= value <= _MAX_FLOAT else refuse("the number is too large")
+
+    def constant(name: str) -> Any:
+        return refuse(f"{name} is not JSON")
+
+    return json.JSONDecoder(object_pairs_hook=pairs, parse_int=integer, parse_float=number, parse_constant=constant)
+
+
+_MAX_FLOAT: Final = 1.7976931348623157e308
+_MIN_FLOAT: Final = -_MAX_FLOAT
+
+
+def _raise_fault(message: str) -> Any:
+    raise _FaultError(message)
+
+
+_STRICT: Final = _decoder(_raise_fault, "refuse")
+_LOCATING: Final = _decoder(_Fault, "mark")
+
+
+def _first_fault(value: Any, pointer: str, depth: int) -> MalformedJSONError | None:
+    kind = type(value)
+    if kind is _Fault:
+        return MalformedJSONError(value.message, pointer)
+    if kind is str:
+        return None if _encodable(value) else MalformedJSONError("text must not contain lone surrogates", pointer)
+    if kind is dict:
+        children = value.items()
+    elif kind is list:
+        children = enumerate(value)
+    else:
+        return None
+    if depth >= MAX_DEPTH:
+        return MalformedJSONError(_TOO_DEEP, pointer)
+    for key, item in children:
+        if kind is dict and not _encodable(key):
+            return MalformedJSONError("keys must not contain lone surrogates", pointer)
+        fault = _first_fault(item, f"{pointer}/{escape_pointer(str(key))}", depth + 1)
+        if fault:
+            return fault
+    return None
+
+
+def _encodable(text: str) -> bool:
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,48 @@
+"""Which plugins are installed, read from package metadata alone: no plugin code is imported here."""
+
+from __future__ import annotations
+
+import logging
+import re
+from importlib.metadata import EntryPoint, entry_points
+from typing import Final
+
+from service.plugins.manifest import PluginSource
+
+GROUP: Final = "service.plugins"
+
+# A plugin's name stands in URLs, in SQL and in metric labels.
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+logger = logging.getLogger(__name__)
+
+
+def installed_plugins() -> dict[str, PluginSource]:
+    """Every plugin of the entry-point group `service.plugins`, by its name.
+
+    Where two distributions name the same plugin, the first distribution by name wins; the other is logged and left out,
+    as is a name that is not 1-100 letters, digits, `.`, `_` or `-`.
+    """
+    sources: dict[str, PluginSource] = {}
+    installed = map(_source, entry_points(group=GROUP))
+    for source in sorted(installed, key=lambda source: (source.distribution, source.value)):
+        if not _NAME.fullmatch(source.name):
+            logger.warning("plugin %r of %s is left out: not a usable name", source.name, source.distribution)
+        elif (winner := sources.setdefault(source.name, source)) is not source:
+            logger.warning(
+                "plugin %r of %s is left out: %s has one of that name",
+                source.name,
+                source.distribution,
+                winner.distribution,
+            )
+    return sources
+
+
+def _source(entry_point: EntryPoint) -> PluginSource:
+    distribution = entry_point.dist
+    return PluginSource(
+        name=entry_point.name,
+        value=entry_point.value,
+        distribution=(distribution and distribution.name) or "unknown",
+        distribution_version=(distribution and distribution.version) or "0",
+    )

@@ -1,0 +1,126 @@
+"""Turns what a plugin returned into a document, by one written rule."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import decimal
+import enum
+import pathlib
+import sys
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from service.codec import MAX_DEPTH, check_document, escape_pointer
+from service.errors import NotStorableError, OutputInvalidError
+
+#: Elements of a numpy array that may become JSON; more belongs into bytes.
+MAX_ARRAY_ELEMENTS: Final = 1_000_000
+
+# Subclasses (`numpy.float64`, `numpy.str_`, ...) lose their class, whatever conversion they define.
+_SCALARS: Final[Mapping[type, Callable[[Any], Any]]] = {
+    str: str.__str__,
+    int: int.__int__,
+    float: float.__float__,
+    bytes: bytes.__bytes__,
+}
+
+_AS_TEXT: Final[Mapping[type, Callable[[Any], str]]] = {
+    datetime.datetime: datetime.datetime.isoformat,
+    datetime.date: datetime.date.isoformat,
+    datetime.time: datetime.time.isoformat,
+    decimal.Decimal: str,
+    uuid.UUID: str,
+    pathlib.PurePath: str,
+}
+
+
+def plain(value: Any) -> dict[str, Any]:
+    """`value` as a document that `codec.check_document` accepts; nothing in it is shared with `value`.
+
+    The rule: a mapping, dataclass or pydantic model becomes a dict with text keys; list and tuple become a list; a
+    numpy scalar its Python value and a numpy array of at most 1,000,000 elements nested lists; an enum member its
+    value; bytearray and memoryview become bytes; dates and times (ISO 8601), UUIDs, decimals and paths become text.
+
+    Raises `OutputInvalidError` for everything else: a result that is no mapping at the top, NaN, infinities, integers
+    beyond 64 bits, keys that are not text, nesting deeper than 64 levels (so a cycle), sets, generators, other objects.
+    """
+    try:
+        document = _convert(value, "", 0)
+    except OutputInvalidError:
+        raise
+    except Exception as error:  # an object's own iteration or serializer may raise anything
+        raise OutputInvalidError(f"cannot be read: {type(error).__name__}: {error}", "") from error
+    if not isinstance(document, dict):
+        raise OutputInvalidError(f"run must return a dict, a dataclass or a pydantic model, not {_name(value)}", "")
+    try:
+        check_document(document)
+    except NotStorableError as error:
+        raise OutputInvalidError(error.problem.message, error.problem.pointer) from None
+    return document
+
+
+def _convert(value: Any, pointer: str, depth: int) -> Any:
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, enum.Enum):
+        return _convert(value.value, pointer, depth)
+    for kind, exact in _SCALARS.items():
+        if isinstance(value, kind):
+            return exact(value)
+    if isinstance(value, bytearray | memoryview):
+        return bytes(value)
+    # The outermost container has depth 0 and `check_document` allows MAX_DEPTH of them: only a cycle gets past here.
+    if depth > MAX_DEPTH:
+        raise OutputInvalidError(f"nested deeper than {MAX_DEPTH} levels, or a cycle", pointer)
+    if isinstance(value, list | tuple):
+        return [_convert(item, f"{pointer}/{index}", depth + 1) for index, item in enumerate(value)]
+    if (fields := _fields(value)) is not None:
+        return {_key(key, pointer): _convert(item, f"{pointer}/{_token(key)}", depth + 1) for key, item in fields}
+    for kind, as_text in _AS_TEXT.items():
+        if isinstance(value, kind):
+            return as_text(value)
+    return _convert_array(value, pointer, depth)
+
+
+def _fields(value: Any) -> list[tuple[Any, Any]] | None:
+    """The members of what becomes a dict, None for anything else."""
+    if isinstance(value, Mapping):
+        return list(value.items())
+    if isinstance(value, type):
+        return None
+    if dataclasses.is_dataclass(value):
+        return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
+    # Who returns a pydantic model has imported pydantic; a plugin without it need not wait for it.
+    pydantic = sys.modules.get("pydantic")
+    if pydantic is not None and isinstance(value, pydantic.BaseModel):
+        return list(value.model_dump(by_alias=True).items())
+    return None
+
+
+def _convert_array(value: Any, pointer: str, depth: int) -> Any:
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(value, numpy.generic | numpy.ndarray):
+        if value.size > MAX_ARRAY_ELEMENTS:
+            raise OutputInvalidError(
+                f"an array of {value.size} elements is too large for JSON: return it as bytes", pointer
+            )
+        listed = value.tolist()
+        if not isinstance(listed, numpy.generic):
+            return _convert(listed, pointer, depth)
+    raise OutputInvalidError(f"{_name(value)} is neither a JSON value nor bytes", pointer)
+
+
+def _key(key: Any, pointer: str) -> str:
+    if not isinstance(key, str):
+        raise OutputInvalidError(f"keys must be text, not {_name(key)}", pointer)
+    return str.__str__(key)
+
+
+def _token(key: Any) -> str:
+    return escape_pointer(str(key))
+
+
+def _name(value: Any) -> str:
+    return type(value).__name__

@@ -1,0 +1,207 @@
+"""JSON Schema from annotations, and payloads made into the values that the annotations promise.
+
+Imported only for plugins with typed input or output: the worker of an untyped one starts without pydantic.
+"""
+
+from __future__ import annotations
+
+import base64
+import collections.abc
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from inspect import Parameter
+from typing import Annotated, Any, Final, Union, get_args, get_origin
+
+from pydantic import BaseModel, BeforeValidator, Field, Strict, TypeAdapter, ValidationError, create_model
+from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue, JsonSchemaWarningKind
+from pydantic_core import ErrorDetails, core_schema
+
+from service.codec import check_document, escape_pointer
+from service.errors import FieldProblem, InputInvalidError, NotStorableError, PluginDefinitionError
+from service.plugins.payload import BYTES_SCHEMA, image_problems, with_image_rule
+
+MAX_PROBLEMS: Final = 20
+
+_CANNOT_DESCRIBE: Final = (PydanticUserError, PydanticUndefinedAnnotation)
+_CONTAINERS: Final = frozenset(
+    {list, tuple, dict, set, frozenset, collections.abc.Sequence, collections.abc.Mapping, collections.abc.Set}
+)
+_STRICT_SCALARS: Final = frozenset({bool, float, str, bytes})
+
+
+class TypedInput:
+    """What a plugin with annotations accepts. `schema` is closed unless the plugin's own model is open."""
+
+    def __init__(self, annotation: Any, parameters: Mapping[str, str | None]) -> None:
+        """`parameters` maps names of `run` to attributes of the validated value, None standing for the value itself."""
+        try:
+            self._adapter: TypeAdapter[Any] = TypeAdapter(annotation)
+            schema = _object_schema(self._adapter, "validation")
+        except _CANNOT_DESCRIBE as error:
+            raise PluginDefinitionError(f"the arguments of run cannot be described: {error}") from error
+        if schema is None:
+            raise PluginDefinitionError("a payload is a JSON object: run must take a type that is made from one")
+        self._parameters = parameters
+        self._is_closed = schema.setdefault("additionalProperties", False) is False
+        self._declared = frozenset(schema["properties"])
+        self.schema = with_image_rule(schema)
+        try:
+            check_document(self.schema)
+        except NotStorableError as error:
+            raise PluginDefinitionError(f"the schema of the arguments is not JSON: {error}") from error
+
+    @classmethod
+    def of_parameters(cls, parameters: Sequence[Parameter], hints: Mapping[str, Any]) -> TypedInput:
+        """Named arguments; raises `PluginDefinitionError` where one cannot be described in JSON Schema."""
+        # The fields get names of ours: `copy` and `model_config` are good arguments, but no names for a model's fields.
+        fields = {f"field_{index}": parameter for index, parameter in enumerate(parameters)}
+        definitions: dict[str, Any] = {
+            field: (
+                Annotated[strict(hints[parameter.name]), Field(alias=parameter.name)],
+                ... if parameter.default is Parameter.empty else parameter.default,
+            )
+            for field, parameter in fields.items()
+        }
+        try:
+            model = create_model("Payload", **definitions)
+        except _CANNOT_DESCRIBE as error:
+            raise PluginDefinitionError(f"the arguments of run cannot be described: {error}") from error
+        made = cls(model, {parameter.name: field for field, parameter in fields.items()})
+        made.schema.pop("title", None)
+        return made
+
+    @classmethod
+    def of_payload(cls, parameter: Parameter, hint: Any) -> TypedInput:
+        """One argument that is the whole payload: a pydantic model, a dataclass, a TypedDict."""
+        return cls(hint, {parameter.name: None})
+
+    def arguments(self, payload: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments by name, `mime_type` among them only where the plugin takes it; raises `InputInvalidError`."""
+        problems = list(image_problems(payload, declared=self._declared))
+        document = dict(payload)
+        if self._is_closed:
+            if "mime_type" not in self._declared:
+                document.pop("mime_type", None)
+            unknown = [key for key in document if key not in self._declared]
+            problems += [FieldProblem(f"/{escape_pointer(key)}", "is not a field of this plugin") for key in unknown]
+        try:
+            value = self._adapter.validate_python(document)
+        except ValidationError as error:
+            told = {problem.pointer for problem in problems}
+            problems += [problem for problem in _problems(error, document) if problem.pointer not in told]
+            raise InputInvalidError(problems[:MAX_PROBLEMS]) from error
+        if problems:
+            raise InputInvalidError(problems[:MAX_PROBLEMS])
+        return {
+            name: value if attribute is None else getattr(value, attribute)
+            for name, attribute in self._parameters.items()
+        }
+
+
+def output_schema(annotation: Any) -> dict[str, Any] | None:
+    """The schema of the JSON that a pydantic model, dataclass or TypedDict becomes; None for other annotations.
+
+    None also where a field cannot be described: what `run` returns is judged by its value, not by its annotation.
+    """
+    is_model = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    if not (is_model or dataclasses.is_dataclass(annotation) or typing.is_typeddict(annotation)):
+        return None
+    try:
+        schema = _object_schema(TypeAdapter(annotation), "serialization")
+        check_document(schema)
+    except (*_CANNOT_DESCRIBE, NotStorableError):
+        return None
+    return schema
+
+
+def strict(annotation: Any) -> Any:
+    """`annotation` with its scalars as strict as JSON Schema: no `"5"` for an int, no `1` for a bool; 5.0 is an int.
+
+    Models, dataclasses and TypedDicts inside keep the rules they were written with.
+    """
+    if annotation is int:
+        return Annotated[int, Strict(), BeforeValidator(_integral)]
+    if isinstance(annotation, type) and annotation in _STRICT_SCALARS:
+        return Annotated[annotation, Strict()]
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        base, *metadata = arguments
+        # Around a plain int the validator goes last: constraints after a validator miss the published schema.
+        if base is int:
+            return Annotated[(int, Strict(), *metadata, BeforeValidator(_integral))]
+        return Annotated[(strict(base), *metadata)]
+    if origin is Union or origin is types.UnionType:
+        return Union[tuple(map(strict, arguments))]  # noqa: UP007 - the members are known at run time only
+    if origin in _CONTAINERS:
+        return origin[tuple(map(strict, arguments))]
+    return annotation
+
+
+def _integral(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+class _Generator(GenerateJsonSchema):
+    """Bytes are base64 text, of whose length the limits then speak; titles only where somebody wrote one."""
+
+    def emit_warning(self, kind: JsonSchemaWarningKind, detail: str) -> None:
+        """Keep quiet: a default that is no JSON stays out of the schema, which is what the warning would say."""
+
+    def bytes_schema(self, schema: core_schema.BytesSchema) -> JsonSchemaValue:
+        published: JsonSchemaValue = dict(BYTES_SCHEMA)
+        for keyword, length in (("minLength", schema.get("min_length")), ("maxLength", schema.get("max_length"))):
+            if length is not None:
+                published[keyword] = 4 * math.ceil(length / 3)
+        return published
+
+    def encode_default(self, dft: Any) -> Any:
+        return base64.b64encode(dft).decode() if isinstance(dft, bytes) else super().encode_default(dft)
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+
+def _object_schema(adapter: TypeAdapter[Any], mode: JsonSchemaMode) -> dict[str, Any] | None:
+    """The adapter's schema with references at its top and in `image` resolved; None where it is not an object's."""
+    schema = adapter.json_schema(mode=mode, schema_generator=_Generator)
+    definitions = schema.get("$defs", {})
+    if "$ref" in schema:
+        schema = {**_definition(schema, definitions), "$defs": definitions}
+    if schema.get("type") != "object":
+        return None
+    properties = schema.setdefault("properties", {})
+    if "$ref" in properties.get("image", {}):
+        properties["image"] = {**_definition(properties["image"], definitions)}
+    return schema
+
+
+def _definition(reference: Mapping[str, Any], definitions: Mapping[str, Any]) -> Mapping[str, Any]:
+    return definitions[reference["$ref"].removeprefix("#/$defs/")]  # type: ignore[no-any-return]  # plain JSON
+
+
+def _problems(error: ValidationError, payload: Mapping[str, Any]) -> Iterator[FieldProblem]:
+    for details in error.errors(include_url=False, include_input=False):
+        yield FieldProblem(_pointer(details, payload), _message(details))
+
+
+def _pointer(details: ErrorDetails, payload: Any) -> str:
+    """Where in `payload` the error is. Pydantic's location also names branches of unions, which no document has."""
+    tokens, place = [], payload
+    for token in details["loc"]:
+        if token in (place if isinstance(place, Mapping) else range(len(place)) if isinstance(place, list) else ()):
+            place = place[token]
+            tokens.append(token)
+    if details["type"] == "missing":
+        tokens += details["loc"][-1:]
+    return "".join(f"/{escape_pointer(str(token))}" for token in tokens)
+
+
+def _message(details: ErrorDetails) -> str:
+    """The text for people; what a validator raised without pydantic's prefix."""
+    raised = details.get("ctx", {}).get("error")
+    text = str(raised) if isinstance(raised, Exception) else details["msg"]
+    return text or details["msg"]

@@ -1,0 +1,129 @@
+"""Finds, measures and kills processes through /proc: a worker with all that it started. Standard library only."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+#: Environment variable that every worker and what it starts carries: `<instance>/<number of the worker>`.
+MARKER: Final = "SERVICE_WORKER"
+
+_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+_TICKS: Final = os.sysconf("SC_CLK_TCK")
+
+
+def pids() -> list[int]:
+    """All processes there are now, in ascending order."""
+    return sorted(int(name) for name in os.listdir("/proc") if name.isdigit())  # noqa: PTH208  # sampled often
+
+
+def _read(path: str) -> bytes:
+    """A file of /proc; empty where the process is gone or not ours to read."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        return os.read(fd, 65_536)
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
+
+
+def stat(pid: int) -> list[bytes]:
+    """The fields of /proc/PID/stat from the third (state, parent, group, session, ...) on; empty if it is gone."""
+    return _read(f"/proc/{pid}/stat").rpartition(b") ")[2].split()
+
+
+def resident_bytes(pid: int) -> int:
+    """Resident memory of one process; 0 if it is gone."""
+    fields = _read(f"/proc/{pid}/statm").split()
+    return int(fields[1]) * _PAGE if fields else 0
+
+
+def proportional_bytes(pid: int) -> int:
+    """Resident memory with shared pages counted in proportion; 0 if it is gone. Slower than `resident_bytes`."""
+    _, found, rest = _read(f"/proc/{pid}/smaps_rollup").partition(b"\nPss:")
+    return int(rest.split(maxsplit=1)[0]) * 1024 if found else resident_bytes(pid)
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of one process and its reaped children; 0 if it is gone."""
+    fields = stat(pid)
+    return sum(map(int, fields[11:15])) / _TICKS if fields else 0.0
+
+
+def marked(prefix: str) -> dict[int, bytes]:
+    """Living processes whose marker begins with `prefix`, each with its start time (against reuse of the id)."""
+    sought = f"{MARKER}={prefix}".encode()
+    return {pid: fields[19] for pid in pids() if _carries(pid, sought) and (fields := _alive(pid))}
+
+
+def _carries(pid: int, sought: bytes) -> bool:
+    environment = _read(f"/proc/{pid}/environ")
+    return environment.startswith(sought) or b"\0" + sought in environment
+
+
+def _alive(pid: int) -> list[bytes]:
+    fields = stat(pid)
+    return fields if fields and fields[0] not in b"ZX" else []
+
+
+def family(root: int) -> dict[int, bytes]:
+    """`root`'s living descendants and members of its session, each with its start time; `root` itself left out."""
+    table = {pid: fields for pid in pids() if (fields := _alive(pid))}
+    found = {root} | {pid for pid, fields in table.items() if int(fields[3]) == root}
+    grown = 0
+    while grown != len(found):
+        grown = len(found)
+        found |= {pid for pid, fields in table.items() if int(fields[1]) in found}
+    return {pid: table[pid][19] for pid in found - {root}}
+
+
+def kill_family(root: int, root_pidfd: int, marker: str) -> None:
+    """Kill a worker that is not reaped yet and everything it started; returns when the signals are sent.
+
+    The root is stopped first and killed last: as a subreaper it adopts the orphans of the descendants that die, so none
+    of them can leave its family meanwhile, not even one that began a session of its own.
+    """
+    with suppress(ProcessLookupError):
+        signal.pidfd_send_signal(root_pidfd, signal.SIGSTOP)
+    _kill_all(lambda: family(root))
+    with suppress(ProcessLookupError):
+        signal.pidfd_send_signal(root_pidfd, signal.SIGKILL)
+    _kill_all(lambda: {pid: started for pid, started in marked(marker).items() if pid != root})
+
+
+def kill_marked(prefix: str) -> None:
+    """Kill what carries the marker, again and again until nothing is left (or it cannot be killed)."""
+    _kill_all(lambda: marked(prefix))
+
+
+def _kill_all(find: Callable[[], dict[int, bytes]]) -> None:
+    """Kill what `find` finds until it finds nothing, for about 3 s at most."""
+    pause = 0.001
+    while (found := find()) and pause < 1:
+        for pid, started in found.items():
+            _kill(pid, started)
+        time.sleep(pause)
+        pause *= 1.5
+
+
+def _kill(pid: int, started: bytes) -> None:
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return
+    try:
+        # Only now that the descriptor holds it can the id not pass to another process.
+        if stat(pid)[19:20] == [started]:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    except OSError:
+        pass
+    finally:
+        os.close(pidfd)

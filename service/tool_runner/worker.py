@@ -1,0 +1,437 @@
+"""The worker process: loads one plugin, then executes it for one call after the other. Runs nowhere but in a child."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import dataclasses
+import faulthandler
+import fcntl
+import functools
+import inspect
+import logging
+import os
+import resource
+import shutil
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from service.errors import InputInvalidError, JobCancelledError, OutputInvalidError, PluginDefinitionError
+from service.plugins.context import Context
+from service.plugins.loading import LoadedPlugin, load
+from service.plugins.manifest import PluginSource
+from service.plugins.output import plain
+from service.tool_runner import processes
+from service.tool_runner.executor import Incident
+from service.tool_runner.frames import Frame, FrameDecoder, FrameError, Kind, document, pack, parse
+
+MAX_TEXT_CHARS: Final = 8_192
+MAX_TRACEBACK_CHARS: Final = 32_768
+#: Progress that passes at once, and how often another one does then.
+PROGRESS_BURST: Final = 10
+PROGRESS_EVERY_S: Final = 0.1
+MAX_ARTIFACTS: Final = 1_000
+
+_READ_SIZE: Final = 262_144
+_KIND_OF: Final = {"progress": Kind.PROGRESS, "metric": Kind.METRIC, "artifact": Kind.ARTIFACT}
+
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 36, 38
+
+
+def _confine(parent: int) -> None:
+    """Die with the service, adopt orphans, gain no privileges, leave no core dumps, go first when memory is short."""
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it died before the line above
+        os._exit(0)
+    prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = 4_096 if hard == resource.RLIM_INFINITY else min(hard, 4_096)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("500")
+
+
+def _limit_address_space(memory_bytes: int) -> None:
+    """A backstop far above the limit: numeric libraries reserve much more address space than they ever use."""
+    wanted = 4 * memory_bytes + 4_000_000_000
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if hard == resource.RLIM_INFINITY or wanted < hard:
+        resource.setrlimit(resource.RLIMIT_AS, (wanted, wanted))
+
+
+class _Hangup(Exception):  # noqa: N818  # not an error: the service wants no more of this worker
+    """The service closed the channel."""
+
+
+class Channel:
+    """The worker's end of the socket. Sending is safe from any thread."""
+
+    def __init__(self, connection: socket.socket, max_attached_bytes: int) -> None:
+        self.connection = connection
+        self._decoder = FrameDecoder(max_attached_bytes)
+        self._inbox: deque[Frame] = deque()
+        self._sending = threading.Lock()
+        self._receiving = threading.Lock()
+
+    def receive(self) -> Frame:
+        """The next frame, waited for; raises `_Hangup`."""
+        with self._receiving:
+            while not self._inbox:
+                self._read(0)
+            return self._inbox.popleft()
+
+    def poll(self) -> Frame | None:
+        """The next frame if it is there already; raises `_Hangup`."""
+        with self._receiving:
+            if not self._inbox:
+                with suppress(BlockingIOError):
+                    self._read(socket.MSG_DONTWAIT)
+            return self._inbox.popleft() if self._inbox else None
+
+    def send(self, buffers: Sequence[bytes]) -> None:
+        """Send one packed frame, whole; raises `OSError` where nobody listens any more."""
+        with self._sending:
+            for buffer in buffers:
+                self.connection.sendall(buffer)
+
+    def _read(self, flags: int) -> None:
+        data = self.connection.recv(_READ_SIZE, flags)
+        if not data:
+            raise _Hangup
+        self._inbox.extend(self._decoder.feed(data))
+
+
+class Execution:
+    """What the context of one call may send, and whether the call was cancelled."""
+
+    def __init__(self, channel: Channel, result_bytes: int) -> None:
+        self.result_bytes = result_bytes  # what is left for the result
+        self._channel = channel
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._is_over = False
+        self._is_cancelled = False
+        self._artifacts = 0
+        self._tokens = float(PROGRESS_BURST)
+        self._refilled = time.monotonic()
+        self._held: dict[str, Any] | None = None
+
+    def emit(self, header: dict[str, Any], attachments: Sequence[bytes]) -> None:
+        """Send progress, a metric or an artifact; what comes too fast or too late is left out."""
+        with self._lock:
+            if self._is_over or os.getpid() != self._pid:
+                return  # a thread or a forked process that outlived its call
+            kind = _KIND_OF[header["type"]]
+            if kind is Kind.PROGRESS and not self._may_pass():
+                self._held = header
+                return
+            self._held = None if kind is Kind.PROGRESS else self._held
+            if kind is Kind.ARTIFACT:
+                self._artifacts += 1
+                self.result_bytes -= sum(map(len, attachments))
+                if self.result_bytes < 0:
+                    raise OutputInvalidError("artifacts and result together are larger than this service accepts", "")
+                if self._artifacts > MAX_ARTIFACTS:
+                    raise OutputInvalidError(f"there are more than {MAX_ARTIFACTS} artifacts", "")
+            self._channel.send(pack(kind, header, attachments))
+
+    def is_cancelled(self) -> bool:
+        """Whether the service asked to end this call."""
+        if not self._is_cancelled and os.getpid() == self._pid:
+            try:
+                frame = self._channel.poll()
+            except _Hangup:
+                os._exit(0)
+            self._is_cancelled = frame is not None and frame.kind is Kind.CANCEL
+        return self._is_cancelled
+
+    def finish(self) -> None:
+        """Send the newest progress if it was held back, and nothing from now on."""
+        with self._lock:
+            self._is_over = True
+            if self._held is not None:
+                self._channel.send(pack(Kind.PROGRESS, self._held))
+
+    def _may_pass(self) -> bool:
+        now = time.monotonic()
+        self._tokens = min(PROGRESS_BURST, self._tokens + (now - self._refilled) / PROGRESS_EVERY_S)
+        self._refilled = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+
+class Worker:
+    """One plugin and the state of its process."""
+
+    def __init__(self, channel: Channel, hello: dict[str, Any]) -> None:
+        self._channel = channel
+        self._pid = os.getpid()
+        self._result_bytes: int = hello["result_bytes"]
+        self._memory_bytes: int = hello["memory_bytes"]
+        self._source = PluginSource(**hello["source"])
+        self._folder = Path(hello["folder"])
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_set_up = False
+        self._residents: set[int] = set()  # processes that set-up left, which may stay
+        self._meter = _MemoryMeter()
+
+    def serve(self) -> None:
+        """Load the plugin, then answer calls until the service hangs up or the process is not fit for another one."""
+        plugin = self._load()
+        if plugin is None:
+            return
+        try:
+            while True:
+                frame = self._channel.receive()
+                # A CANCEL that came after the end of its call is none of the next one's business.
+                if frame.kind is Kind.CALL and not self._answer(plugin, frame):
+                    return
+        except _Hangup:
+            if self._is_set_up and plugin.teardown is not None:
+                self._finished(plugin.teardown())
+
+    def _load(self) -> LoadedPlugin | None:
+        try:
+            plugin = load(self._source)
+            said = {"manifest": dataclasses.asdict(plugin.manifest), "teardown": plugin.teardown is not None}
+            described = pack(Kind.MANIFEST, said)
+        except (PluginDefinitionError, FrameError) as error:
+            self._survive()
+            self._channel.send(pack(Kind.REPLY, _failure(Incident.DEFINITION, error)))
+            return None
+        except BaseException as error:  # noqa: BLE001  # whatever foreign code raises
+            self._survive()
+            self._channel.send(pack(Kind.REPLY, _failure(_incident(error, Incident.IMPORT), error)))
+            return None
+        self._survive()
+        if plugin.manifest.memory_mb is not None:
+            _limit_address_space(min(self._memory_bytes, int(plugin.manifest.memory_mb * 1_000_000)))
+        self._channel.send(described)
+        return plugin
+
+    def _answer(self, plugin: LoadedPlugin, frame: Frame) -> bool:
+        """Execute one call and send its reply; False when this process must not take another one."""
+        header = parse(frame)
+        payload = document(header["payload"], frame.attachments)
+        if not self._is_set_up:
+            try:
+                if plugin.setup is not None:
+                    self._finished(plugin.setup())
+            except BaseException as error:  # noqa: BLE001  # whatever foreign code raises
+                self._survive()
+                self._channel.send(pack(Kind.REPLY, _failure(_incident(error, Incident.SETUP), error)))
+                return False
+            self._survive()
+            self._is_set_up = True
+            self._residents = self._children()
+            self._channel.send(pack(Kind.READY, {"cpu_s": _cpu_seconds()}))
+        execution = Execution(self._channel, self._result_bytes)
+        self._meter.reset()
+        started = time.monotonic()
+        reply, is_fit = self._execute(plugin, header, payload, execution)
+        measured = {"run_s": time.monotonic() - started, "cpu_s": _cpu_seconds(), "peak_bytes": self._meter.peak()}
+        has_left_processes = self._has_left_processes()
+        execution.finish()
+        self._tidy()
+        is_fit = is_fit and not has_left_processes
+        try:
+            buffers = self._packed({**reply, **measured, "is_fit": is_fit}, execution.result_bytes)
+        except (FrameError, OutputInvalidError) as error:
+            buffers = pack(Kind.REPLY, {**_failure(Incident.OUTPUT, error), **measured, "is_fit": is_fit})
+        self._channel.send(buffers)
+        return is_fit
+
+    def _execute(
+        self, plugin: LoadedPlugin, header: dict[str, Any], payload: dict[str, Any], execution: Execution
+    ) -> tuple[dict[str, Any], bool]:
+        """The reply, and whether the process is fit for another call."""
+        folder = self._folder / "job"
+        folder.mkdir(exist_ok=True)
+        os.chdir(self._folder)
+        context = Context(
+            job_id=header["job_id"],
+            attempt=header["attempt"],
+            deadline=time.time() + header["timeout_s"],
+            tmp=folder,
+            emit=execution.emit,
+            is_cancelled=execution.is_cancelled,
+        )
+        try:
+            arguments, options = plugin.bind(payload, context)
+            returned = self._finished(plugin.run(*arguments, **options), execution)
+            self._survive()
+            return {"result": plain(returned)}, True
+        except InputInvalidError as error:
+            self._survive()
+            problems = [[problem.pointer, problem.message] for problem in error.problems]
+            return {**_failure(Incident.REFUSED, error), "traceback": None, "problems": problems}, True
+        except OutputInvalidError as error:
+            self._survive()
+            return {**_failure(Incident.OUTPUT, error), "pointer": error.pointer}, True
+        except BaseException as error:  # noqa: BLE001  # whatever foreign code raises, SystemExit and KeyboardInterrupt too
+            self._survive()
+            is_fit = isinstance(error, Exception | JobCancelledError | asyncio.CancelledError)
+            return _failure(_incident(error, Incident.RAISED), error), is_fit and not isinstance(error, MemoryError)
+
+    def _packed(self, reply: dict[str, Any], result_bytes: int) -> list[bytes]:
+        buffers = pack(Kind.REPLY, reply)
+        if (size := sum(map(len, buffers))) > result_bytes:
+            raise OutputInvalidError(f"takes {size} bytes, of which {max(result_bytes, 0)} are accepted", "")
+        return buffers
+
+    def _finished(self, returned: Any, execution: Execution | None = None) -> Any:
+        """`returned`, or what comes out of it where it is awaitable. One event loop serves the whole process."""
+        if not inspect.isawaitable(returned):
+            return returned
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            asyncio.set_event_loop(self._loop)
+        loop, before = self._loop, asyncio.all_tasks(self._loop)
+        task = loop.create_task(_awaited(returned))
+        if execution is not None:
+            loop.add_reader(self._channel.connection, _cancel_on_request, task, execution)
+        try:
+            return loop.run_until_complete(task)
+        finally:
+            if execution is not None:
+                loop.remove_reader(self._channel.connection)
+            if rest := asyncio.all_tasks(loop) - before - {task}:
+                for left in rest:
+                    left.cancel()
+                loop.run_until_complete(asyncio.wait(rest))
+
+    def _survive(self) -> None:
+        """End a copy of this process that foreign code made and let return: there is one that answers."""
+        if os.getpid() != self._pid:
+            os._exit(0)
+
+    def _children(self) -> set[int]:
+        try:
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return set()  # the usual case, for the price of one system call
+        return set(processes.family(self._pid))
+
+    def _has_left_processes(self) -> bool:
+        """Whether processes that the call started are still there; its zombies are reaped."""
+        with suppress(ChildProcessError):
+            while (dead := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
+                if dead.si_pid in self._residents:
+                    return True
+                os.waitpid(dead.si_pid, 0)
+            return not self._children() <= self._residents
+        return False
+
+    def _tidy(self) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(Exception):
+                stream.flush()
+        with suppress(OSError):
+            for entry in os.scandir(self._folder / "job"):
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                else:
+                    os.unlink(entry.path)  # noqa: PTH108  # an entry, not a Path
+
+
+class _MemoryMeter:
+    """Peak resident memory of this process since `reset`. Holds its files open: a plugin may exhaust the descriptors."""
+
+    def __init__(self) -> None:
+        self._reset = os.open("/proc/self/clear_refs", os.O_WRONLY | os.O_CLOEXEC)
+        self._status = os.open("/proc/self/status", os.O_RDONLY | os.O_CLOEXEC)
+
+    def reset(self) -> None:
+        with suppress(OSError):
+            os.pwrite(self._reset, b"5", 0)
+
+    def peak(self) -> int:
+        """In bytes; 0 where it cannot be read."""
+        with suppress(OSError, ValueError, IndexError):
+            return int(os.pread(self._status, 4096, 0).split(b"VmHWM:")[1].split(maxsplit=1)[0]) * 1024
+        return 0
+
+
+async def _awaited(returned: Any) -> Any:
+    return await returned
+
+
+def _cancel_on_request(task: asyncio.Task[Any], execution: Execution) -> None:
+    if execution.is_cancelled():
+        task.cancel()
+
+
+def _cpu_seconds() -> float:
+    return sum(os.times()[:4])
+
+
+def _incident(error: BaseException, otherwise: Incident) -> Incident:
+    return Incident.MEMORY if isinstance(error, MemoryError) else otherwise
+
+
+def _failure(incident: Incident, error: BaseException) -> dict[str, Any]:
+    """The part of a reply that tells what `error` is, whatever its class does to those who look at it."""
+    name = _text(functools.partial(type.__dict__["__name__"].__get__, type(error)), "an exception", MAX_TEXT_CHARS)
+    return {
+        "incident": incident,
+        "exception": name,
+        "message": _text(lambda: str(error), "", MAX_TEXT_CHARS) or name,
+        "traceback": _text(lambda: "".join(traceback.format_exception(error)), "", -MAX_TRACEBACK_CHARS),
+    }
+
+
+def _text(read: Callable[[], str], otherwise: str, most: int) -> str:
+    """What `read` gives, fit for every database, its first `most` characters or, where negative, its last."""
+    try:
+        text = str.__str__(read())
+        text = text[:most] if most >= 0 else text[most:]
+    except BaseException:  # noqa: BLE001  # the text of a foreign exception is foreign code
+        return otherwise
+    return text.encode("utf-8", "replace").decode().replace("\0", "")
+
+
+def main() -> None:
+    """Serve the service at the other end of the descriptor that the command line names."""
+    descriptor, parent = map(int, sys.argv[1:])
+    _confine(parent)
+    faulthandler.enable()
+    # Out of the way of plugins that close the first descriptors, and out of reach of programs that they start.
+    connection = socket.socket(fileno=fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 512))
+    os.close(descriptor)
+    os.environ.pop("PYTHONPATH", None)  # it was there for this module to be found
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]  # the real ones
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        # A payload was accepted by the service already; what it may weigh is not for this side to say.
+        channel = Channel(connection, max_attached_bytes=2**40)
+        hello = parse(channel.receive())
+        sys.path[:] = hello["sys_path"]
+        sys.argv[1:] = []
+        _limit_address_space(hello["memory_bytes"])
+        Worker(channel, hello).serve()
+    except (OSError, _Hangup):
+        pass  # the service is gone, or wants no more
+    finally:
+        with suppress(Exception):
+            sys.stdout.flush()
+        # Threads, exit handlers and destructors of the plugin are not waited for: everything was said.
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import sqlalchemy as sa
+from uuid_utils.compat import uuid7
+
+from service.db import job_queries, job_repository, plugin_metrics
+from service.db.job_repository import CancelRequest, Claim, Ending
+from service.db.statements import Statement
+from service.errors import error_object
+from service.models import JobQuery, JobStatus, timestamp
+from tests.store.test_writer import new_job
+
+ME, OTHER = str(uuid7()), str(uuid7())
+
+
+def after(seconds: float):
+    return timestamp(datetime.now(UTC) + timedelta(seconds=seconds))
+
+
+async def insert(database, *jobs):
+    return [(await database.writer.write(job_repository.insert, job)).id for job in jobs]
+
+
+async def claim(database, limit=10, owner=ME, **more):
+    return await database.writer.write(
+        job_repository.claim, Claim(owner=owner, limit=limit, lease_until=after(30), **more)
+    )
+
+
+async def end(database, job, status=JobStatus.SUCCESS, owner=ME, **more):
+    if status is JobStatus.SUCCESS:
+        more.setdefault("result", "{}")
+    if status is JobStatus.FAILED:
+        more.setdefault("error", error_object("ExecutionError", "no", plugin=job.plugin))
+    return await database.writer.write(job_repository.end, Ending(job=job, owner=owner, status=status, **more))
+
+
+async def record(database, job_id):
+    return await job_queries.get(database.reader, job_id, "default")
+
+
+async def events(database, job_id):
+    statement = Statement(sa.text("SELECT n, type FROM job_events WHERE job_id = :job ORDER BY n"))
+    return await database.reader.fetch(statement, job=job_id)
+
+
+async def test_a_key_makes_one_job_however_many_ask_at_once(database):
+    asked = await asyncio.gather(*(database.writer.write(job_repository.insert, new_job(key="k")) for _ in range(32)))
+    assert len({inserted.id for inserted in asked}) == 1
+    assert sum(not inserted.replayed for inserted in asked) == 1
+    assert len((await job_queries.list_page(database.reader, JobQuery(), "default")).items) == 1
+
+
+async def test_claims_go_by_priority_then_age(database):
+    low, old, young, high = await insert(database, new_job(priority=-1), new_job(), new_job(), new_job(priority=5))
+    assert [job.id for job in await claim(database, 3)] == [high, old, young]
+    assert [job.id for job in await claim(database, 3)] == [low]
+    assert await claim(database, 3) == []
+
+
+async def test_claims_keep_to_the_caps_of_plugins(database):
+    await insert(database, *(new_job("a") for _ in range(5)), *(new_job("b") for _ in range(2)))
+    claimed = await claim(database, 10, caps={"a": 2})
+    assert sorted(job.plugin for job in claimed) == ["a", "a", "b", "b"]
+    assert await claim(database, 10, caps={"a": 0}) == []
+
+
+async def test_no_job_is_claimed_twice(database):
+    ids = await insert(database, *(new_job() for _ in range(60)))
+    batches = await asyncio.gather(*(claim(database, 7, owner=str(uuid7())) for _ in range(20)))
+    claimed = [job.id for batch in batches for job in batch]
+    assert sorted(claimed) == sorted(ids)
+
+
+async def test_the_claim_uses_its_index_however_many_jobs_are_finished(database_file):
+    connection = sqlite3.connect(database_file)
+    claim = job_repository._CLAIM
+    parameters = claim.bind(caps="{}", limit=5, owner=ME, lease_until=after(1), now=timestamp())
+    plan = "\n".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {claim.text}", parameters))
+    connection.close()
+    assert "ix_jobs_claimable" in plan
+    assert "SCAN jobs\n" not in plan
+    assert "TEMP B-TREE FOR ORDER BY\n" not in plan.split("next_jobs")[0]
+
+
+async def test_a_job_goes_its_way_and_each_step_leaves_an_event(database):
+    (job_id,) = await insert(database, new_job())
+    (job,) = await claim(database)
+    assert (job.fence, job.attempt) == (1, 1)
+    assert await end(database, job, result='{"ok":true}')
+    done = await record(database, job_id)
+    assert (done.status, done.result, done.error) == ("SUCCESS", {"ok": True}, None)
+    assert await events(database, job_id) == [(1, "submitted"), (2, "started"), (3, "success")]
+    (attempt,) = await job_queries.list_attempts(database.reader, job_id)
+    assert (attempt.fence, attempt.outcome) == (1, "SUCCESS")
+    assert done.started_at <= done.finished_at
+
+
+@pytest.mark.parametrize("status", [JobStatus.SUCCESS, JobStatus.FAILED, JobStatus.PENDING])
+async def test_a_finished_job_never_changes_again(database, status):
+    (job_id,) = await insert(database, new_job())
+    (job,) = await claim(database)
+    await end(database, job)
+    before = await record(database, job_id)
+    assert not await end(database, job, status)
+    assert not await database.writer.write(job_repository.request_cancel, CancelRequest(job_id=job_id, reason="late"))
+    assert await claim(database, job_id=job_id) == []
+    assert await record(database, job_id) == before
+
+
+async def test_a_stale_fence_or_a_foreign_owner_changes_nothing(database):
+    (job_id,) = await insert(database, new_job())
+    (first,) = await claim(database)
+    await end(database, first, JobStatus.PENDING)
+    (second,) = await claim(database, owner=OTHER)
+    assert second.fence == 2
+    before = await record(database, job_id)
+    assert not await end(database, first)
+    assert not await end(database, second, owner=ME)
+    assert not await end(database, first, owner=OTHER)
+    assert await record(database, job_id) == before
+    assert await end(database, second, owner=OTHER)
+
+
+async def test_lost_runs_use_no_attempt_but_have_a_cap(database):
+    (job_id,) = await insert(database, new_job())
+    for fence in (1, 2):
+        (job,) = await claim(database, owner=OTHER)
+        assert (job.fence, job.attempt) == (fence, 1)
+        assert await database.writer.write(job_repository.recover, ME) == [job_id]
+        assert (await record(database, job_id)).status == "PENDING"
+    await claim(database, owner=OTHER)
+    await database.writer.write(job_repository.recover, ME)
+    lost = await record(database, job_id)
+    assert (lost.status, lost.error["type"]) == ("FAILED", "WorkerLost")
+    assert [attempt.outcome for attempt in await job_queries.list_attempts(database.reader, job_id)] == ["LOST"] * 3
+    assert await plugin_metrics.load(database.reader) == {}
+
+
+async def test_a_lost_run_that_was_being_cancelled_is_cancelled(database):
+    (job_id,) = await insert(database, new_job())
+    await claim(database, owner=OTHER)
+    await database.writer.write(job_repository.request_cancel, CancelRequest(job_id=job_id, reason="why"))
+    await database.writer.write(job_repository.recover, ME)
+    assert (await record(database, job_id)).status == "CANCELLED"
+
+
+async def test_recovery_leaves_what_this_process_runs(database):
+    await insert(database, new_job())
+    await claim(database)
+    assert await database.writer.write(job_repository.recover, ME) == []
+
+
+async def test_scheduled_jobs_wait_and_expired_ones_fail(database):
+    later, never = await insert(database, new_job(run_at=after(0.2)), new_job(run_at=after(60), expires_at=after(-1)))
+    assert await claim(database) == []
+    assert await database.writer.write(job_repository.expire, None) == [never]
+    failed = await record(database, never)
+    assert (failed.status, failed.error["type"], failed.attempt) == ("FAILED", "Expired", 0)
+    while not await database.writer.write(job_repository.promote, None):
+        await asyncio.sleep(0.02)
+    assert [job.id for job in await claim(database)] == [later]
+
+
+async def test_leases_are_renewed_and_tell_what_is_still_held(database):
+    (job_id,) = await insert(database, new_job())
+    (job,) = await claim(database)
+    renewal = job_repository.Renewal(owner=ME, lease_until=after(60))
+    assert await database.writer.write(job_repository.renew, renewal) == {(job_id, 1)}
+    await end(database, job)
+    assert await database.writer.write(job_repository.renew, renewal) == set()
+
+
+@pytest.mark.parametrize(
+    ("filters", "expected"),
+    [
+        ({}, 6),
+        ({"plugin": "a"}, 3),
+        ({"status": JobStatus.PENDING}, 4),
+        ({"status": JobStatus.FAILED}, 1),
+        ({"plugin": "b", "status": JobStatus.SUCCESS}, 0),
+        ({"tag": "red"}, 2),
+        ({"error_type": "ExecutionError"}, 1),
+        ({"created_after": "2000-01-01T00:00:00.000Z"}, 6),
+        ({"created_before": "2000-01-01T00:00:00.000Z"}, 0),
+    ],
+)
+async def test_lists_filter(database, filters, expected):
+    await insert(database, *(new_job("a") for _ in range(3)), new_job("b"), *(new_job("b", tags=("red", "x")),) * 1)
+    await insert(database, new_job("c", tags=("red",)))
+    first, second = (await claim(database))[:2]
+    await end(database, first)
+    await end(database, second, JobStatus.FAILED)
+    for job in await claim(database, owner=OTHER):
+        await end(database, job, JobStatus.PENDING, owner=OTHER)
+    await _release_the_rest(database)
+    page = await job_queries.list_page(database.reader, JobQuery(**filters), "default")
+    assert len(page.items) == expected
+    assert all(item.payload is None and item.result is None for item in page.items)
+
+
+async def _release_the_rest(database):
+    await database.writer.write(job_repository.recover, OTHER)
+
+
+async def test_pages_follow_each_other_without_gap_or_repeat(database):
+    ids = await insert(database, *(new_job() for _ in range(25)))
+    seen, after_id = [], None
+    while True:
+        page = await job_queries.list_page(database.reader, JobQuery(limit=10, after=after_id), "default")
+        seen += [item.id for item in page.items]
+        if page.next is None:
+            break
+        after_id = page.next
+    assert seen == ids[::-1]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "status = 'RUNNING'",
+        "status = 'SUCCESS'",
+        "status = 'FAILED', finished_at = created_at",
+        "status = 'SUCCESS', finished_at = created_at",
+        "status = 'CANCELLED', finished_at = created_at",
+        "status = 'DONE'",
+        "error = '{}'",
+        "result = '{}'",
+        "owner = id",
+        "finished_at = created_at",
+        "priority = 101",
+        "attempt = 2",
+        "progress_fraction = 1.5",
+        "idempotency_key = 'k'",
+    ],
+)
+async def test_the_database_refuses_states_that_make_no_sense(database, database_file, change):
+    await insert(database, new_job())
+    connection = sqlite3.connect(database_file)
+    with pytest.raises(sqlite3.IntegrityError, match="CHECK"):
+        connection.execute(f"UPDATE jobs SET {change}")
+    connection.close()
+
+
+async def test_the_report_views_tell_of_a_finished_job(database, database_file):
+    (job_id,) = await insert(database, new_job())
+    (job,) = await claim(database)
+    await end(database, job, JobStatus.FAILED)
+    connection = sqlite3.connect(f"file:{database_file}?mode=ro", uri=True)
+    connection.row_factory = sqlite3.Row
+    row = dict(connection.execute("SELECT * FROM report_jobs").fetchone())
+    assert (row["job_id"], row["status"], row["error_type"]) == (job_id, "FAILED", "ExecutionError")
+    assert 0 <= row["queue_s"] < 5
+    assert 0 <= row["run_s"] < 5
+    assert row["total_s"] == pytest.approx(row["queue_s"] + row["run_s"], abs=0.002)
+    attempt = dict(connection.execute("SELECT * FROM report_attempts").fetchone())
+    assert (attempt["job_id"], attempt["outcome"], attempt["error_type"]) == (job_id, "FAILED", "ExecutionError")
+    connection.close()

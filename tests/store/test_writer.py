@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+
+import pytest
+import sqlalchemy as sa
+from uuid_utils.compat import uuid7
+
+from service.db import job_queries, job_repository
+from service.db.database import Database
+from service.db.job_repository import NewJob
+from service.db.statements import Statement
+from service.errors import ServiceUnavailableError
+from service.models import JobOptions, JobQuery, timestamp
+
+_SLOW = Statement(sa.select(sa.literal_column("1")))
+
+
+def new_job(plugin: str = "p", *, key: str | None = None, priority: int = 0, **options) -> NewJob:
+    return NewJob(
+        id=str(uuid7()),
+        tenant="default",
+        plugin=plugin,
+        plugin_version=None,
+        payload="{}",
+        blobs=(),
+        options=JobOptions(priority=priority, **options),
+        max_attempts=1,
+        created_at=timestamp(),
+        idempotency_key=key,
+        request_hash="hash" if key else None,
+    )
+
+
+async def all_ids(database: Database) -> set[str]:
+    page = await job_queries.list_page(database.reader, JobQuery(limit=1_000), "default")
+    return {record.id for record in page.items}
+
+
+async def test_what_write_returns_is_visible_to_every_reader(database):
+    inserted = await database.writer.write(job_repository.insert, new_job())
+    assert await all_ids(database) == {inserted.id}
+
+
+async def test_writes_made_at_once_share_a_commit(database):
+    sizes: list[int] = []
+    database.writer.on_commit = sizes.append
+    await asyncio.gather(*(database.writer.write(job_repository.insert, new_job()) for _ in range(100)))
+    assert sum(sizes) == 100
+    assert len(sizes) < 10
+
+
+async def test_an_item_the_database_refuses_costs_nobody_else(database):
+    jobs = [new_job() for _ in range(20)]
+    jobs[7] = new_job(priority=10_000)
+    outcomes = await asyncio.gather(
+        *(database.writer.write(job_repository.insert, job) for job in jobs), return_exceptions=True
+    )
+    assert isinstance(outcomes[7], sqlite3.IntegrityError)
+    assert await all_ids(database) == {job.id for job in jobs} - {jobs[7].id}
+
+
+async def test_a_cancelled_waiter_cancels_nothing_and_leaves_no_lock(database):
+    jobs = [new_job() for _ in range(50)]
+    waiters = [asyncio.create_task(database.writer.write(job_repository.insert, job)) for job in jobs]
+    await asyncio.sleep(0)
+    for waiter in waiters:
+        waiter.cancel()
+    await asyncio.wait(waiters)
+    last = await database.writer.write(job_repository.insert, new_job())
+    assert await all_ids(database) == {job.id for job in jobs} | {last.id}
+
+
+async def test_a_database_locked_from_outside_is_unavailable_and_heals(database, database_file, monkeypatch):
+    await database.writer.write(job_repository.insert, new_job())
+
+    async def hurry(tx, items):
+        await tx.fetch(Statement(sa.text("PRAGMA busy_timeout = 100")))
+        return [None] * len(items)
+
+    await database.writer.write(hurry, None)
+    outside = sqlite3.connect(database_file, isolation_level=None)
+    outside.execute("BEGIN IMMEDIATE")
+    with pytest.raises(ServiceUnavailableError, match="locked"):
+        await database.writer.write(job_repository.insert, new_job())
+    outside.execute("ROLLBACK")
+    outside.close()
+    await database.writer.write(job_repository.insert, new_job())
+    assert len(await all_ids(database)) == 2
+
+
+async def test_a_long_reader_never_fails_a_write(database, database_file):
+    outside = sqlite3.connect(f"file:{database_file}?mode=ro", uri=True, isolation_level=None)
+    outside.execute("BEGIN")
+    outside.execute("SELECT count(*) FROM report_jobs").fetchall()
+    for _ in range(20):
+        await database.writer.write(job_repository.insert, new_job())
+    assert outside.execute("SELECT count(*) FROM report_jobs").fetchone() == (0,)
+    outside.close()
+    assert len(await all_ids(database)) == 20
+
+
+async def test_readers_cannot_write(database):
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        await database.reader.fetch(Statement(sa.text("DELETE FROM jobs")))
+
+
+async def test_a_closed_writer_refuses(database_file, tmp_path):
+    from tests.conftest import sqlite_url
+
+    async with Database.open(sqlite_url(database_file), tmp_path, inline_bytes=10) as database:
+        pass
+    with pytest.raises(ServiceUnavailableError):
+        await database.writer.write(job_repository.insert, new_job())
+
+
+async def test_commits_are_durable_and_only_the_writer_checkpoints(database):
+    async def pragmas(tx, items):
+        return [[(await tx.fetch(Statement(sa.text(f"PRAGMA {name}"))))[0][0] for name in items[0]]]
+
+    assert await database.writer.write(pragmas, ("synchronous", "journal_mode", "foreign_keys")) == [2, "wal", 1]
