@@ -211,7 +211,7 @@ _ADVICE: Final[Mapping[int, str]] = {
 
 def _misfit(place: ErrorDetails) -> str:
     """What is wrong with one setting, by the names under which it may have been given."""
-    name = str(place["loc"][-1])
+    name = "_".join(map(str, place["loc"]))
     return f"{_option(name)} ({_variable(name)}): {place['msg']}, not {place['input']!r}"
 
 
@@ -230,7 +230,7 @@ async def migrate(*, settings: _ServiceSettings = None, json: _Json = False) -> 
     """Bring the database to this version. `serve` does it by itself for the embedded SQLite."""
     settings = settings or Settings()
     # As in `serve`.
-    from service.app import migrate_database
+    from service.app import migrate as migrate_database
 
     revision = await migrate_database(settings)
     url = _redacted(settings.resolved_database_url)

@@ -100,10 +100,13 @@ class OptionsInput(TypedDict):
 class JobInput(OptionsInput):
     """A job to be done."""
 
-    plugin: PluginName
+    plugin: Annotated[PluginName, Field(examples=["echo"])]
     payload: Annotated[
         dict[str, JSON],
-        Field(description='The input, as the plugin\'s `input_schema` says; bytes are `{"$bytes": "<base64>"}`'),
+        Field(
+            description='The input, as the plugin\'s `input_schema` says; bytes are `{"$bytes": "<base64>"}`',
+            examples=[{"text": "hello"}],
+        ),
     ]
 
 

@@ -22,7 +22,7 @@ _REF: Final = "#/components/schemas/{model}"
 _COMMON_PROBLEMS: Final = {"GET": (400, 421, 500), "POST": (400, 403, 421, 500)}
 _PATH_PARAMETERS: Final[Mapping[str, Mapping[str, Any]]] = {
     "job_id": {"type": "string", "format": "uuid"},
-    "name": {"type": "string", "minLength": 1},
+    "name": {"type": "string", "minLength": 1, "examples": ["echo"]},
 }
 _RESPONSE_HEADERS: Final[Mapping[str, str]] = {
     "Location": "The job",

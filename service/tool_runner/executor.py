@@ -98,9 +98,7 @@ class Executor(Protocol):
     async def describe(self, source: PluginSource, ceilings: Ceilings) -> PluginManifest | Failure:
         """Load the plugin where it would be executed and tell its manifest."""
 
-    async def submit(
-        self, source: PluginSource, payload: Mapping[str, Any], call: Call, ceilings: Ceilings
-    ) -> Outcome:
+    async def submit(self, source: PluginSource, payload: Mapping[str, Any], call: Call, ceilings: Ceilings) -> Outcome:
         """Execute the plugin once, within `limits_of` it.
 
         `call.on_progress` is called on the event loop, throttled; `call.report` is filled, whatever the outcome.

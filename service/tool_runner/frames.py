@@ -73,9 +73,7 @@ def pack(kind: Kind, header: Mapping[str, Any], attachments: Sequence[bytes] = (
     except orjson.JSONEncodeError as error:
         raise FrameError(str(error)) from error
     if len(text) > MAX_HEADER_BYTES:
-        raise FrameError(
-            f"its JSON takes {len(text)} bytes, more than {MAX_HEADER_BYTES}: pass large data as bytes"
-        )
+        raise FrameError(f"its JSON takes {len(text)} bytes, more than {MAX_HEADER_BYTES}: pass large data as bytes")
     if len(attached) > MAX_ATTACHMENTS:
         raise FrameError(f"it holds {len(attached)} bytes values, more than {MAX_ATTACHMENTS}")
     lengths = b"".join(_LENGTH.pack(len(data)) for data in attached)
@@ -129,7 +127,8 @@ class FrameDecoder:
     def __init__(self, max_attached_bytes: int) -> None:
         self._max_attached_bytes = max_attached_bytes
         self._parts: list[bytes] = []
-        self._begin()
+        self._frame = self._cut()
+        self._missing = next(self._frame)
 
     def feed(self, data: bytes) -> Iterator[Frame]:
         """The frames that `data` completes, in order."""
@@ -146,11 +145,8 @@ class FrameDecoder:
                     self._missing = self._frame.send(whole)
                 except StopIteration as done:
                     yield done.value
-                    self._begin()
-
-    def _begin(self) -> None:
-        self._frame = self._cut()
-        self._missing = next(self._frame)
+                    self._frame = self._cut()
+                    self._missing = next(self._frame)
 
     def _cut(self) -> Generator[int, bytes, Frame]:
         """One frame: yields how many bytes it needs next and is sent them."""

@@ -118,6 +118,7 @@ class Execution:
 
     def __init__(self, channel: Channel, result_bytes: int) -> None:
         self.result_bytes = result_bytes  # what is left for the result
+        self.run_s: float | None = None
         self._channel = channel
         self._pid = os.getpid()
         self._lock = threading.Lock()
@@ -241,9 +242,8 @@ class Worker:
             self._channel.send(pack(Kind.READY, {"cpu_s": _cpu_seconds()}))
         execution = Execution(self._channel, self._result_bytes)
         self._meter.reset()
-        started = time.monotonic()
         reply, is_fit = self._execute(plugin, header, payload, execution)
-        measured = {"run_s": time.monotonic() - started, "cpu_s": _cpu_seconds(), "peak_bytes": self._meter.peak()}
+        measured = {"run_s": execution.run_s, "cpu_s": _cpu_seconds(), "peak_bytes": self._meter.peak()}
         has_left_processes = self._has_left_processes()
         execution.finish()
         self._tidy()
@@ -272,8 +272,12 @@ class Worker:
         )
         try:
             arguments, options = plugin.bind(payload, context)
-            returned = self._finished(plugin.run(*arguments, **options), execution)
-            self._survive()
+            started = time.monotonic()
+            try:
+                returned = self._finished(plugin.run(*arguments, **options), execution)
+            finally:
+                self._survive()
+                execution.run_s = time.monotonic() - started
             return {"result": plain(returned)}, True
         except InputInvalidError as error:
             self._survive()
@@ -349,7 +353,7 @@ class Worker:
 
 
 class _MemoryMeter:
-    """Peak resident memory of this process since `reset`. Holds its files open: a plugin may exhaust the descriptors."""
+    """Peak resident memory of this process since `reset`. Holds its files open: a plugin may use up descriptors."""
 
     def __init__(self) -> None:
         self._reset = os.open("/proc/self/clear_refs", os.O_WRONLY | os.O_CLOEXEC)
@@ -376,7 +380,8 @@ def _cancel_on_request(task: asyncio.Task[Any], execution: Execution) -> None:
 
 
 def _cpu_seconds() -> float:
-    return sum(os.times()[:4])
+    usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def _incident(error: BaseException, otherwise: Incident) -> Incident:
@@ -426,11 +431,11 @@ def main() -> None:
         Worker(channel, hello).serve()
     except (OSError, _Hangup):
         pass  # the service is gone, or wants no more
-    finally:
-        with suppress(Exception):
-            sys.stdout.flush()
-        # Threads, exit handlers and destructors of the plugin are not waited for: everything was said.
-        os._exit(0)
+    except BaseException:  # noqa: BLE001  # it is printed, and nothing is above
+        traceback.print_exc()
+        os._exit(70)
+    # Threads, exit handlers and destructors of the plugin are not waited for: everything was said.
+    os._exit(0)
 
 
 if __name__ == "__main__":

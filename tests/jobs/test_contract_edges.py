@@ -8,8 +8,9 @@ import uuid
 import pytest
 
 from service.codec import encode
-from service.db import job_repository
+from service.db import job_repository, plugin_metrics
 from service.errors import JobNotFoundError, JobStateError, NotStorableError
+from service.models import JobQuery
 from service.plugin_management import PluginManagementService
 
 
@@ -186,13 +187,14 @@ async def test_a_running_job_is_cancelled_and_its_execution_stopped(jobs, execut
     assert (await jobs.cancel_job(job_id)).status == "CANCELLED"
 
 
-async def test_a_job_claimed_and_cancelled_before_its_first_step_never_runs(jobs, execute):
+async def test_a_job_stopped_before_its_first_step_never_runs_and_goes_back(jobs, execute):
     calls = execute(returning(({}, {})))
     job_id = await jobs.create_job("p", {})
     (claimed,) = await jobs.claim(1, {})
     jobs.start(claimed)
-    await jobs.cancel_job(job_id)
-    assert (await jobs.wait_for(job_id, 5)).status == "CANCELLED"
+    jobs.hurry()
+    await jobs.drain(5)
+    assert (await jobs.get_record(job_id)).status == "PENDING"
     assert calls == []
 
 
@@ -262,13 +264,7 @@ async def test_records_are_copies(jobs, execute):
 async def test_a_payload_no_database_holds_is_refused_and_leaves_no_row(jobs, database_file, payload):
     with pytest.raises(NotStorableError):
         await jobs.create_job("p", payload)
-    assert (await jobs.list_jobs(job_query())).items == []
-
-
-def job_query():
-    from service.models import JobQuery
-
-    return JobQuery()
+    assert (await jobs.list_jobs(JobQuery())).items == []
 
 
 async def test_bytes_anywhere_in_a_payload_come_back_as_bytes(jobs):
@@ -302,8 +298,6 @@ async def test_a_late_outcome_changes_nothing_and_is_counted(jobs, execute, data
 
 
 async def test_metrics_count_executions_and_one_failure_is_not_ill_health(jobs, execute, database):
-    from service.db import plugin_metrics
-
     outcomes = iter([({}, {}), ({}, ENVELOPE), ({}, {})])
 
     async def behave(payload):

@@ -12,6 +12,11 @@ from pydantic import Field
 from service.plugins.builtin.extras import not_installed
 from service.plugins.builtin.pictures import Picture, upright, without_alpha
 
+try:
+    from PIL import Image
+except ModuleNotFoundError as error:
+    raise not_installed("ocr", error) from error
+
 # Importing them takes seconds, looking for them none: the manifest must come fast and still name what is missing.
 for _library in ("numpy", "onnxruntime", "rapidocr"):
     if importlib.util.find_spec(_library) is None:
@@ -56,9 +61,13 @@ class Ocr:
         Pixels are those of the upright picture. A picture without text is a result with none; its confidence is None.
         """
         picture = without_alpha(upright(image))
-        found = self._read(picture.convert("RGB"), text_score=min_score)
+        found = self._read(_squarer(picture).convert("RGB"), text_score=min_score)
         lines = [
-            {"text": text, "score": round(float(score), 4), "box": [[round(float(x)), round(float(y))] for x, y in box]}
+            {
+                "text": text,
+                "score": round(float(score), 4),
+                "box": [[min(round(float(x)), picture.width), min(round(float(y)), picture.height)] for x, y in box],
+            }
             for text, score, box in zip(*_columns(found), strict=True)
         ]
         return {
@@ -68,6 +77,17 @@ class Ocr:
             "width": picture.width,
             "height": picture.height,
         }
+
+
+def _squarer(picture: Image.Image) -> Image.Image:
+    """`picture` on white paper that is at most four times as long as wide.
+
+    The models want a shortest side of 736 pixels: a strip of 1 x 500 would be blown up to 270 megapixels.
+    """
+    width, height = picture.size
+    paper = Image.new(picture.mode, (max(width, -(-height // 4)), max(height, -(-width // 4))), "white")
+    paper.paste(picture)
+    return paper
 
 
 def _columns(found: Any) -> tuple[Any, Any, Any]:

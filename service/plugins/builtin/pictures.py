@@ -19,7 +19,7 @@ MAX_PIXELS: Final = 40_000_000
 MAX_FRAMES: Final = 1_000
 
 #: Only formats whose decoders are small, or fuzzed for years; none that starts another program, as EPS does.
-FORMATS: Final = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 
 
 def decode(data: Any) -> Image.Image:

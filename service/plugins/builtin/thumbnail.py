@@ -6,10 +6,15 @@ import dataclasses
 import io
 from typing import Annotated, Any, Final, Literal
 
-from PIL import Image, ImageOps
 from pydantic import Field
 
+from service.plugins.builtin.extras import not_installed
 from service.plugins.builtin.pictures import Picture, has_alpha, upright, without_alpha
+
+try:
+    from PIL import Image, ImageOps
+except ModuleNotFoundError as error:
+    raise not_installed("image", error) from error
 
 Side = Annotated[int, Field(ge=1, le=4_096)]
 

@@ -1,0 +1,265 @@
+"""The local executor: worker processes, kept warm by plugin, at most so many at work."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from service.calls import Call
+from service.codec import check_document
+from service.errors import NotStorableError, StartupError
+from service.plugins.manifest import PluginManifest, PluginSource
+from service.settings import Settings
+from service.tool_runner.executor import MB, Ceilings, Failure, Incident, Outcome, limits_of
+from service.tool_runner.launch import Child, start_guard, start_worker
+from service.tool_runner.sampler import Sampler
+from service.tool_runner.worker_process import WorkerProcess, settle
+
+#: For the import of a plugin about which nothing is known yet; the host's ceiling wins.
+IMPORT_LIMIT_S: Final = 60.0
+#: Threads that kill and bury; each waits for one worker at a time.
+UNDERTAKERS: Final = 4
+
+log = structlog.get_logger(__name__)
+
+_CLOSED: Final = Failure(incident=Incident.HOST, message="The service is stopping.")
+
+
+class WorkerPool:
+    """An `Executor` on this machine. A worker serves one plugin for its life and runs one call at a time."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._instance = uuid.uuid4().hex
+        self._scratch = settings.data_dir.absolute() / "scratch"
+        self._lock: int | None = None
+        self._started = 0
+        self._slots = asyncio.Semaphore(settings.workers)
+        self._turns: dict[str, asyncio.Semaphore] = {}
+        self._manifests: dict[str, PluginManifest] = {}
+        self._idle: list[WorkerProcess] = []  # least recently used first
+        self._workers: set[WorkerProcess] = set()
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._is_open = False
+        self._sampler = Sampler()
+        # The kernel kills a worker when the thread that started it ends, so one thread starts all of them.
+        self._spawner = ThreadPoolExecutor(1, thread_name_prefix="worker-spawner")
+        self._undertakers = ThreadPoolExecutor(UNDERTAKERS, thread_name_prefix="worker-undertaker")
+        self._guard: subprocess.Popen[bytes] | None = None
+
+    @property
+    def capacity(self) -> int:
+        """How many calls run at once; more of them wait."""
+        return self._settings.workers
+
+    async def start(self) -> None:
+        """Make ready for calls; raises `StartupError` where that is impossible."""
+        if sys.platform != "linux":
+            raise StartupError("Plugins run in Linux processes; this system is not Linux.")
+        try:
+            await self._on_spawner(self._prepare)
+        except OSError as error:
+            raise StartupError(f"Plugins cannot be executed in {self._scratch}: {error}.") from error
+        self._sampler.start()
+        self._is_open = True
+
+    async def close(self) -> None:
+        """End everything that still runs; returns when no plugin code is left running."""
+        was_open, self._is_open = self._is_open, False
+        busy = self._workers.difference(self._idle)
+        for worker in busy:
+            worker.kill(_CLOSED)
+        for worker in self._idle:
+            self._retire(worker)
+        self._idle.clear()
+        await settle(self._until_gone())
+        if was_open:
+            await self._on_spawner(self._clean_up)
+            await asyncio.to_thread(self._sampler.stop)
+        self._spawner.shutdown(wait=False)
+        self._undertakers.shutdown(wait=False)
+
+    async def describe(self, source: PluginSource, ceilings: Ceilings) -> PluginManifest | Failure:
+        """Load the plugin in a worker, which stays warm for its first call."""
+        for worker in self._idle:
+            if worker.source == source and worker.manifest is not None:
+                return worker.manifest
+        spawned = await self._spawn(source, ceilings)
+        if isinstance(spawned, Failure):
+            return spawned
+        self._keep(spawned)
+        return self._manifests[source.name]
+
+    async def submit(self, source: PluginSource, payload: Mapping[str, Any], call: Call, ceilings: Ceilings) -> Outcome:
+        """Execute the plugin once, within `limits_of` it; see `Executor.submit`."""
+        document = dict(payload)
+        try:
+            await _check(document)
+        except NotStorableError as error:
+            return Failure(incident=Incident.REFUSED, message=str(error), problems=[error.problem])
+        async with self._turn(source):
+            worker = self._warm(source) or await self._spawn(source, ceilings)
+            if isinstance(worker, Failure):
+                return worker
+            try:
+                return await worker.execute(document, call, limits_of(self._manifests[source.name], call, ceilings))
+            finally:
+                self._keep(worker)
+
+    @asynccontextmanager
+    async def _turn(self, source: PluginSource) -> AsyncIterator[None]:
+        """A slot, and before it the plugin's own, so that a plugin that may run once does not hold the slots."""
+        turn = self._turns.get(source.name)
+        if turn is None:
+            async with self._slots:
+                yield
+        else:
+            async with turn, self._slots:
+                yield
+
+    def _warm(self, source: PluginSource) -> WorkerProcess | None:
+        for index in range(len(self._idle) - 1, -1, -1):
+            if self._idle[index].source == source and self._idle[index].is_fit:
+                return self._idle.pop(index)
+        return None
+
+    async def _spawn(self, source: PluginSource, ceilings: Ceilings) -> WorkerProcess | Failure:
+        """A new worker with the plugin loaded."""
+        if not self._is_open:
+            return _CLOSED
+        self._started += 1
+        name = f"w{self._started}"
+        starting = asyncio.ensure_future(self._on_spawner(self._start_worker, name))
+        try:
+            await settle(_finish(starting))
+        except asyncio.CancelledError:
+            if starting.exception() is None:
+                self._retire(self._adopt(starting.result(), source, ceilings))
+            raise
+        except OSError as error:
+            log.error("a worker process could not be started", error=str(error))
+            return Failure(incident=Incident.HOST, message=f"A worker process could not be started: {error}.")
+        worker = self._adopt(starting.result(), source, ceilings)
+        limit_s = min(self._import_limit(source), ceilings.timeout_s)
+        try:
+            loaded = await worker.load(limit_s)
+        except asyncio.CancelledError:
+            self._retire(worker)
+            raise
+        if isinstance(loaded, Failure):
+            self._retire(worker)
+            await settle(_gone(worker))
+            return loaded
+        self._manifests[source.name] = loaded
+        if loaded.concurrency is not None and source.name not in self._turns:
+            self._turns[source.name] = asyncio.Semaphore(loaded.concurrency)
+        return worker
+
+    def _import_limit(self, source: PluginSource) -> float:
+        known = self._manifests.get(source.name)
+        return (known and (known.setup_timeout_s or known.timeout_s)) or IMPORT_LIMIT_S
+
+    def _adopt(self, child: Child, source: PluginSource, ceilings: Ceilings) -> WorkerProcess:
+        worker = WorkerProcess(child, source, ceilings, self._sampler, self._undertakers)
+        self._workers.add(worker)
+        worker.gone.add_done_callback(lambda _: self._forget(worker))
+        return worker
+
+    def _forget(self, worker: WorkerProcess) -> None:
+        self._workers.discard(worker)
+        with suppress(ValueError):
+            self._idle.remove(worker)
+
+    def _keep(self, worker: WorkerProcess) -> None:
+        """Keep a worker warm if it is fit, and let the least recently used go where there are too many."""
+        if not worker.is_fit or not self._is_open:
+            self._retire(worker)
+            return
+        self._idle.append(worker)
+        if len(self._idle) > self._settings.warm:
+            self._retire(self._idle.pop(0))
+        budget = self._settings.warm_memory_mb * MB
+        while self._idle and sum(idle.watched.resident_bytes for idle in self._idle) > budget:
+            self._retire(self._idle.pop(0))
+
+    def _retire(self, worker: WorkerProcess) -> None:
+        task = asyncio.get_running_loop().create_task(worker.retire())
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+
+    async def _until_gone(self) -> None:
+        while self._workers or self._retiring:
+            await asyncio.wait([*self._retiring, *(worker.gone for worker in self._workers)])
+
+    # --- in the spawner's thread ---
+
+    async def _on_spawner(self, work: Any, *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._spawner, work, *arguments)
+
+    def _prepare(self) -> None:
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        for left in self._scratch.iterdir():
+            lock = _try_lock(left)
+            if lock is not None:  # the service that worked there is dead
+                shutil.rmtree(left, ignore_errors=True)
+                os.close(lock)
+        folder = self._scratch / self._instance
+        folder.mkdir()
+        self._lock = _try_lock(folder)
+        self._guard = start_guard(self._instance)
+
+    def _start_worker(self, name: str) -> Child:
+        if self._guard is not None and self._guard.poll() is not None:
+            log.warning("the guard of the workers had died; another one is started")
+            self._guard.communicate()
+            self._guard = start_guard(self._instance)
+        return start_worker(f"{self._instance}/{name}", self._scratch / self._instance / name)
+
+    def _clean_up(self) -> None:
+        if self._guard is not None:
+            self._guard.communicate()
+        shutil.rmtree(self._scratch / self._instance, ignore_errors=True)
+        if self._lock is not None:
+            os.close(self._lock)
+
+
+async def _check(document: dict[str, Any]) -> None:
+    """Refuse what is no document; only a small one is looked through on the event loop."""
+    if len(document) <= 64 and all(not isinstance(value, dict | list) for value in document.values()):
+        check_document(document)
+    else:
+        await asyncio.to_thread(check_document, document)
+
+
+async def _finish(starting: asyncio.Future[Child]) -> None:
+    await starting
+
+
+async def _gone(worker: WorkerProcess) -> None:
+    await asyncio.wait([worker.gone])
+
+
+def _try_lock(folder: Path) -> int | None:
+    """A descriptor that holds the folder's lock, None where somebody else holds it or it is no folder."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor

@@ -1,0 +1,104 @@
+"""Watches the memory and the output of all workers from one thread."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from service.tool_runner import processes
+
+#: A tick and its work stay within 100 ms.
+EVERY_S: Final = 0.08
+#: What a worker may have printed before the file is emptied, and what is kept of it.
+MAX_OUTPUT_BYTES: Final = 1_000_000
+TAIL_BYTES: Final = 8_192
+
+
+class Watched:
+    """One worker as the sampler sees it. Plain attributes: one thread writes each of them."""
+
+    def __init__(self, pid: int, output: int, on_excess: Callable[[int], None]) -> None:
+        self.pid = pid
+        self.output = output
+        self.limit_bytes: int | None = None  # set by the owner
+        self.resident_bytes = 0
+        self.peak_bytes = 0  # reset by the owner
+        self.rotated = b""  # the end of what was printed before the file was emptied
+        self._on_excess = on_excess
+
+    def look(self, members: list[int]) -> None:
+        """Measure `members`, the processes of this worker."""
+        resident = sum(map(processes.resident_bytes, members))
+        limit = self.limit_bytes
+        if limit is not None and resident > limit and len(members) > 1:
+            resident = sum(map(processes.proportional_bytes, members))  # forked processes share most of their memory
+        self.resident_bytes = resident
+        self.peak_bytes = max(self.peak_bytes, resident)
+        if limit is not None and resident > limit:
+            self._on_excess(resident)
+        if os.fstat(self.output).st_size > MAX_OUTPUT_BYTES:
+            self.rotated = tail(self.output)
+            os.ftruncate(self.output, 0)
+
+
+def tail(descriptor: int, since: int = 0) -> bytes:
+    """The last bytes of a file, none before `since`."""
+    size = os.fstat(descriptor).st_size
+    start = max(since, size - TAIL_BYTES, 0)
+    return os.pread(descriptor, TAIL_BYTES, start)
+
+
+class Sampler:
+    """Looks at every watched worker, with all processes below it, at least every 100 ms."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._workers: dict[int, Watched] = {}
+        self._below: dict[int, int] = {}  # process → the watched worker it belongs to, 0 for all others
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="worker-memory", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; blocks for a tick at most."""
+        self._stop.set()
+        self._thread.join()
+
+    def watch(self, worker: Watched) -> None:
+        """Look at this one too, from now on."""
+        with self._lock:
+            self._workers[worker.pid] = worker
+
+    def forget(self, worker: Watched) -> None:
+        """Look at it no more; when this returns its descriptors may be closed. Blocks for a tick's work at most."""
+        with self._lock:
+            self._workers.pop(worker.pid, None)
+
+    def _loop(self) -> None:
+        while not self._stop.wait(EVERY_S):
+            with self._lock:
+                if self._workers:
+                    self._tick()
+
+    def _tick(self) -> None:
+        known, self._below = self._below, {pid: pid for pid in self._workers}
+        members: dict[int, list[int]] = {pid: [] for pid in self._workers}
+        for pid in processes.pids():
+            # A parent usually has the lower id and so is placed already. What was seen before keeps its place: orphans
+            # are adopted by the worker itself.
+            owner = self._below.get(pid)
+            if owner is None:
+                owner = known.get(pid)
+            if owner is None or (owner and owner not in members):
+                fields = processes.stat(pid)
+                owner = self._below.get(int(fields[1]), 0) if fields else 0
+            self._below[pid] = owner
+            if owner:
+                members[owner].append(pid)
+        for pid, worker in self._workers.items():
+            worker.look(members[pid])

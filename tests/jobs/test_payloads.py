@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import base64
+
+import pytest
+
+from service.payloads import InputSchema
+
+TYPED = {
+    "type": "object",
+    "properties": {
+        "image": {"type": "string", "contentEncoding": "base64", "minLength": 1},
+        "mime_type": {"type": "string", "minLength": 1},
+        "width": {"type": "integer", "minimum": 1, "maximum": 4096},
+        "title": {"type": "string"},
+        "maybe": {"anyOf": [{"type": "integer"}, {"type": "null"}]},
+        "pages": {"type": "array", "items": {"$ref": "#/$defs/Page"}},
+        "flag": {"type": "boolean"},
+        "mask": {"anyOf": [{"type": "string", "contentEncoding": "base64"}, {"type": "null"}]},
+    },
+    "required": ["image", "mime_type"],
+    "additionalProperties": False,
+    "$defs": {
+        "Page": {
+            "type": "object",
+            "properties": {"scan": {"type": "string", "contentEncoding": "base64"}},
+            "required": ["scan"],
+        }
+    },
+}
+GOOD = {"image": b"abc", "mime_type": "image/png"}
+B64 = base64.b64encode(b"abc").decode()
+
+
+@pytest.fixture
+def schema() -> InputSchema:
+    return InputSchema(TYPED, untyped=False)
+
+
+@pytest.mark.parametrize(
+    ("payload", "accepted"),
+    [
+        (GOOD, GOOD),
+        ({**GOOD, "image": B64}, GOOD),
+        ({**GOOD, "image": {"$bytes": B64}}, GOOD),
+        ({**GOOD, "pages": [{"scan": B64}, {"scan": {"$bytes": B64}}]}, {**GOOD, "pages": [{"scan": b"abc"}] * 2}),
+        ({**GOOD, "mask": None, "maybe": None, "width": 5}, {**GOOD, "mask": None, "maybe": None, "width": 5}),
+        ({**GOOD, "mask": B64, "title": B64}, {**GOOD, "mask": b"abc", "title": B64}),
+        ({**GOOD, "image": "A" * 4_000_000}, {**GOOD, "image": b"\0" * 3_000_000}),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+async def test_bytes_are_decoded_wherever_the_schema_has_them(schema, payload, accepted):
+    assert await schema.accept(payload) == (accepted, [])
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer", "message"),
+    [
+        ({"image": "not base64!"}, "/image", "base64"),
+        ({"image": "QUJ"}, "/image", "base64"),
+        ({"image": "QQ==QUJD"}, "/image", "base64"),
+        ({"image": {"$bytes": 5}}, "/image", "base64"),
+        ({"image": 5}, "/image", "bytes"),
+        ({"image": None}, "/image", "bytes"),
+        ({"image": ["QUJD"]}, "/image", "bytes"),
+        ({"image": ""}, "/image", "empty"),
+        ({"image": b""}, "/image", "empty"),
+        ({"mime_type": ""}, "/mime_type", "shorter"),
+        ({"width": "5"}, "/width", "integer"),
+        ({"width": True}, "/width", "integer"),
+        ({"width": 0}, "/width", "minimum"),
+        ({"title": b"abc"}, "/title", "bytes"),
+        ({"title": {"$bytes": B64}}, "/title", "bytes"),
+        ({"unknown/field": 1}, "/unknown~1field", "not a field"),
+        ({"pages": [{}]}, "/pages/0/scan", "required"),
+        ({"pages": [{"scan": B64}, {"scan": "?"}]}, "/pages/1/scan", "base64"),
+        ({"title": "a\0b"}, "/title", "U+0000"),
+        ({"width": float("nan")}, "/width", "finite"),
+    ],
+    ids=str,
+)
+async def test_each_fault_is_named_with_its_place(schema, change, pointer, message):
+    _, problems = await schema.accept({**GOOD, **change})
+    assert pointer in [problem.pointer for problem in problems]
+    assert message in " ".join(problem.message for problem in problems)
+
+
+async def test_every_missing_and_unknown_field_is_named(schema):
+    _, problems = await schema.accept({"x": 1, "y": 2})
+    assert {problem.pointer for problem in problems} == {"/image", "/mime_type", "/x", "/y"}
+
+
+async def test_faults_are_told_up_to_a_limit(schema):
+    _, problems = await schema.accept({**GOOD, **{f"x{n}": 1 for n in range(1_000)}})
+    assert len(problems) == 20
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "value"),
+    [
+        ("width", "7", 7),
+        ("width", "seven", "seven"),
+        ("flag", "true", True),
+        ("maybe", "null", None),
+        ("title", "7", "7"),
+        ("pages", "[]", []),
+        ("image", "7", "7"),
+        ("unknown", "7", "7"),
+    ],
+)
+def test_text_becomes_what_the_schema_says(schema, field, text, value):
+    assert schema.from_text(field, text) == value
+
+
+def test_the_single_bytes_field_takes_a_raw_body():
+    one = {"type": "object", "properties": {"scan": {"type": "string", "contentEncoding": "base64"}}}
+    assert InputSchema(one, untyped=False).bytes_field == "scan"
+    assert InputSchema({"type": "object"}, untyped=True).bytes_field == "image"
+    assert InputSchema(TYPED, untyped=False).bytes_field == "image"
+
+
+def test_a_broken_schema_is_a_value_error():
+    with pytest.raises(ValueError, match="nonsense"):
+        InputSchema({"type": "nonsense"}, untyped=False)
