@@ -37,6 +37,7 @@ from service.settings import ClientSettings, Settings
 
 #: Tables for a pipe are as wide as their content needs, not as a terminal that is not there.
 _PIPE_WIDTH: Final = 250
+_LINE_WIDTH: Final = 88
 _STYLE_OF: Final[Mapping[str, str]] = {
     JobStatus.PENDING: "yellow",
     JobStatus.RUNNING: "cyan",
@@ -77,11 +78,6 @@ _Output = Annotated[
 _Wait = Annotated[
     bool, Parameter(negative=(), show_default=False, help="Wait for the end of the job and show its progress")
 ]
-
-
-class _Terminal(Console):
-    def on_broken_pipe(self) -> NoReturn:
-        raise BrokenPipeError
 
 
 @Parameter(name="*")
@@ -205,7 +201,7 @@ _ADVICE: Final[Mapping[int, str]] = {
     404: "See what there is: `jobservice jobs`, `jobservice plugins`.",
     409: "See what became of it: `jobservice show ID`.",
     413: "The service's limit is its setting JOBSERVICE_MAX_BODY_MB.",
-    422: "See what the plugin takes: `jobservice plugins NAME`.",
+    422: "See what the plugin takes: `jobservice plugins` lists them, `jobservice plugins NAME` tells all of one.",
 }
 
 
@@ -627,7 +623,23 @@ def _safe(text: str) -> Text:
 
 
 def _pretty(value: Any) -> str:
-    return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", json_module.dumps(value, indent=2, ensure_ascii=False))
+    """JSON for people: what fits into a line is in one."""
+    return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", _laid_out(value, ""))
+
+
+def _laid_out(value: Any, indent: str) -> str:
+    line = json_module.dumps(value, ensure_ascii=False)
+    if len(indent) + len(line) <= _LINE_WIDTH or not isinstance(value, dict | list):
+        return line
+    inner = indent + "  "
+    if isinstance(value, list):
+        items = [inner + _laid_out(item, inner) for item in value]
+        return "[\n" + ",\n".join(items) + f"\n{indent}]"
+    members = [
+        f"{inner}{json_module.dumps(name, ensure_ascii=False)}: {_laid_out(item, inner)}"
+        for name, item in value.items()
+    ]
+    return "{\n" + ",\n".join(members) + f"\n{indent}}}"
 
 
 def _put(value: Any) -> None:
@@ -636,8 +648,11 @@ def _put(value: Any) -> None:
 
 
 def _print(table: Table) -> None:
-    width = None if sys.stdout.isatty() else _PIPE_WIDTH
-    _Terminal(width=width, highlight=False).print(table)
+    terminal = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False)
+    with terminal.capture() as capture:
+        terminal.print(table)
+    # Cells are padded up to the widest one.
+    sys.stdout.write("".join(line.rstrip() + "\n" for line in capture.get().splitlines()))
 
 
 def _say(text: str, *, style: str = "") -> None:

@@ -53,10 +53,13 @@ class ApiError(Exception):
 
     def __init__(self, status: int, problem: Mapping[str, JSON]) -> None:
         detail = problem.get("detail") or problem.get("title") or _phrase(status)
-        places = [f"{place['pointer'] or 'the body'}: {place['message']}" for place in problem.get("errors", ())]
         # The detail may quote the places already.
-        unsaid = [place for place in places if place not in detail]
-        super().__init__(" ".join([detail, *([f"({'; '.join(unsaid)})"] if unsaid else [])]))
+        unsaid = [
+            f"{place['pointer'] or 'the body'}: {place['message']}"
+            for place in problem.get("errors", ())
+            if place["message"] not in detail
+        ]
+        super().__init__(f"{detail} ({'; '.join(unsaid)})" if unsaid else detail)
         self.status = status
         self.problem = problem
 
@@ -339,7 +342,14 @@ class Client:
             raise RuntimeError("use the client as `async with Client(...) as client:`")
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=timeout_s)
         async with self._session.request(
-            method, url, data=body, headers=headers, timeout=timeout, allow_redirects=False
+            method,
+            url,
+            data=body,
+            headers=headers,
+            timeout=timeout,
+            allow_redirects=False,
+            # A type without a body would tell the service of a file.
+            skip_auto_headers=("Content-Type",),
         ) as response:
             return _Answer(response.status, response.headers, await response.read())
 

@@ -30,7 +30,7 @@ class Settings(BaseSettings):
     inline_blob_kb: float = Field(64, ge=0, description="Up to this size bytes live in the database")
     drain_s: float = Field(30, ge=0, description="How long running jobs may finish after SIGTERM")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line written")
-    log_format: Literal["console", "json"] = Field("console", description="Log lines for people or for machines")
+    log_format: Literal["auto", "console", "json"] = Field("auto", description="Log lines for people or for machines")
 
     @property
     def resolved_database_url(self) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final
 
-import uuid_utils.compat as uuid
+import uuid_utils
 from aiohttp import hdrs, web
 from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
 
@@ -103,7 +103,7 @@ class _Protocol(web.RequestHandler):
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             self.log_exception("unexpected error", exc_info=exc)
         kind, detail = _BELOW.get(status, ("malformed-request", "The request is not HTTP as this service takes it."))
-        request_id = str(uuid.uuid7())
+        request_id = str(uuid_utils.uuid7())
         response = response_of(Problem(status=HTTPStatus(status), kind=kind, detail=detail, close=True), request_id)
         protect(response, request_id)
         return response

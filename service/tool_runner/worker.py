@@ -270,6 +270,7 @@ class Worker:
             emit=execution.emit,
             is_cancelled=execution.is_cancelled,
         )
+        incident = Incident.RAISED
         try:
             arguments, options = plugin.bind(payload, context)
             started = time.monotonic()
@@ -278,6 +279,7 @@ class Worker:
             finally:
                 self._survive()
                 execution.run_s = time.monotonic() - started
+            incident = Incident.OUTPUT
             return {"result": plain(returned)}, True
         except InputInvalidError as error:
             self._survive()
@@ -289,7 +291,7 @@ class Worker:
         except BaseException as error:  # noqa: BLE001  # whatever foreign code raises, SystemExit and KeyboardInterrupt too
             self._survive()
             is_fit = isinstance(error, Exception | JobCancelledError | asyncio.CancelledError)
-            return _failure(_incident(error, Incident.RAISED), error), is_fit and not isinstance(error, MemoryError)
+            return _failure(_incident(error, incident), error), is_fit and not isinstance(error, MemoryError)
 
     def _packed(self, reply: dict[str, Any], result_bytes: int) -> list[bytes]:
         buffers = pack(Kind.REPLY, reply)

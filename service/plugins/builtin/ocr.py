@@ -5,17 +5,15 @@ from __future__ import annotations
 import importlib.util
 import logging
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
 from service.plugins.builtin.extras import not_installed
-from service.plugins.builtin.pictures import Picture, upright, without_alpha
+from service.plugins.builtin.pictures import Picture, on_paper, upright, without_alpha
 
-try:
+if TYPE_CHECKING:
     from PIL import Image
-except ModuleNotFoundError as error:
-    raise not_installed("ocr", error) from error
 
 # Importing them takes seconds, looking for them none: the manifest must come fast and still name what is missing.
 for _library in ("numpy", "onnxruntime", "rapidocr"):
@@ -85,9 +83,7 @@ def _squarer(picture: Image.Image) -> Image.Image:
     The models want a shortest side of 736 pixels: a strip of 1 x 500 would be blown up to 270 megapixels.
     """
     width, height = picture.size
-    paper = Image.new(picture.mode, (max(width, -(-height // 4)), max(height, -(-width // 4))), "white")
-    paper.paste(picture)
-    return paper
+    return on_paper(picture, (max(width, -(-height // 4)), max(height, -(-width // 4))))
 
 
 def _columns(found: Any) -> tuple[Any, Any, Any]:

@@ -74,6 +74,13 @@ def without_alpha(picture: Image.Image) -> Image.Image:
     return picture.convert("L" if picture.mode in ("1", "L") else "RGB")
 
 
+def on_paper(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """`picture` in the top left corner of white paper of `size`."""
+    paper = Image.new(picture.mode, size, "white")
+    paper.paste(picture)
+    return paper
+
+
 def has_alpha(picture: Image.Image) -> bool:
     """True where some of the picture may be transparent."""
     return picture.has_transparency_data
