@@ -125,10 +125,10 @@ class Service:
             }
             for name, loop in loops.items():
                 await stack.enter_async_context(_supervised(name, loop, health, failed))
-            stack.push_async_callback(jobs.drain, settings.drain_s)
             url = await stack.enter_async_context(
                 _listening(create_app(jobs, plugins, health, settings, metrics), settings)
             )
+            stack.push_async_callback(jobs.drain, settings.drain_s)
             log.info("ready", url=url, revision=revision, plugins=sorted(sources), recovered_jobs=recovered)
             yield cls(url=url, jobs=jobs, plugins=plugins, health=health, metrics=metrics, failed=failed)
 

@@ -38,6 +38,7 @@ from service.settings import ClientSettings, Settings
 #: Tables for a pipe are as wide as their content needs, not as a terminal that is not there.
 _PIPE_WIDTH: Final = 250
 _LINE_WIDTH: Final = 88
+_STDIO: Final = Path("-")
 _STYLE_OF: Final[Mapping[str, str]] = {
     JobStatus.PENDING: "yellow",
     JobStatus.RUNNING: "cyan",
@@ -73,7 +74,7 @@ _ServiceSettings = Annotated[Settings | None, Parameter(name="*")]
 _JobId = Annotated[str, Parameter(name="ID")]
 _Many = Parameter(negative=(), show_default=False)
 _Output = Annotated[
-    Path | None, Parameter(name=("--output", "-o"), help="Write the result here; `-` is standard output")
+    Path | None, Parameter(name=("--output", "-o"), help="Write the result to this file, not to standard output")
 ]
 _Wait = Annotated[
     bool, Parameter(negative=(), show_default=False, help="Wait for the end of the job and show its progress")
@@ -235,7 +236,7 @@ async def migrate(*, settings: _ServiceSettings = None, json: _Json = False) -> 
 
 @app.command
 async def submit(
-    file: Annotated[Path | None, Parameter(name="FILE")] = None,
+    file: Annotated[Path | None, Parameter(name="FILE", allow_leading_hyphen=True)] = None,
     /,
     *,
     plugin: Annotated[str, Parameter(name=("--plugin", "-p"))],
@@ -271,6 +272,8 @@ async def submit(
     """
     if output and not wait:
         raise UsageError("--output needs --wait: there is no result before the job has ended.")
+    if file and str(file).startswith("-") and file != _STDIO:
+        raise UsageError(f"Unknown option: {file}. See: jobservice submit --help")
     fields = dict(_pair(text) for text in field)
     whole = _json_object("--payload", payload) if payload is not None else None
     data = None if file is None else await asyncio.to_thread(_read_input, file)
@@ -487,22 +490,31 @@ async def _show_result(client: Client, job: Job, output: Path | None, *, as_json
         _put(job.document)
         return Exit.OK
     found = await client.result(job.id)
-    to_stdout = output is None or str(output) == "-"
-    if isinstance(found, File) and output is None and sys.stdout.isatty():
-        raise UsageError(
-            f"The result is a file ({found.media_type}, {len(found.data):,} bytes): name one with --output."
-        )
-    data = found.data if isinstance(found, File) else (_pretty(found) + "\n").encode()
-    if to_stdout:
-        sys.stdout.flush()
-        sys.stdout.buffer.write(data)
-    elif output is not None:
-        await asyncio.to_thread(output.write_bytes, data)
+    data = found.data if isinstance(found, File) else (_laid_out(found) + "\n").encode()
+    if output is not None:
+        await _write(output, data, job)
         if as_json:
             _put(job.document)
         else:
             _say(f"Wrote {output} ({len(data):,} bytes).")
+    elif not sys.stdout.isatty():
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+    elif isinstance(found, File):
+        raise UsageError(f"The result is a file ({found.media_type}, {len(data):,} bytes): name one with --output.")
+    else:
+        _put(_pretty(found))
     return Exit.OK
+
+
+async def _write(output: Path, data: bytes, job: Job) -> None:
+    try:
+        await asyncio.to_thread(output.write_bytes, data)
+    except OSError as error:
+        raise UsageError(
+            f"Cannot write {output}: {(error.strerror or str(error)).lower()}. "
+            f"The service keeps the result: jobservice result {job.id} --output FILE"
+        ) from error
 
 
 def _outcome(job: Job) -> Exit:
@@ -528,7 +540,7 @@ def _json_object(place: str, text: str | bytes) -> dict[str, JSON]:
 
 def _read_input(file: Path) -> bytes:
     try:
-        return sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+        return sys.stdin.buffer.read() if file == _STDIO else file.read_bytes()
     except OSError as error:
         raise UsageError(f"Cannot read {file}: {(error.strerror or str(error)).lower()}.") from error
 
@@ -623,11 +635,11 @@ def _safe(text: str) -> Text:
 
 
 def _pretty(value: Any) -> str:
-    """JSON for people: what fits into a line is in one."""
-    return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", _laid_out(value, ""))
+    return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", _laid_out(value))
 
 
-def _laid_out(value: Any, indent: str) -> str:
+def _laid_out(value: Any, indent: str = "") -> str:
+    """JSON text for people: what fits into a line is in one."""
     line = json_module.dumps(value, ensure_ascii=False)
     if len(indent) + len(line) <= _LINE_WIDTH or not isinstance(value, dict | list):
         return line

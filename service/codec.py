@@ -66,6 +66,11 @@ def _check_text(text: str, pointer: str) -> None:
             raise NotStorableError(pointer, "text must not contain lone surrogates") from None
 
 
+def storable_text(text: str) -> str:
+    """`text` without what no document may hold: U+0000 goes, a lone surrogate becomes `?`."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "")
+
+
 def escape_pointer(token: str) -> str:
     """One reference token of a JSON Pointer (RFC 6901 §3)."""
     return token.replace("~", "~0").replace("/", "~1")

@@ -23,8 +23,8 @@ DEFAULT_TENANT: Final = "default"
 
 def timestamp(moment: datetime | None = None) -> Timestamp:
     """`moment` (aware; now if not given) as a `Timestamp`."""
-    moment = (moment or datetime.now(UTC)).astimezone(UTC)
-    return Timestamp(f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z")
+    text = (moment.astimezone(UTC) if moment else datetime.now(UTC)).isoformat(timespec="milliseconds")
+    return Timestamp(f"{text[:-6]}Z")
 
 
 class JobStatus(enum.StrEnum):

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Final
 
-from service.codec import check_document, encode
+from service.codec import check_document, encode, storable_text
 from service.errors import NotStorableError, error_object
 from service.models import ErrorType, JobStatus, Pair
 
@@ -71,19 +71,19 @@ def judge(pair: object, plugin: str) -> Outcome:
 
 def failed(error_type: ErrorType, message: str, plugin: str) -> Failed:
     """A failure with nothing more to tell than its message."""
-    return Failed(error=error_object(error_type, _storable_text(message), plugin=plugin))
+    return Failed(error=error_object(error_type, storable_text(message), plugin=plugin))
 
 
 def _complete(error: Mapping[str, Any], plugin: str) -> dict[str, Any]:
     given = {name: error[name] for name in _PUBLIC if error.get(name) is not None}
     details = given.pop("details", None)
     made = error_object(
-        _storable_text(given.pop("type")),
-        _storable_text(given.pop("message")),
+        storable_text(given.pop("type")),
+        storable_text(given.pop("message")),
         plugin=plugin,
         details=_storable_details(details),
     )
-    return {**made, **{name: _storable_text(str(value)) for name, value in given.items()}}
+    return {**made, **{name: storable_text(str(value)) for name, value in given.items()}}
 
 
 def _storable_details(details: object) -> dict[str, Any]:
@@ -96,10 +96,6 @@ def _storable_details(details: object) -> dict[str, Any]:
     except NotStorableError:
         pass
     return {"omitted": "The details could not be stored."}
-
-
-def _storable_text(text: str) -> str:
-    return text.replace("\0", "\ufffd").encode(errors="replace").decode()
 
 
 def _shape(pair: object) -> str:

@@ -73,19 +73,19 @@ class PluginManagementService:
         self._tool_runner = tool_runner
         self._load_metrics = load_metrics
         self._entries = {name: _Entry(source) for name, source in tool_runner.sources.items()}
-        self._describing = asyncio.Semaphore(max(1, tool_runner.capacity))
+        self._describing: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Begin to describe every plugin; returns at once."""
-        for entry in self._entries.values():
-            self._describe_soon(entry)
+        """Begin to describe every plugin; returns at once. One that is asked for meanwhile is described first."""
+        self._describing = asyncio.create_task(self._describe_all(), name="describe plugins")
 
     async def close(self) -> None:
         """Stop describing."""
-        tasks = [entry.describing for entry in self._entries.values() if entry.describing is not None]
-        for task in tasks:
+        tasks = [self._describing, *(entry.describing for entry in self._entries.values())]
+        started = [task for task in tasks if task is not None]
+        for task in started:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*started, return_exceptions=True)
 
     async def execute_plugin(self, plugin_name: str, payload: Mapping[str, Any]) -> Pair:
         """Run a plugin; ToolRunner's pair as it is. The job it belongs to travels in `calls.current_call`."""
@@ -143,24 +143,31 @@ class PluginManagementService:
     async def _described(self, name: str) -> tuple[PluginManifest, InputSchema]:
         entry = self._entry(name)
         if entry.manifest is None:
-            self._describe_soon(entry)
-            if entry.reason is None and entry.describing is not None:
-                await asyncio.wait([entry.describing], timeout=LOADING_PATIENCE_S)
+            describing = self._describe_soon(entry)
+            if entry.reason is None:
+                await asyncio.wait([describing], timeout=LOADING_PATIENCE_S)
         if entry.manifest is None or entry.schema is None:
             raise PluginUnavailableError(name, entry.reason or "it is still loading; try again soon")
         return entry.manifest, entry.schema
 
-    def _describe_soon(self, entry: _Entry) -> None:
-        if entry.describing is not None and not entry.describing.done():
-            return
-        if entry.reason is not None and time.monotonic() - entry.described_at < RELOAD_AFTER_S:
-            return
-        entry.describing = asyncio.create_task(self._describe(entry), name=f"describe {entry.source.name}")
+    async def _describe_all(self) -> None:
+        places = asyncio.Semaphore(max(1, self._tool_runner.capacity))
+
+        async def describe(entry: _Entry) -> None:
+            async with places:
+                await asyncio.wait([self._describe_soon(entry)])
+
+        await asyncio.gather(*map(describe, self._entries.values()))
+
+    def _describe_soon(self, entry: _Entry) -> asyncio.Task[None]:
+        is_fresh = entry.reason is None or time.monotonic() - entry.described_at < RELOAD_AFTER_S
+        if entry.describing is None or (entry.describing.done() and not is_fresh):
+            entry.describing = asyncio.create_task(self._describe(entry), name=f"describe {entry.source.name}")
+        return entry.describing
 
     async def _describe(self, entry: _Entry) -> None:
         try:
-            async with self._describing:
-                manifest = await self._tool_runner.describe(entry.source.name)
+            manifest = await self._tool_runner.describe(entry.source.name)
             entry.schema = InputSchema(manifest.input_schema, untyped=manifest.untyped)
             entry.manifest, entry.reason = manifest, None
         except (PluginLoadError, ValueError) as error:

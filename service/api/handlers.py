@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import urlencode
 
 import orjson
@@ -29,6 +29,8 @@ from service.models import JSON, JobRecord, JobStatus
 
 #: When to ask again for a result that is not there yet.
 RETRY_AFTER_S: Final = 1
+
+_Made = TypeVar("_Made")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +124,7 @@ async def get_result(services: Services, request: web.Request, arguments: Argume
     pointer = arguments.query.get("pointer")
     if pointer is not None:
         return await _bytes_at(services, job, result, pointer)
-    blob = files.only_blob(result)
+    blob = await _beside(lambda: files.only_blob(result), result)
     if blob and not files.prefers_json(request.headers.get(hdrs.ACCEPT, "*/*"), blob.media_type):
         return files.response(await services.jobs.read_blob(blob), blob.media_type, f"{job.plugin}-{job.id}")
     return await _document(result, views.job_url(job.id) + "/result")
@@ -208,28 +210,25 @@ async def openapi(services: Services, request: web.Request, arguments: Arguments
 async def _job(
     job: JobRecord, status: HTTPStatus = HTTPStatus.OK, headers: Mapping[str, str] | None = None
 ) -> web.Response:
-    small = views.is_small(job.payload) and views.is_small(job.result)
-    return await _rendered(lambda: views.job_view(job), small, status, headers)
+    body = await _beside(lambda: orjson.dumps(views.job_view(job)), job.payload, job.result)
+    return _body(body, status, headers)
 
 
 async def _document(document: Mapping[str, JSON], url: str) -> web.Response:
-    return await _rendered(lambda: views.referenced(document, url), views.is_small(document))
+    body = await _beside(lambda: orjson.dumps(views.referenced(document, url)), document)
+    return _body(body)
 
 
-async def _rendered(
-    render: Callable[[], Any],
-    small: bool,
-    status: HTTPStatus = HTTPStatus.OK,
-    headers: Mapping[str, str] | None = None,
-) -> web.Response:
-    if small:
-        return _json(render(), status, headers)
-    return _body(await asyncio.to_thread(lambda: orjson.dumps(render())), status, headers)
+async def _beside(work: Callable[[], _Made], *documents: Mapping[str, JSON] | None) -> _Made:
+    """What `work` makes of `documents`; beside the event loop where they are large."""
+    if all(map(views.is_small, documents)):
+        return work()
+    return await asyncio.to_thread(work)
 
 
 def _json(view: Any, status: HTTPStatus = HTTPStatus.OK, headers: Mapping[str, str] | None = None) -> web.Response:
     return _body(orjson.dumps(view), status, headers)
 
 
-def _body(body: bytes, status: HTTPStatus, headers: Mapping[str, str] | None) -> web.Response:
+def _body(body: bytes, status: HTTPStatus = HTTPStatus.OK, headers: Mapping[str, str] | None = None) -> web.Response:
     return web.Response(body=body, status=status, headers=headers, content_type="application/json")

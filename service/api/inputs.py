@@ -50,12 +50,12 @@ def _moment(text: str) -> str:
 
 
 def _storable(value: dict[str, JSON]) -> dict[str, JSON]:
+    if len(orjson.dumps(value)) > MAX_METADATA_BYTES:
+        raise PydanticCustomError("metadata_size", f"must not be larger than {MAX_METADATA_BYTES} bytes of JSON")
     try:
         check_document(value)
     except NotStorableError as error:
         raise PydanticCustomError("not_storable", "{what}", {"what": str(error)}) from error
-    if len(orjson.dumps(value)) > MAX_METADATA_BYTES:
-        raise PydanticCustomError("metadata_size", f"must not be larger than {MAX_METADATA_BYTES} bytes of JSON")
     return value
 
 

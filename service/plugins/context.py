@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from service.codec import storable_text
 from service.errors import JobCancelledError
 
 MAX_PROGRESS_MESSAGE_CHARS: Final = 500
@@ -23,8 +24,8 @@ Emit = Callable[[dict[str, Any], Sequence[bytes]], None]
 class Context:
     """One execution as its plugin sees it; passed to `run` where its signature has `context`.
 
-    `deadline` is the Unix time in seconds at which the execution is killed, None where it has no limit. `tmp` is a
-    folder of this execution alone: empty at its start, removed after it. `log` is a standard logger.
+    `deadline` is the Unix time in seconds at which the execution is killed. `tmp` is a folder of this execution alone:
+    empty at its start, removed after it. `log` is a standard logger.
     """
 
     def __init__(
@@ -32,7 +33,7 @@ class Context:
         *,
         job_id: str,
         attempt: int,
-        deadline: float | None,
+        deadline: float,
         tmp: Path,
         emit: Emit,
         is_cancelled: Callable[[], bool],
@@ -54,7 +55,7 @@ class Context:
         fraction = float(fraction)
         if math.isnan(fraction):
             raise ValueError("progress must be a number in 0..1, not NaN")
-        text = _storable(str(message))[:MAX_PROGRESS_MESSAGE_CHARS]
+        text = storable_text(str(message))[:MAX_PROGRESS_MESSAGE_CHARS]
         self._emit({"type": "progress", "fraction": min(max(fraction, 0.0), 1.0), "message": text}, [])
 
     def check_cancelled(self) -> None:
@@ -94,8 +95,3 @@ class Context:
 
 def _is_plain(name: str) -> bool:
     return 0 < len(name) <= MAX_NAME_CHARS and name.isprintable()
-
-
-def _storable(text: str) -> str:
-    """`text` without what a database cannot hold: U+0000 and lone surrogates."""
-    return text.encode("utf-8", "replace").decode().replace("\0", "")

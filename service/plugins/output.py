@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from service.codec import MAX_DEPTH, check_document, escape_pointer
+from service.codec import MAX_DEPTH, check_document, escape_pointer, storable_text
 from service.errors import NotStorableError, OutputInvalidError
 
 #: Elements of a numpy array that may become JSON; more belongs into bytes.
@@ -48,7 +48,7 @@ def plain(value: Any) -> dict[str, Any]:
     """
     try:
         document = _convert(value, "", 0)
-    except OutputInvalidError:
+    except (OutputInvalidError, MemoryError):
         raise
     except Exception as error:  # an object's own iteration or serializer may raise anything
         raise OutputInvalidError(f"cannot be read: {type(error).__name__}: {error}", "") from error
@@ -119,7 +119,7 @@ def _key(key: Any, pointer: str) -> str:
 
 
 def _token(key: Any) -> str:
-    return escape_pointer(str(key))
+    return escape_pointer(storable_text(str(key)))
 
 
 def _name(value: Any) -> str:

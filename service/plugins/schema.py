@@ -20,11 +20,12 @@ from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue, JsonSchemaWarningKind
 from pydantic_core import ErrorDetails, core_schema
 
-from service.codec import check_document, escape_pointer
+from service.codec import check_document, escape_pointer, storable_text
 from service.errors import FieldProblem, InputInvalidError, NotStorableError, PluginDefinitionError
 from service.plugins.payload import BYTES_SCHEMA, image_problems, with_image_rule
 
 MAX_PROBLEMS: Final = 20
+MAX_PROBLEM_CHARS: Final = 1_000
 
 _CANNOT_DESCRIBE: Final = (PydanticUserError, PydanticUndefinedAnnotation)
 _CONTAINERS: Final = frozenset(
@@ -203,5 +204,5 @@ def _pointer(details: ErrorDetails, payload: Any) -> str:
 def _message(details: ErrorDetails) -> str:
     """The text for people; what a validator raised without pydantic's prefix."""
     raised = details.get("ctx", {}).get("error")
-    text = str(raised) if isinstance(raised, Exception) else details["msg"]
-    return text or details["msg"]
+    text = str(raised) if isinstance(raised, Exception) else ""
+    return storable_text(text or details["msg"])[:MAX_PROBLEM_CHARS]

@@ -18,8 +18,7 @@ from typing import Any, Final
 import structlog
 
 from service.calls import Call
-from service.codec import check_document
-from service.errors import NotStorableError, StartupError
+from service.errors import StartupError
 from service.plugins.manifest import PluginManifest, PluginSource
 from service.settings import Settings
 from service.tool_runner.executor import MB, Ceilings, Failure, Incident, Outcome, limits_of
@@ -42,7 +41,8 @@ class WorkerPool:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._instance = uuid.uuid4().hex
+        #: Stands in the marker of every process that this pool started, directly or not.
+        self.instance = uuid.uuid4().hex
         self._scratch = settings.data_dir.absolute() / "scratch"
         self._lock: int | None = None
         self._started = 0
@@ -51,6 +51,7 @@ class WorkerPool:
         self._manifests: dict[str, PluginManifest] = {}
         self._idle: list[WorkerProcess] = []  # least recently used first
         self._workers: set[WorkerProcess] = set()
+        self._launching: set[asyncio.Future[None]] = set()
         self._retiring: set[asyncio.Task[None]] = set()
         self._is_open = False
         self._sampler = Sampler()
@@ -63,6 +64,11 @@ class WorkerPool:
     def capacity(self) -> int:
         """How many calls run at once; more of them wait."""
         return self._settings.workers
+
+    @property
+    def worker_pids(self) -> frozenset[int]:
+        """The worker processes there are now, busy, idle or ending."""
+        return frozenset(worker.pid for worker in self._workers)
 
     async def start(self) -> None:
         """Make ready for calls; raises `StartupError` where that is impossible."""
@@ -104,17 +110,14 @@ class WorkerPool:
 
     async def submit(self, source: PluginSource, payload: Mapping[str, Any], call: Call, ceilings: Ceilings) -> Outcome:
         """Execute the plugin once, within `limits_of` it; see `Executor.submit`."""
-        document = dict(payload)
-        try:
-            await _check(document)
-        except NotStorableError as error:
-            return Failure(incident=Incident.REFUSED, message=str(error), problems=[error.problem])
         async with self._turn(source):
             worker = self._warm(source) or await self._spawn(source, ceilings)
             if isinstance(worker, Failure):
                 return worker
             try:
-                return await worker.execute(document, call, limits_of(self._manifests[source.name], call, ceilings))
+                return await worker.execute(
+                    dict(payload), call, limits_of(self._manifests[source.name], call, ceilings)
+                )
             finally:
                 self._keep(worker)
 
@@ -139,23 +142,13 @@ class WorkerPool:
         """A new worker with the plugin loaded."""
         if not self._is_open:
             return _CLOSED
-        self._started += 1
-        name = f"w{self._started}"
-        starting = asyncio.ensure_future(self._on_spawner(self._start_worker, name))
-        try:
-            await settle(_finish(starting))
-        except asyncio.CancelledError:
-            if starting.exception() is None:
-                self._retire(self._adopt(starting.result(), source, ceilings))
-            raise
-        except OSError as error:
-            log.error("a worker process could not be started", error=str(error))
-            return Failure(incident=Incident.HOST, message=f"A worker process could not be started: {error}.")
-        worker = self._adopt(starting.result(), source, ceilings)
+        worker = await self._launch(source, ceilings)
+        if isinstance(worker, Failure):
+            return worker
         limit_s = min(self._import_limit(source), ceilings.timeout_s)
         try:
             loaded = await worker.load(limit_s)
-        except asyncio.CancelledError:
+        except BaseException:
             self._retire(worker)
             raise
         if isinstance(loaded, Failure):
@@ -166,6 +159,31 @@ class WorkerPool:
         if loaded.concurrency is not None and source.name not in self._turns:
             self._turns[source.name] = asyncio.Semaphore(loaded.concurrency)
         return worker
+
+    async def _launch(self, source: PluginSource, ceilings: Ceilings) -> WorkerProcess | Failure:
+        """A new worker process; when this returns or raises, the pool knows it or there is none."""
+        launching: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._launching.add(launching)
+        try:
+            self._started += 1
+            name = f"w{self._started}"
+            starting = asyncio.ensure_future(self._on_spawner(self._start_worker, name))
+            try:
+                await settle(_finish(starting))
+            except asyncio.CancelledError:
+                if starting.exception() is None:
+                    self._retire(self._adopt(starting.result(), source, ceilings))
+                raise
+            except OSError as error:
+                log.error("a worker process could not be started", error=str(error))
+                return Failure(incident=Incident.HOST, message=f"A worker process could not be started: {error}.")
+            worker = self._adopt(starting.result(), source, ceilings)
+            if not self._is_open:
+                worker.kill(_CLOSED)
+            return worker
+        finally:
+            self._launching.discard(launching)
+            launching.set_result(None)
 
     def _import_limit(self, source: PluginSource) -> float:
         known = self._manifests.get(source.name)
@@ -200,8 +218,8 @@ class WorkerPool:
         task.add_done_callback(self._retiring.discard)
 
     async def _until_gone(self) -> None:
-        while self._workers or self._retiring:
-            await asyncio.wait([*self._retiring, *(worker.gone for worker in self._workers)])
+        while waited := [*self._launching, *self._retiring, *(worker.gone for worker in self._workers)]:
+            await asyncio.wait(waited)
 
     # --- in the spawner's thread ---
 
@@ -215,32 +233,24 @@ class WorkerPool:
             if lock is not None:  # the service that worked there is dead
                 shutil.rmtree(left, ignore_errors=True)
                 os.close(lock)
-        folder = self._scratch / self._instance
+        folder = self._scratch / self.instance
         folder.mkdir()
         self._lock = _try_lock(folder)
-        self._guard = start_guard(self._instance)
+        self._guard = start_guard(self.instance)
 
     def _start_worker(self, name: str) -> Child:
         if self._guard is not None and self._guard.poll() is not None:
             log.warning("the guard of the workers had died; another one is started")
             self._guard.communicate()
-            self._guard = start_guard(self._instance)
-        return start_worker(f"{self._instance}/{name}", self._scratch / self._instance / name)
+            self._guard = start_guard(self.instance)
+        return start_worker(f"{self.instance}/{name}/", self._scratch / self.instance / name)
 
     def _clean_up(self) -> None:
         if self._guard is not None:
             self._guard.communicate()
-        shutil.rmtree(self._scratch / self._instance, ignore_errors=True)
+        shutil.rmtree(self._scratch / self.instance, ignore_errors=True)
         if self._lock is not None:
             os.close(self._lock)
-
-
-async def _check(document: dict[str, Any]) -> None:
-    """Refuse what is no document; only a small one is looked through on the event loop."""
-    if len(document) <= 64 and all(not isinstance(value, dict | list) for value in document.values()):
-        check_document(document)
-    else:
-        await asyncio.to_thread(check_document, document)
 
 
 async def _finish(starting: asyncio.Future[Child]) -> None:

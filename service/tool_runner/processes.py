@@ -9,7 +9,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-#: Environment variable that every worker and what it starts carries: `<instance>/<number of the worker>`.
+#: Environment variable that every worker and what it starts carries: `<instance>/<worker>/`. The last slash
+#: keeps the first worker from being taken for the tenth.
 MARKER: Final = "SERVICE_WORKER"
 
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
+import structlog
+
 from service.tool_runner import processes
 
 #: A tick and its work stay within 100 ms.
@@ -14,6 +16,9 @@ EVERY_S: Final = 0.08
 #: What a worker may have printed before the file is emptied, and what is kept of it.
 MAX_OUTPUT_BYTES: Final = 1_000_000
 TAIL_BYTES: Final = 8_192
+
+
+log = structlog.get_logger(__name__)
 
 
 class Watched:
@@ -83,7 +88,10 @@ class Sampler:
         while not self._stop.wait(EVERY_S):
             with self._lock:
                 if self._workers:
-                    self._tick()
+                    try:
+                        self._tick()
+                    except Exception:
+                        log.exception("the memory of the workers could not be sampled")
 
     def _tick(self) -> None:
         known, self._below = self._below, {pid: pid for pid in self._workers}

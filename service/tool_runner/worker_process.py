@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,8 @@ from typing import Any, Final, TypeGuard
 import structlog
 
 from service.calls import Call
-from service.errors import FieldProblem
+from service.codec import check_document
+from service.errors import FieldProblem, NotStorableError
 from service.models import Artifact
 from service.plugins.manifest import PluginManifest, PluginSource
 from service.tool_runner import processes
@@ -78,6 +80,8 @@ class WorkerProcess:
         self._is_dead = False
         self._cpu_total = 0.0
         self._last_output = b""
+        self._output_lock = threading.Lock()
+        self._is_cleared = False
         self._burial: asyncio.Task[None] | None = None
         self._handlers: dict[Kind, Callable[[Frame], None]] = {
             Kind.MANIFEST: self._on_answer,
@@ -138,8 +142,14 @@ class WorkerProcess:
         header = {"job_id": call.job_id, "attempt": call.attempt, "timeout_s": limits.run_s, "payload": payload}
         try:
             request = pack(Kind.CALL, header)
+            if len(request[0]) <= _SMALL:
+                check_document(payload)
+            else:
+                await asyncio.to_thread(check_document, payload)
         except FrameError as error:
-            return Failure(incident=Incident.REFUSED, message=f"The payload cannot be passed on: {error}")
+            return Failure(incident=Incident.REFUSED, message=f"The payload cannot be passed on: {error}.")
+        except NotStorableError as error:
+            return Failure(incident=Incident.REFUSED, message=str(error), problems=[error.problem])
         self._call, self._limits, self._received = call, limits, 0
         self.watched.limit_bytes = limits.memory_bytes
         self.watched.peak_bytes = 0
@@ -298,8 +308,11 @@ class WorkerProcess:
         return printed[-TAIL_BYTES:].decode("utf-8", "replace").replace("\0", "") or None
 
     def _printed(self) -> bytes:
-        rotated = self.watched.rotated
-        return rotated + tail(self._child.output, 0 if rotated else self._output_mark)
+        with self._output_lock:
+            if self._is_cleared:  # its number may be another file's by now
+                return self._last_output
+            rotated = self.watched.rotated
+            return rotated + tail(self._child.output, 0 if rotated else self._output_mark)
 
     # --- the channel ---
 
@@ -497,9 +510,11 @@ class WorkerProcess:
         self._cpu_total = usage.ru_utime + usage.ru_stime
         self._sampler.forget(self.watched)
         self._last_output = self._printed()
+        with self._output_lock:
+            self._is_cleared = True
+            os.close(child.output)
         child.connection.close()
         os.close(child.pidfd)
-        os.close(child.output)
         shutil.rmtree(child.folder, ignore_errors=True)
         return child.process.returncode
 

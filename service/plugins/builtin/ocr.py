@@ -11,6 +11,7 @@ from pydantic import Field
 
 from service.plugins.builtin.extras import not_installed
 from service.plugins.builtin.pictures import Picture, on_paper, upright, without_alpha
+from service.plugins.context import Context
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -52,6 +53,7 @@ class Ocr:
     def run(
         self,
         image: Picture,
+        context: Context,
         min_score: Annotated[float, Field(ge=0, le=1, description="Leave out lines read with less confidence")] = 0.5,
     ) -> dict[str, Any]:
         """Lines in reading order, each with its confidence and the four corners `[x, y]` of its box, clockwise.
@@ -59,6 +61,7 @@ class Ocr:
         Pixels are those of the upright picture. A picture without text is a result with none; its confidence is None.
         """
         picture = without_alpha(upright(image))
+        context.progress(0.1, f"reading {picture.width} x {picture.height} pixels")
         found = self._read(_squarer(picture).convert("RGB"), text_score=min_score)
         lines = [
             {
@@ -68,6 +71,7 @@ class Ocr:
             }
             for text, score, box in zip(*_columns(found), strict=True)
         ]
+        context.progress(1.0, f"{len(lines)} lines read")
         return {
             "text": "\n".join(line["text"] for line in lines),
             "lines": lines,

@@ -1,0 +1,37 @@
+"""Every hostile plugin costs its own job only."""
+
+from __future__ import annotations
+
+import requests
+
+from tests.hostile_plugins.cases import CASES
+
+
+#: They cannot even be described, so that no job is taken for them; the refusal says why.
+UNLOADABLE = {"missing_module", "missing_attribute"}
+
+
+def test_each_hostile_job_fails_with_the_right_type_while_its_neighbours_succeed(serve):
+    service = serve("--workers", "4", "--memory-mb", "200", "--timeout-s", "5")
+    jobs = [
+        (plugin, error_type, service.submit(plugin, payload), service.submit("echo", {"beside": plugin}))
+        for plugin, payload, error_type, _ in CASES
+        if plugin not in UNLOADABLE
+    ]
+    for plugin, error_type, job, neighbour in jobs:
+        record = service.job(job, wait=60)
+        assert (plugin, record["status"], record["error"] and record["error"]["type"]) == (plugin, "FAILED", error_type)
+        assert "Traceback" not in record["error"]["message"]
+        assert service.job(neighbour, wait=60)["status"] == "SUCCESS"
+    assert service.sql("SELECT plugin, run_s FROM report_jobs WHERE status = 'FAILED' AND run_s > 5 + 2") == []
+    assert requests.get(f"{service.url}/readyz", timeout=5).status_code == 200
+
+
+def test_a_plugin_that_cannot_be_loaded_takes_no_jobs_and_says_why(serve):
+    service = serve()
+    for plugin in UNLOADABLE:
+        body = {"plugin": plugin, "payload": {}}
+        answer = requests.post(f"{service.url}/v1/jobs", json=body, timeout=30)
+        assert answer.status_code == 503
+        assert "hostile_absent" in answer.json()["detail"] or "absent" in answer.json()["detail"]
+    assert service.sql("SELECT count(*) FROM report_jobs") == [(0,)]

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+
+import requests
+
+from tests.service.conftest import until
+
+
+def test_killed_it_loses_nothing_and_leaves_no_worker(serve):
+    service = serve("--workers", "2")
+    running = [service.submit("sleep", {"seconds": 30}) for _ in range(2)]
+    pending = [service.submit("echo", {"n": n}) for n in range(20)]
+    until(lambda: all(service.job(job)["status"] == "RUNNING" for job in running))
+    workers = until(service.workers)
+    service.kill()
+    killed_at = time.monotonic()
+    until(lambda: not set(workers) & set(service.workers()), timeout_s=2)
+    assert time.monotonic() - killed_at < 2
+
+    service = serve("--workers", "4")
+    until(lambda: all(service.job(job)["status"] == "RUNNING" for job in running), timeout_s=5)
+    for n, job in enumerate(pending):
+        assert service.job(job, wait=30)["status"] == "SUCCESS"
+        assert requests.get(f"{service.url}/v1/jobs/{job}/result", timeout=30).json() == {"n": n}
+    for job in running:
+        first, second = service.attempts(job)
+        assert (first["outcome"], second["outcome"]) == ("LOST", None)
+        assert requests.post(f"{service.url}/v1/jobs/{job}/cancel", timeout=30).status_code in (200, 202)
+        assert service.job(job, wait=30)["status"] == "CANCELLED"
+    assert service.stop() == 0
+
+
+def test_told_to_stop_it_lets_running_jobs_finish(serve):
+    service = serve()
+    job = service.submit("sleep", {"seconds": 1})
+    until(lambda: service.job(job)["status"] == "RUNNING")
+    assert service.stop() == 0
+    assert service.sql("SELECT status FROM report_jobs") == [("SUCCESS",)]
+    assert service.sql("SELECT count(*) FROM instances WHERE stopped_at IS NULL") == [(0,)]
+
+
+def test_what_does_not_finish_in_time_goes_back_unharmed(serve):
+    service = serve("--drain-s", "0.2")
+    job = service.submit("sleep", {"seconds": 60})
+    until(lambda: service.job(job)["status"] == "RUNNING")
+    assert service.stop() == 0
+    assert service.sql("SELECT status, attempt FROM report_jobs") == [("PENDING", 0)]
+    service = serve()
+    until(lambda: service.job(job)["status"] == "RUNNING")
+    assert [attempt["outcome"] for attempt in service.attempts(job)] == ["RELEASED", None]
+
+
+def test_a_second_signal_ends_the_patience(serve):
+    service = serve("--drain-s", "60")
+    job = service.submit("sleep", {"seconds": 60})
+    until(lambda: service.job(job)["status"] == "RUNNING")
+    service.popen.send_signal(signal.SIGTERM)
+    until(lambda: "stopping" in service.log.read_text())
+    assert service.stop() == 0
+    assert service.sql("SELECT status FROM report_jobs") == [("PENDING",)]
+
+
+def test_while_it_stops_it_takes_no_jobs_and_says_so(serve):
+    service = serve()
+    service.submit("sleep", {"seconds": 2})
+    until(lambda: service.sql("SELECT 1 FROM report_jobs WHERE status = 'RUNNING'"))
+    service.popen.send_signal(signal.SIGTERM)
+    until(lambda: "stopping" in service.log.read_text())
+    until(lambda: requests.get(f"{service.url}/readyz", timeout=5).status_code == 503)
+    refused = requests.post(f"{service.url}/v1/jobs", json={"plugin": "echo", "payload": {}}, timeout=5)
+    assert refused.status_code == 503
+    assert int(refused.headers["Retry-After"]) > 0
+    assert service.popen.wait(30) == 0
+    assert service.sql("SELECT count(*) FROM report_jobs") == [(1,)]
+
+
+def test_a_second_service_on_the_same_data_is_refused_in_one_line(serve):
+    service = serve()
+    second = subprocess.run(
+        [sys.executable, "-m", "service", "serve", "--port", "0", "--data-dir", str(service.data_dir)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert second.returncode != 0
+    assert str(service.popen.pid) in second.stderr
+    assert "Traceback" not in second.stderr
+    assert len(second.stderr.strip().splitlines()) <= 2
+    assert requests.get(f"{service.url}/readyz", timeout=5).status_code == 200
+
+
+def test_a_port_in_use_is_said_in_one_line(serve, tmp_path):
+    service = serve()
+    port = service.url.rpartition(":")[2]
+    second = subprocess.run(
+        [sys.executable, "-m", "service", "serve", "--port", port, "--data-dir", str(tmp_path / "other")],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert second.returncode != 0
+    assert port in second.stderr
+    assert "Traceback" not in second.stderr
+
+
+def test_jobs_due_later_run_when_they_are_due(serve):
+    service = serve()
+    now = time.time()
+    later = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now + 2)) + ".000Z"
+    job = service.submit("echo", {"n": 1}, run_at=later)
+    record = service.job(job, wait=20)
+    assert record["status"] == "SUCCESS"
+    assert record["started_at"] >= later
+
+
+def test_a_plugins_concurrency_is_kept(serve):
+    service = serve("--workers", "4")
+    jobs = [service.submit("one_at_a_time", {"seconds": 0.1}) for _ in range(4)]
+    for job in jobs:
+        assert service.job(job, wait=30)["status"] == "SUCCESS"
+    spans = service.sql("SELECT started_at, finished_at FROM report_jobs ORDER BY started_at")
+    assert all(before[1] <= after[0] for before, after in zip(spans, spans[1:], strict=False))
