@@ -126,9 +126,14 @@ _SELECT_BY_KEY = Statement(
         _keys, (jobs.c.tenant == _keys.c.tenant) & (jobs.c.idempotency_key == _keys.c.idempotency_key)
     )
 )
-_INSERT_EVENT = Statement(sa.insert(job_events).values({c.name: sa.bindparam(c.name) for c in job_events.columns}))
+_EVENT_COLUMNS: Final = ("job_id", "n", "type", "at", "data")
+_INSERT_EVENTS = Statement(
+    sa.insert(job_events).from_select(_EVENT_COLUMNS, sa.select(*batch_table("new", *_EVENT_COLUMNS).c))
+)
 _ATTEMPT_COLUMNS: Final = ("job_id", "fence", "attempt", "plugin", "owner", "started_at")
-_INSERT_ATTEMPT = Statement(sa.insert(job_attempts).values({name: sa.bindparam(name) for name in _ATTEMPT_COLUMNS}))
+_INSERT_ATTEMPTS = Statement(
+    sa.insert(job_attempts).from_select(_ATTEMPT_COLUMNS, sa.select(*batch_table("new", *_ATTEMPT_COLUMNS).c))
+)
 
 _CLAIMABLE: Final = sa.text("jobs.status = 'PENDING' AND jobs.due")
 _EVENT: Final = {jobs.c.event_count: jobs.c.event_count + sa.text("1")}
@@ -355,9 +360,10 @@ async def _claim(tx: Transaction, item: Claim) -> list[ClaimedJob]:
         rows = await tx.fetch(_CLAIM, caps=encode(dict(item.caps)), limit=item.limit, **shared)
     rows.sort(key=lambda row: (-row[8], row[0]))
     claimed = [_claimed_job(row) for row in rows]
-    await tx.execute_many(
-        _INSERT_ATTEMPT, [(job.id, job.fence, job.attempt, job.plugin, item.owner, now) for job in claimed]
-    )
+    if not claimed:
+        return []
+    attempts = [(job.id, job.fence, job.attempt, job.plugin, item.owner, now) for job in claimed]
+    await tx.fetch(_INSERT_ATTEMPTS, batch=batch(attempts))
     await _add_events(
         tx,
         (
@@ -562,4 +568,6 @@ def _orphan_ending(
 
 
 async def _add_events(tx: Transaction, events: Iterable[tuple[str, int, str, Timestamp, JSON]]) -> None:
-    await tx.execute_many(_INSERT_EVENT, [(job, n, kind, at, encode(data)) for job, n, kind, at, data in events])
+    rows = [(job_id, n, kind, at, encode(data)) for job_id, n, kind, at, data in events]
+    if rows:
+        await tx.fetch(_INSERT_EVENTS, batch=batch(rows))

@@ -35,7 +35,8 @@ class Statement:
 def batch_table(name: str, *columns: str) -> sa.Subquery:
     """The rows of the JSON array in parameter `batch` (see `batch`) as a table called `name`.
 
-    One statement then guards and changes many rows and tells by RETURNING which ones, in one hop to the database.
+    One statement then guards and changes many rows and tells by RETURNING which ones. It also gives the interpreter up
+    once: `executemany` does so for every row, and each time has to get it back from a busy event loop.
     """
     each = sa.func.json_each(sa.bindparam("batch")).table_valued("value", name="each")
     fields = (

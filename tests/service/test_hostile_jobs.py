@@ -9,14 +9,17 @@ from tests.hostile_plugins.cases import CASES
 
 #: They cannot even be described, so that no job is taken for them; the refusal says why.
 UNLOADABLE = {"missing_module", "missing_attribute"}
+#: The cases that reach a worker: the others are refused before they are queued.
+RUNNABLE = [
+    case for case in CASES if case[0] not in UNLOADABLE | {"not_installed"} and case[2] != "ValidationError"
+]
 
 
 def test_each_hostile_job_fails_with_the_right_type_while_its_neighbours_succeed(serve):
     service = serve("--workers", "4", "--memory-mb", "200", "--timeout-s", "5")
     jobs = [
         (plugin, error_type, service.submit(plugin, payload), service.submit("echo", {"beside": plugin}))
-        for plugin, payload, error_type, _ in CASES
-        if plugin not in UNLOADABLE
+        for plugin, payload, error_type, _ in RUNNABLE
     ]
     for plugin, error_type, job, neighbour in jobs:
         record = service.job(job, wait=60)
