@@ -1,0 +1,281 @@
+"""What a client may get wrong: each has its 4xx, names the place, and leaves no row behind."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import re
+import time
+from typing import Any
+
+import pytest
+
+from tests.api.conftest import MAX_BODY_MB, Live, pointers, problem
+
+JSON = {"Content-Type": "application/json"}
+FORM = {"Content-Type": "multipart/form-data; boundary=x"}
+PNG = {"Content-Type": "image/png"}
+TOO_MUCH = b"x" * (int(MAX_BODY_MB * 1_000_000) + 1)
+PICTURE = base64.b64encode(b"picture").decode()
+
+
+def job(plugin: Any = "echo", payload: Any = None, **options: Any) -> bytes:
+    return json.dumps({"plugin": plugin, "payload": {} if payload is None else payload, **options}).encode()
+
+
+def form(**parts: bytes) -> bytes:
+    sections = (
+        f'--x\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n'.encode() + data + b"\r\n"
+        for name, data in parts.items()
+    )
+    return b"".join(sections) + b"--x--\r\n"
+
+
+BAD = {
+    "no body": (JSON, b"", 400, [""]),
+    "malformed JSON": (JSON, b'{"plugin": "echo", ', 400, [""]),
+    "NaN": (JSON, b'{"plugin": "echo", "payload": {"a": [0, NaN]}}', 400, ["/payload/a/1"]),
+    "an infinity by overflow": (JSON, b'{"plugin": "echo", "payload": {"a": 1e999}}', 400, ["/payload/a"]),
+    "a key twice": (JSON, b'{"plugin": "echo", "payload": {"a": 1, "a": 2}}', 400, ["/payload/a"]),
+    "100,000 levels": (JSON, b'{"plugin": "echo", "payload": ' + b'{"a":' * 100_000, 400, [""]),
+    "65 levels": (JSON, job(payload={"a": json.loads("[" * 64 + "]" * 64)}), 400, ["/payload/a" + "/0" * 62]),
+    "an integer of 65 bits": (JSON, job(payload={"a": 2**63}), 400, ["/payload/a"]),
+    "an integer of 5,000 digits": (JSON, b'{"plugin": "echo", "payload": {"a": ' + b"9" * 5_000 + b"}}", 400, None),
+    "a lone surrogate": (JSON, b'{"plugin": "echo", "payload": {"a": "\\ud800"}}', 400, ["/payload/a"]),
+    "a byte order mark": (JSON, b"\xef\xbb\xbf" + job(), 400, [""]),
+    "UTF-16": (JSON, job().decode().encode("utf-16"), 400, [""]),
+    "an announced foreign charset": ({"Content-Type": "application/json; charset=utf-16"}, job(), 415, []),
+    "U+0000": (JSON, job(payload={"a": "\0"}), 422, ["/payload/a"]),
+    "a reserved key": (JSON, job(payload={"a": {"$blob": {}}}), 422, ["/payload/a"]),
+    "an array for a body": (JSON, b"[]", 422, [""]),
+    "a wrong type": (JSON, job(plugin=5), 422, ["/plugin"]),
+    "an array for a payload": (JSON, job(payload=[1]), 422, ["/payload"]),
+    "no plugin": (JSON, b'{"payload": {}}', 422, ["/plugin"]),
+    "no payload": (JSON, b'{"plugin": "echo"}', 422, ["/payload"]),
+    "an unknown field": (JSON, job(surprise=1), 422, ["/surprise"]),
+    "an unknown plugin": (JSON, job(plugin="nope"), 422, ["/plugin"]),
+    "too high a priority": (JSON, job(priority=101), 422, ["/priority"]),
+    "too many tags": (JSON, job(tags=["a"] * 21), 422, ["/tags"]),
+    "too long a tag": (JSON, job(tags=["a" * 101]), 422, ["/tags/0"]),
+    "too much metadata": (JSON, job(metadata={"a": "x" * 16_384}), 422, ["/metadata"]),
+    "a time without an offset": (JSON, job(run_at="2026-01-01T00:00:00"), 422, ["/run_at"]),
+    "a payload field of a wrong type": (JSON, job("sleep", {"seconds": "long"}), 422, ["/payload/seconds"]),
+    "an unknown payload field": (JSON, job("sleep", {"minutes": 1}), 422, ["/payload/minutes"]),
+    "no image": (JSON, job("thumbnail", {"mime_type": "image/png"}), 422, ["/payload/image"]),
+    "invalid base64": (
+        JSON, job("thumbnail", {"image": "!", "mime_type": "image/png"}), 422, ["/payload/image"],
+    ),
+    "invalid marked base64": (
+        JSON, job("echo", {"image": {"$bytes": "a"}, "mime_type": "image/png"}), 422, ["/payload/image"],
+    ),
+    "an empty image": (JSON, job("thumbnail", {"image": "", "mime_type": "image/png"}), 422, ["/payload/image"]),
+    "an image without mime_type": (JSON, job("thumbnail", {"image": PICTURE}), 422, ["/payload/mime_type"]),
+    "an image without mime_type, untyped": (JSON, job("echo", {"image": PICTURE}), 422, ["/payload/mime_type"]),
+    "an empty mime_type": (
+        JSON, job("thumbnail", {"image": PICTURE, "mime_type": ""}), 422, ["/payload/mime_type"],
+    ),
+    "a body of another kind": ({"Content-Type": "text/plain"}, job(), 415, []),
+    "a body of curl's default kind": ({"Content-Type": "application/x-www-form-urlencoded"}, job(), 415, []),
+    "a body of no kind": ({}, job(), 415, []),
+    "a compressed body": ({**JSON, "Content-Encoding": "gzip"}, gzip.compress(job()), 415, []),
+    "a body too large": (JSON, TOO_MUCH, 413, []),
+    "a form too large": (FORM, form(plugin=b"echo", a=TOO_MUCH), 413, []),
+    "too many parts": (FORM, form(plugin=b"echo", **{f"f{n}": b"" for n in range(64)}), 413, []),
+    "a form without boundary": ({"Content-Type": "multipart/form-data"}, form(plugin=b"echo"), 400, []),
+    "a truncated form": (FORM, form(plugin=b"echo", image=b"abc")[:-9], 400, []),
+    "a form without plugin": (FORM, form(a=b"b"), 422, ["/plugin"]),
+    "a form with an unknown plugin": (FORM, form(plugin=b"nope"), 422, ["/plugin"]),
+    "a form with malformed options": (FORM, form(plugin=b"echo", job=b"{"), 400, ["/job"]),
+    "a form with unfit options": (FORM, form(plugin=b"echo", job=b'{"priority": 101}'), 422, ["/job/priority"]),
+    "a form with an unfit payload": (FORM, form(plugin=b"echo", payload=b"[]"), 422, ["/payload"]),
+    "a form with a key twice": (FORM, form(plugin=b"echo", payload=b'{"a":1,"a":1}'), 400, ["/payload/a"]),
+    "a form with a field twice": (FORM, form(plugin=b"echo", payload=b'{"a": 1}', a=b"1"), 422, ["/a"]),
+    "a form with text that is none": (FORM, form(plugin=b"echo", a=b"\xff"), 400, ["/a"]),
+    "a form with an unfit field": (FORM, form(plugin=b"sleep", seconds=b"long"), 422, ["/seconds"]),
+    "an empty key": ({**JSON, "Idempotency-Key": ""}, job(), 400, ["/Idempotency-Key"]),
+    "too long a key": ({**JSON, "Idempotency-Key": "k" * 256}, job(), 400, ["/Idempotency-Key"]),
+    "a key with a space": ({**JSON, "Idempotency-Key": "a b"}, job(), 400, ["/Idempotency-Key"]),
+    "a foreign origin": ({**JSON, "Origin": "http://evil.example"}, job(), 403, []),
+    "an opaque origin": ({**JSON, "Origin": "null"}, job(), 403, []),
+    "a foreign host": ({**JSON, "Host": "evil.example"}, job(), 421, []),
+    "a host that only begins like ours": ({**JSON, "Host": "localhost.evil.example:80"}, job(), 421, []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_submission_is_refused_by_place_without_a_row(live: Live, name: str) -> None:
+    headers, body, status, places = BAD[name]
+    before = live.rows()
+    answer = problem(live.post("/v1/jobs", data=body, headers=headers), status)
+    if places is not None:
+        assert pointers(answer) == places
+    assert live.rows() == before
+
+
+BAD_PLUGIN_CALLS = {
+    "malformed JSON": ("thumbnail", JSON, b"{", 400, [""]),
+    "an array": ("echo", JSON, b"[]", 422, [""]),
+    "a field in the query beside JSON": ("echo?a=1", JSON, b"{}", 400, ["/a"]),
+    "an unfit option": ("echo?job.priority=high", JSON, b"{}", 400, ["/job.priority"]),
+    "an option out of range": ("echo?job.priority=101", JSON, b"{}", 422, ["/priority"]),
+    "a query parameter twice": ("thumbnail?width=1&width=2", PNG, b"x", 400, ["/width"]),
+    "an unfit field": ("thumbnail?width=wide", PNG, b"x", 422, ["/width"]),
+    "an unknown field": ("thumbnail?depth=1", PNG, b"x", 422, ["/depth"]),
+    "an empty image": ("thumbnail", PNG, b"", 422, ["/image"]),
+    "nothing at all": ("thumbnail", {}, b"", 422, ["/image", "/mime_type"]),
+    "bytes of no kind": ("thumbnail", {}, b"x", 422, ["/mime_type"]),
+    "curl's default kind": (
+        "thumbnail", {"Content-Type": "application/x-www-form-urlencoded"}, b"x", 415, [],
+    ),
+    "too large a body": ("thumbnail", PNG, TOO_MUCH, 413, []),
+    "an unknown plugin": ("nope", PNG, b"x", 404, []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD_PLUGIN_CALLS)
+def test_a_bad_call_of_a_plugin_is_refused_by_place_without_a_row(live: Live, name: str) -> None:
+    path, headers, body, status, places = BAD_PLUGIN_CALLS[name]
+    before = live.rows()
+    plugin, _, query = path.partition("?")
+    answer = problem(live.post(f"/v1/plugins/{plugin}/jobs?{query}", data=body, headers=headers), status)
+    assert pointers(answer) == places
+    assert live.rows() == before
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "kind"),
+    [
+        ("GET", "/nowhere", 404, "unknown-route"),
+        ("GET", "/v2/jobs", 404, "unknown-route"),
+        ("GET", "/v1/jobs/", 404, "unknown-route"),
+        ("PUT", "/v1/jobs", 405, "wrong-method"),
+        ("OPTIONS", "/v1/jobs", 405, "wrong-method"),
+        ("PROPFIND", "/v1/jobs", 405, "wrong-method"),
+        ("DELETE", "/livez", 405, "wrong-method"),
+        ("GET", "/v1/jobs?state=RUNNING", 400, "malformed-request"),
+        ("GET", "/v1/jobs?status=running", 400, "malformed-request"),
+        ("GET", "/v1/jobs?limit=0", 400, "malformed-request"),
+        ("GET", "/v1/jobs?limit=1&limit=2", 400, "malformed-request"),
+        ("GET", "/v1/jobs?cursor=%00", 400, "malformed-request"),
+        ("GET", "/v1/jobs?plugin=%ff", 200, None),
+        ("GET", "/livez?x=1", 400, "malformed-request"),
+        ("POST", "/v1/jobs?x=1", 400, "malformed-request"),
+    ],
+)
+def test_a_wrong_call_is_a_problem_too(live: Live, method: str, path: str, status: int, kind: str | None) -> None:
+    answer = live.request(method, path, headers=JSON)
+    if kind is None:
+        assert answer.status_code == status
+        return
+    assert problem(answer, status)["type"] == f"/problems/{kind}"
+    if status == 405:
+        assert "GET" in answer.headers["Allow"]
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"GET /livez HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\n\r\n",
+        b"BREW /livez HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nHost: localhost\r\nBad Header: 1\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX: a\0b\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 20_000 + b"\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nHost: localhost\r\n" + b"X: 1\r\n" * 10_000 + b"\r\n",
+        b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+        b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"0\r\n\r\n",
+        b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
+        b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: \xd9\xa3\r\n\r\n",
+        b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\nZZ\r\n",
+    ],
+)
+def test_what_is_not_sound_http_is_a_400_problem(live: Live, request_bytes: bytes) -> None:
+    status, headers, body = live.raw(request_bytes)
+    assert status == 400
+    assert headers["content-type"] == "application/problem+json"
+    assert headers["x-request-id"] == json.loads(body)["request_id"]
+    assert b"Traceback" not in body
+
+
+def test_a_body_too_large_is_refused_while_it_is_read(live: Live) -> None:
+    head = b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    announced = b"Content-Length: 1000000000000\r\n\r\n"
+    status, headers, _ = live.raw(head + announced)
+    assert status == 413
+    assert headers["connection"] == "close"
+    endless = b"Transfer-Encoding: chunked\r\n\r\n" + b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
+    endless += (b"10000\r\n" + b"x" * 0x10000 + b"\r\n") * 40
+    status, headers, _ = live.raw(head + endless)
+    assert status == 413
+    assert headers["connection"] == "close"
+    form_head = head.replace(b"application/json", b"multipart/form-data; boundary=x")
+    status, _, _ = live.raw(form_head + endless)
+    assert status == 413
+
+
+def test_a_body_too_large_is_not_even_asked_for(live: Live) -> None:
+    head = b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nExpect: 100-continue\r\n"
+    status, _, body = live.raw(head + b"Content-Length: 1000000000\r\n\r\n")
+    assert status == 413
+    assert json.loads(body)["type"] == "/problems/too-large"
+
+
+def test_a_body_that_ends_early_leaves_no_row(live: Live) -> None:
+    before = live.rows()
+    head = (
+        b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
+    )
+    with pytest.raises((IndexError, ConnectionError)):
+        live.raw(head + job(), then_close=True)
+    assert live.get("/livez").status_code == 200
+    assert live.rows() == before
+
+
+def test_a_hostile_file_name_is_not_kept(live: Live) -> None:
+    for name in ("../../../etc/passwd", "..\\..\\x", "con", "a\u202egnp.exe", "n" * 4_000, "%2e%2e%2f", '"; x="y'):
+        answer = live.post("/v1/jobs", files={"plugin": (None, "echo"), "image": (name, b"data", "image/png")})
+        assert answer.status_code == 202, answer.text
+        assert name not in answer.text
+        assert not list(live.data_dir.parent.rglob("passwd"))
+
+
+def test_every_answer_carries_the_browsers_fences_and_an_id(live: Live) -> None:
+    for answer in (live.get("/livez"), live.get("/nowhere"), live.get("/v1/jobs?x=1"), live.request("PUT", "/livez")):
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert answer.headers["Referrer-Policy"] == "no-referrer"
+        assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+        assert not [name for name in answer.headers if name.lower().startswith("access-control-")]
+        assert answer.headers["X-Request-Id"]
+
+
+def test_a_request_id_is_taken_from_the_client_if_it_is_sane(live: Live) -> None:
+    assert live.get("/livez", headers={"X-Request-Id": "order-7.a_b"}).headers["X-Request-Id"] == "order-7.a_b"
+    for insane in ("a b", "x" * 65, "\u00e9".encode().decode("latin-1"), "<script>"):
+        answer = live.get("/livez", headers={"X-Request-Id": insane})
+        assert re.fullmatch(r"[0-9a-f-]{36}", answer.headers["X-Request-Id"])
+
+
+def test_the_own_origin_is_welcome_under_every_name_of_the_loopback(live: Live) -> None:
+    port = live.netloc.split(":")[1]
+    for host in (f"localhost:{port}", f"127.0.0.1:{port}", f"[::1]:{port}", "localhost"):
+        answer = live.post("/v1/jobs", data=job(), headers={**JSON, "Host": host, "Origin": f"http://{host}"})
+        assert answer.status_code == 202, answer.text
+
+
+def test_a_half_sent_body_ends_after_its_idle_time(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.api.bodies.IDLE_S", 0.2)
+    before = live.rows()
+    started = time.monotonic()
+    status, headers, body = live.raw(
+        b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
+    )
+    assert status == 408
+    assert json.loads(body)["type"] == "/problems/body-timeout"
+    assert headers["connection"] == "close"
+    assert time.monotonic() - started < 10
+    assert live.rows() == before

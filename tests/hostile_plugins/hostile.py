@@ -1,0 +1,406 @@
+# ruff: noqa: BLE001, PTH115, PTH208, T201
+"""Plugins that do what a plugin must not do, each its own way, and a few that behave."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+# --- well-behaved neighbours ---
+
+
+def neighbour(payload: dict) -> dict:
+    return {"echo": payload}
+
+
+def slowly(payload: dict) -> dict:
+    time.sleep(payload["seconds"])
+    return {"slept": payload["seconds"]}
+
+
+async def waiting(payload: dict) -> dict:
+    await asyncio.sleep(payload["seconds"])
+    return {"slept": payload["seconds"]}
+
+
+def whoami(payload: dict) -> dict:
+    return {
+        "pid": os.getpid(),
+        "cwd": str(Path.cwd()),
+        "environment": dict(os.environ),
+        "descriptors": [
+            str(Path(path).readlink()) for path in map("/proc/self/fd/{}".format, range(4096)) if os.path.lexists(path)
+        ],
+    }
+
+
+class OneAtATime:
+    name = "one_at_a_time"
+    concurrency = 1
+
+    def run(self, payload: dict) -> dict:
+        begun = time.monotonic()
+        time.sleep(payload["seconds"])
+        return {"begun": begun, "ended": time.monotonic()}
+
+
+class Warm:
+    """Tells how often it was set up; its teardown leaves a trace where the payload said."""
+
+    name = "warm"
+
+    def __init__(self) -> None:
+        self.set_ups = 0
+        self.trace: str | None = None
+
+    def setup(self) -> None:
+        self.set_ups += 1
+
+    def run(self, payload: dict) -> dict:
+        self.trace = payload.get("trace", self.trace)
+        return {"pid": os.getpid(), "set_ups": self.set_ups}
+
+    def teardown(self) -> None:
+        if self.trace:
+            Path(self.trace).write_text("torn down")
+
+
+def typed(data: bytes, width: int = 3) -> dict:
+    return {"size": len(data), "width": width, "back": data}
+
+
+def generous(payload: dict, context: Any) -> dict:
+    context.progress(0.25, "a quarter")
+    context.artifact("note.txt", b"hello", "text/plain")
+    context.metric("score", 0.5)
+    (context.tmp / "left.txt").write_text("left")
+    return {"job": context.job_id, "attempt": context.attempt, "in_time": context.deadline > time.time()}
+
+
+def tmp_content(payload: dict, context: Any) -> dict:
+    return {"files": os.listdir(context.tmp)}
+
+
+def chatty(payload: dict, context: Any) -> dict:
+    for number in range(100_000):
+        context.progress(number / 100_000, f"step {number}")
+    context.progress(1, "done")
+    return {}
+
+
+def polite(payload: dict, context: Any) -> dict:
+    context.progress(0, "running")
+    while True:
+        context.check_cancelled()
+        time.sleep(0.005)
+
+
+async def polite_async(payload: dict, context: Any) -> dict:
+    context.progress(0, "running")
+    await asyncio.sleep(3600)
+    return {}
+
+
+# --- death ---
+
+
+def segfault(payload: dict) -> dict:
+    ctypes.string_at(0)
+    return {}
+
+
+def abort(payload: dict) -> dict:
+    os.abort()
+
+
+def exits(payload: dict) -> dict:
+    os._exit(payload.get("code", 0))
+
+
+def kills_group(payload: dict) -> dict:
+    os.killpg(0, signal.SIGKILL)
+    return {}
+
+
+# --- endlessness ---
+
+
+def spins(payload: dict) -> dict:
+    while True:
+        pass
+
+
+def spins_in_c(payload: dict) -> dict:
+    re.match(r"(a+)+$", "a" * 64 + "b")  # holds the GIL for ages
+    return {}
+
+
+def ignores_signals(payload: dict) -> dict:
+    for number in set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(number, signal.SIG_IGN)
+    while True:
+        try:
+            while True:
+                time.sleep(1)
+        except BaseException:
+            continue
+
+
+def stops_itself(payload: dict) -> dict:
+    os.kill(os.getpid(), signal.SIGSTOP)
+    return {}
+
+
+def stubborn(payload: dict, context: Any) -> dict:
+    context.progress(0, "running")
+    while True:
+        try:
+            context.check_cancelled()
+            time.sleep(0.005)
+        except BaseException:
+            continue
+
+
+# --- greed ---
+
+
+def eats_memory(payload: dict) -> dict:
+    hoard = []
+    while True:
+        hoard.append(b"\xff" * 4_000_000)
+
+
+def eats_memory_in_a_child(payload: dict) -> dict:
+    program = "hoard = []\nwhile True: hoard.append(b'\\xff' * 4_000_000)"
+    subprocess.run([sys.executable, "-c", program], check=False)
+    return {}
+
+
+def asks_for_everything(payload: dict) -> dict:
+    return {"size": len(bytearray(10**12))}
+
+
+def uses_up_descriptors(payload: dict) -> dict:
+    kept = []
+    while True:
+        kept.append(os.open("/dev/null", os.O_RDONLY))
+
+
+def prints(payload: dict) -> dict:
+    line = "x" * 999
+    for _ in range(payload["megabytes"] * 1000):
+        print(line)
+    print("the last line")
+    sys.stdout.flush()
+    if payload.get("then") == "die":
+        os._exit(3)
+    return {}
+
+
+# --- mischief ---
+
+
+def closes_descriptors(payload: dict) -> dict:
+    os.closerange(0, payload.get("up_to", 10))
+    return {"closed": True}
+
+
+def writes_rubbish(payload: dict) -> dict:
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
+                os.write(int(name), bytes.fromhex(payload["hex"]))
+        except OSError:
+            continue
+    time.sleep(3600)
+    return {}
+
+
+def raises(payload: dict) -> dict:
+    raise ValueError(payload.get("message", "a wrong value"))
+
+
+def system_exit(payload: dict) -> dict:
+    sys.exit(payload.get("code"))
+
+
+def keyboard_interrupt(payload: dict) -> dict:
+    raise KeyboardInterrupt
+
+
+def stop_iteration(payload: dict) -> dict:
+    raise StopIteration(1)
+
+
+class TwoArgumentsError(Exception):
+    def __init__(self, first: Any, second: Any) -> None:
+        super().__init__(f"{first} and {second}")
+
+    def __reduce__(self) -> Any:
+        return os._exit, (86,)
+
+
+def unpicklable(payload: dict) -> dict:
+    raise TwoArgumentsError("this", "that")
+
+
+class MutedError(Exception):
+    def __str__(self) -> str:
+        raise SystemExit("no text")
+
+    __repr__ = __str__
+
+
+def hostile_text(payload: dict) -> dict:
+    raise MutedError
+
+
+def long_message(payload: dict) -> dict:
+    raise ValueError("\0\ud800" + "long " * 2_000_000)
+
+
+async def cancels_itself(payload: dict) -> dict:
+    raise asyncio.CancelledError
+
+
+# --- results that are none ---
+
+
+class Foreign:
+    def __reduce__(self) -> Any:
+        return os._exit, (86,)
+
+
+class Exploding(dict):
+    def items(self) -> Any:
+        raise SystemExit("no items")
+
+
+def returns(payload: dict) -> Any:
+    cycle: dict[str, Any] = {}
+    cycle["self"] = cycle
+    return {
+        "bytes": lambda: b"top",
+        "list": lambda: [1],
+        "none": lambda: None,
+        "nan": lambda: {"value": float("nan")},
+        "huge integer": lambda: {"value": 2**63},
+        "nul": lambda: {"value": "a\0b"},
+        "surrogate": lambda: {"value": "\ud800"},
+        "key": lambda: {1: "one"},
+        "set": lambda: {"value": {1, 2}},
+        "cycle": lambda: cycle,
+        "deep": lambda: _deep(5_000),
+        "foreign": lambda: {"value": Foreign()},
+        "large bytes": lambda: {"value": bytes(200_000_000)},
+        "large text": lambda: {"value": "x" * 5_000_000},
+        "reserved": lambda: {"$bytes": 0},
+    }[payload["what"]]()
+
+
+def _deep(levels: int) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for _ in range(levels):
+        value = {"down": value}
+    return value
+
+
+def exploding_result(payload: dict) -> Any:
+    return Exploding(a=1)
+
+
+def large_artifacts(payload: dict, context: Any) -> dict:
+    for number in range(100):
+        context.artifact(f"{number}.bin", bytes(10_000_000))
+    return {}
+
+
+# --- families ---
+
+
+def forks(payload: dict) -> dict:
+    os.fork()
+    return {"pid": os.getpid()}
+
+
+def leaves_a_process(payload: dict) -> dict:
+    """A grandchild in a session of its own, whose parent is dead."""
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            os.execve("/bin/sleep", ["sleep", "3600"], dict(os.environ) if payload.get("marked", True) else {})
+        os._exit(0)
+    if payload.get("then") == "hang":
+        time.sleep(3600)
+    if payload.get("then") == "die":
+        time.sleep(0.1)
+        os._exit(1)
+    return {"pid": os.getpid()}
+
+
+class Helped:
+    """Starts a helper once; that one may stay."""
+
+    name = "helped"
+
+    def setup(self) -> None:
+        self.helper = subprocess.Popen(["/bin/sleep", "3600"])
+
+    def run(self, payload: dict) -> dict:
+        return {"pid": os.getpid(), "helper": self.helper.pid, "alive": self.helper.poll() is None}
+
+
+# --- set-up ---
+
+
+class SetupRaises:
+    name = "setup_raises"
+
+    def setup(self) -> None:
+        raise RuntimeError("no model")
+
+    def run(self, payload: dict) -> dict:
+        return {}
+
+
+class SetupHangs:
+    name = "setup_hangs"
+    setup_timeout_s = 0.5
+
+    def setup(self) -> None:
+        time.sleep(3600)
+
+    def run(self, payload: dict) -> dict:
+        return {}
+
+
+class SetupCrashes:
+    name = "setup_crashes"
+
+    def setup(self) -> None:
+        os._exit(4)
+
+    def run(self, payload: dict) -> dict:
+        return {}
+
+
+class SlowSetup:
+    """Its set-up takes longer than its time limit, which is for `run`."""
+
+    name = "slow_setup"
+    timeout_s = 0.5
+    setup_timeout_s = 20
+
+    def setup(self) -> None:
+        time.sleep(0.8)
+
+    def run(self, payload: dict) -> dict:
+        return {"ready": True}

@@ -1,0 +1,28 @@
+"""A process that owns a pool with calls that never end; run by tests that kill it."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+from service.plugins.discovery import installed_plugins
+from service.settings import Settings
+from service.tool_runner.pool import WorkerPool
+from service.tool_runner.runner import ToolRunner
+
+
+async def main(data_dir: str, hostile: str) -> None:
+    sys.path.insert(0, hostile)
+    settings = Settings(_env_file=None, data_dir=Path(data_dir), workers=4, timeout_s=600)
+    pool = WorkerPool(settings)
+    runner = ToolRunner(pool, installed_plugins(), settings)
+    await runner.start()
+    await runner.run("neighbour", {})  # one idle worker
+    sys.stdout.write(f"{pool.instance}\n")
+    sys.stdout.flush()
+    calls = [("spins_in_c", {}), ("stops_itself", {}), ("ignores_signals", {}), ("leaves_a_process", {"then": "hang"})]
+    await asyncio.gather(*(runner.run(plugin, payload) for plugin, payload in calls))
+
+
+asyncio.run(main(*sys.argv[1:]))

@@ -1,0 +1,135 @@
+"""Whatever a plugin does, its own job gets the right error in time and nobody else notices."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from typing import Any
+
+import pytest
+
+from service.calls import Call, current_call
+from service.tool_runner.pool import WorkerPool
+from service.tool_runner.processes import marked
+from service.tool_runner.runner import ToolRunner
+from tests.hostile_plugins.cases import CASES
+
+from .waiting import until
+
+LIMIT_S = 1.5
+
+
+@pytest.mark.parametrize(
+    ("plugin", "payload", "error_type", "details"), CASES, ids=[f"{case[0]}-{case[1] or ''}" for case in CASES]
+)
+async def test_it_costs_its_own_job_and_nothing_else(
+    runner: ToolRunner, plugin: str, payload: dict[str, Any], error_type: str, details: dict[str, Any]
+) -> None:
+    await runner.run("neighbour", {})
+    begun = time.monotonic()
+    (result, error), beside = await asyncio.gather(runner.run(plugin, payload), runner.run("slowly", {"seconds": 0.3}))
+    took = time.monotonic() - begun
+    assert result == {}
+    assert error["error"]["type"] == error_type, error
+    assert details.items() <= error["error"]["details"].items()
+    assert error["error"]["plugin"] == plugin
+    assert 0 < len(error["error"]["message"]) <= 8_192
+    assert "Traceback" not in error["error"]["message"]
+    assert took < LIMIT_S + 2
+    assert beside == ({"slept": 0.3}, {})
+    assert await runner.run("neighbour", {"a": b"after"}) == ({"echo": {"a": b"after"}}, {})
+
+
+@pytest.mark.parametrize("mood", [("hang", "TimeLimitExceeded"), ("crash", "WorkerCrashed"), ("raise", "PluginError")])
+async def test_a_plugin_that_turns_bad_on_import_fails_its_job_and_can_come_back(
+    runner: ToolRunner, tmp_path: Any, monkeypatch: pytest.MonkeyPatch, mood: tuple[str, str]
+) -> None:
+    assert (await runner.describe("moody")).name == "moody"
+    await _forget_warm_workers(runner)
+    switch = tmp_path / "switch"
+    switch.mkdir()
+    monkeypatch.syspath_prepend(str(switch))
+    (switch / "hostile_switch.py").write_text(f"IMPORT = {mood[0]!r}\n")
+    _, error = await runner.run("moody", {})
+    assert error["error"]["type"] == mood[1]
+    assert error["error"]["details"]["phase"] == "import"
+    (switch / "hostile_switch.py").write_text("IMPORT = 'behave better'\n")
+    assert await runner.run("moody", {}) == ({"import": "behave better"}, {})
+
+
+async def _forget_warm_workers(runner: ToolRunner) -> None:
+    pool = runner._executor
+    assert isinstance(pool, WorkerPool)
+    for worker in list(pool._idle):
+        await worker.retire()
+
+
+async def test_the_death_of_the_first_worker_does_not_touch_the_tenth(runner: ToolRunner, pool: WorkerPool) -> None:
+    call = Call(job_id="j")
+    current_call.set(call)
+    await runner.run("neighbour", {})
+    pool._started = 9
+    tenth = asyncio.create_task(runner.run("slowly", {"seconds": 0.8}))
+    await until(lambda: len(pool.worker_pids) == 2)
+    assert call.report.worker_pid
+    os.kill(call.report.worker_pid, signal.SIGKILL)
+    assert await tenth == ({"slept": 0.8}, {})
+
+
+async def test_a_process_left_behind_is_killed_after_the_call_and_its_result_stands(
+    runner: ToolRunner, pool: WorkerPool
+) -> None:
+    result, error = await runner.run("leaves_a_process", {})
+    assert error == {}
+    await until(lambda: marked(pool.instance) == {})
+    again, _ = await runner.run("leaves_a_process", {"marked": False})
+    assert again["pid"] != result["pid"]
+
+
+async def test_a_process_that_set_up_started_may_stay(runner: ToolRunner) -> None:
+    first, _ = await runner.run("helped", {})
+    second, _ = await runner.run("helped", {})
+    assert first["alive"]
+    assert second == first
+
+
+async def test_of_a_forked_plugin_only_one_answers(runner: ToolRunner) -> None:
+    for _ in range(3):
+        result, error = await runner.run("forks", {})
+        assert error == {}
+        assert result["pid"] > 0
+
+
+async def test_a_plugin_may_close_the_descriptors_it_did_not_open(runner: ToolRunner) -> None:
+    assert await runner.run("closes_descriptors", {"up_to": 10}) == ({"closed": True}, {})
+
+
+async def test_what_was_printed_before_a_crash_is_in_the_report_and_bounded(runner: ToolRunner) -> None:
+    call = Call(job_id="j")
+    current_call.set(call)
+    _, error = await runner.run("prints", {"megabytes": 20, "then": "die"})
+    assert error["error"]["details"]["exit_code"] == 3
+    assert call.report.output is not None
+    assert call.report.output.endswith("the last line\n")
+    assert len(call.report.output) <= 8_192
+
+
+async def test_a_crash_shows_where_it_was_to_administrators_only(runner: ToolRunner) -> None:
+    call = Call(job_id="j")
+    current_call.set(call)
+    _, error = await runner.run("segfault", {})
+    assert call.report.output is not None
+    assert "hostile.py" in call.report.output
+    assert "hostile.py" not in str(error)
+
+
+async def test_a_traceback_is_in_the_report_and_not_in_the_error(runner: ToolRunner) -> None:
+    call = Call(job_id="j")
+    current_call.set(call)
+    _, error = await runner.run("raises", {"message": "wrong"})
+    assert error["error"]["message"] == "wrong"
+    assert call.report.traceback is not None
+    assert "hostile.py" in call.report.traceback
+    assert "hostile.py" not in str(error)
