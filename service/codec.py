@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import orjson
 
 from service.errors import NotStorableError
 
+T = TypeVar("T")
+
 MAX_DEPTH: Final = 64
 #: Keys that stand for bytes in documents; nobody may use them for anything else.
 BYTES_KEY: Final = "$bytes"
 BLOB_KEY: Final = "$blob"
+
+#: Documents of at most so many values, and so many characters of text, are worked on faster than handed to a thread.
+SMALL_NODES: Final = 500
+SMALL_CHARS: Final = 65_536
 
 _MIN_INT, _MAX_INT = -(2**63), 2**63 - 1
 
@@ -64,6 +71,34 @@ def _check_text(text: str, pointer: str) -> None:
             text.encode()
         except UnicodeEncodeError:
             raise NotStorableError(pointer, "text must not contain lone surrogates") from None
+
+
+def is_small(document: Any) -> bool:
+    """Whether `document` may be checked, encoded or rendered on the event loop."""
+    budget = SMALL_NODES
+    chars = 0
+    pending: list[Any] = [document]
+    while pending:
+        value = pending.pop()
+        if type(value) is dict:
+            pending.extend(value.values())
+            budget -= len(value)
+        elif type(value) is list:
+            budget -= len(value)
+            if budget > 0:
+                pending.extend(value)
+        elif type(value) is str:
+            chars += len(value)
+        if budget < 0 or chars > SMALL_CHARS:
+            return False
+    return True
+
+
+async def off_loop(document: Any, work: Callable[..., T], *arguments: Any) -> T:
+    """`work(*arguments)`, in a thread unless `document`, which it goes through, is small."""
+    if is_small(document):
+        return work(*arguments)
+    return await asyncio.to_thread(work, *arguments)
 
 
 def storable_text(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Final
 
 import structlog
@@ -38,10 +39,10 @@ class Dispatcher:
             except ServiceUnavailableError as error:
                 log.warning("cannot claim jobs", error=str(error))
                 await asyncio.sleep(POLL_S)
-            try:
-                await asyncio.wait_for(self._events.work.wait(), POLL_S)
-            except TimeoutError:
-                continue
+            # Not `wait_for`: on Python 3.11 it swallows a cancellation that comes together with the wake-up.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(POLL_S):
+                    await self._events.work.wait()
 
     async def dispatch(self) -> int:
         """Claim and start what fits in now; how many jobs."""

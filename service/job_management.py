@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import hashlib
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -14,7 +15,7 @@ import structlog
 from uuid_utils.compat import uuid7
 
 from service.calls import Call, CallReport, current_call
-from service.codec import BLOB_KEY, check_document, decode, encode, escape_pointer, replace_marked
+from service.codec import BLOB_KEY, check_document, decode, encode, escape_pointer, off_loop, replace_marked
 from service.db import instances, job_queries, job_repository
 from service.db.blobs import NewBlob
 from service.db.database import Database
@@ -107,8 +108,9 @@ class JobManagementService:
 
         Raises `NotStorableError` for a payload no database holds, `ServiceUnavailableError` if it cannot be stored now.
         """
-        check_document(dict(payload))
-        new = await self._new_job(plugin_name, dict(payload), options or JobOptions())
+        document = dict(payload)
+        await off_loop(document, check_document, document)
+        new, _ = await self._new_job(plugin_name, document, options or JobOptions())
         await self._insert(new)
         return new.id
 
@@ -129,7 +131,7 @@ class JobManagementService:
             raise ServiceUnavailableError("The service is shutting down and takes no new jobs.")
         manifest = await self._plugin_management.manifest(plugin_name)
         document = await self._plugin_management.validate(plugin_name, payload)
-        new = await self._new_job(
+        new, stored = await self._new_job(
             plugin_name,
             document,
             options or JobOptions(),
@@ -142,7 +144,7 @@ class JobManagementService:
                 raise IdempotencyConflictError(idempotency_key or "")
             self._metrics.replayed.inc()
             return Submission(record=await self.get_record(inserted.id), replayed=True)
-        return Submission(record=_record_of(new), replayed=False)
+        return Submission(record=_record_of(new, stored), replayed=False)
 
     async def get_job(self, job_id: str) -> dict[str, Any]:
         """A copy of the record with its bytes as bytes, and `error` in the envelope `{"error": {...}}`.
@@ -172,10 +174,9 @@ class JobManagementService:
                 left = end - asyncio.get_running_loop().time()
                 if record.status.is_terminal or left <= 0:
                     return record
-                try:
-                    await asyncio.wait_for(changed.wait(), min(left, _LOOK_AGAIN_S))
-                except TimeoutError:
-                    continue
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(min(left, _LOOK_AGAIN_S)):
+                        await changed.wait()
 
     async def list_jobs(self, query: JobQuery) -> JobPage:
         """A page of records, newest first, without payloads and results."""
@@ -337,13 +338,15 @@ class JobManagementService:
         *,
         plugin_version: str | None = None,
         idempotency_key: str | None = None,
-    ) -> NewJob:
-        payload, blobs = await self._stored(document)
+    ) -> tuple[NewJob, dict[str, Any]]:
+        """A job to insert, and its payload as a stored document."""
+        payload, stored, blobs = await self._stored(document)
         request_hash = None
         if idempotency_key is not None:
-            request = encode([plugin, decode(payload), dataclasses.asdict(options)], sort_keys=True)
-            request_hash = hashlib.sha256(request.encode()).hexdigest()
-        return NewJob(
+            request = [plugin, stored, dataclasses.asdict(options)]
+            text = await off_loop(request, lambda: encode(request, sort_keys=True).encode())
+            request_hash = hashlib.sha256(text).hexdigest()
+        new = NewJob(
             id=str(uuid7()),
             tenant=DEFAULT_TENANT,
             plugin=plugin,
@@ -356,6 +359,7 @@ class JobManagementService:
             idempotency_key=idempotency_key,
             request_hash=request_hash,
         )
+        return new, stored
 
     async def _insert(self, new: NewJob) -> Inserted:
         inserted = await self._database.writer.write(job_repository.insert, new)
@@ -390,14 +394,15 @@ class JobManagementService:
         call = Call(job_id=job.id, attempt=job.attempt, timeout_s=job.timeout_s, on_progress=on_progress, report=report)
         token = current_call.set(call)
         try:
-            (payload,) = await self._with_bytes(decode(job.payload))
+            stored = await off_loop(job.payload, decode, job.payload)
+            (payload,) = await self._with_bytes(stored)
             pair = await self._plugin_management.execute_plugin(plugin_name=job.plugin, payload=payload or {})
         except Exception:  # the contract says nothing escapes; a job must not hang on that
             log.exception("execute_plugin raised", plugin=job.plugin)
             return failed(ErrorType.INTERNAL, "The service failed while it ran the plugin; see its log.", job.plugin)
         finally:
             current_call.reset(token)
-        return judge(pair, job.plugin)
+        return await off_loop(pair, judge, pair, job.plugin)
 
     async def _show_progress(self, job: ClaimedJob, progress: Progress) -> None:
         made = ProgressMade(job=job, owner=self.instance_id, progress=progress)
@@ -423,7 +428,7 @@ class JobManagementService:
         artifacts, artifact_blobs = await self._stored_artifacts(report)
         match outcome:
             case Succeeded():
-                result, blobs = await self._stored(outcome.result)
+                result, _, blobs = await self._stored(outcome.result)
                 return dataclasses.replace(
                     ending,
                     status=outcome.status,
@@ -468,11 +473,11 @@ class JobManagementService:
             error=ending.error and ending.error["message"],
         )
 
-    async def _stored(self, document: dict[str, Any]) -> tuple[str, list[NewBlob]]:
-        """A document as JSON text with references, and the bytes they name, ready to be inserted beside it."""
-        found = list(_bytes_in(document, ""))
+    async def _stored(self, document: dict[str, Any]) -> tuple[str, dict[str, Any], list[NewBlob]]:
+        """A document with references in place of bytes, as text and as it is, and the bytes, ready to be inserted."""
+        found = await off_loop(document, lambda: list(_bytes_in(document, "")))
         if not found:
-            return encode(document), []
+            return await off_loop(document, encode, document), document, []
         blobs = await self._database.blobs.prepare([value for _, value in found])
         mime_type = document.get("mime_type")
         refs = iter(
@@ -481,7 +486,12 @@ class JobManagementService:
             else BlobRef(sha256=blob.sha256, size=blob.size)
             for (pointer, _), blob in zip(found, blobs, strict=True)
         )
-        return encode(document, lambda _: {BLOB_KEY: dataclasses.asdict(next(refs))}), blobs
+
+        def referenced() -> tuple[str, dict[str, Any]]:
+            text = encode(document, lambda _: {BLOB_KEY: dataclasses.asdict(next(refs))})
+            return text, decode(text)
+
+        return *await off_loop(document, referenced), blobs
 
     async def _stored_artifacts(self, report: CallReport) -> tuple[list[StoredArtifact], list[NewBlob]]:
         if not report.artifacts:
@@ -499,10 +509,13 @@ class JobManagementService:
     async def _with_bytes(self, *documents: Mapping[str, Any] | None) -> list[dict[str, Any] | None]:
         """Copies of stored documents with bytes in place of references."""
         refs: list[BlobRef] = []
-        for document in documents:
-            replace_marked(document, BLOB_KEY, lambda ref: refs.append(BlobRef(**ref)))
+
+        def replaced(replace: Callable[[Any], Any]) -> list[Any]:
+            return [replace_marked(document, BLOB_KEY, replace) for document in documents]
+
+        await off_loop(documents, replaced, lambda ref: refs.append(BlobRef(**ref)))
         stored = await self._database.blobs.read(refs)
-        return [replace_marked(document, BLOB_KEY, lambda ref: stored[ref["sha256"]]) for document in documents]
+        return await off_loop(documents, replaced, lambda ref: stored[ref["sha256"]])
 
     def _lease_until(self) -> Timestamp:
         return timestamp(datetime.now(UTC) + timedelta(seconds=self._lease_s))
@@ -531,7 +544,7 @@ def _bytes_in(value: Any, pointer: str) -> Iterator[tuple[str, bytes]]:
             yield from _bytes_in(item, f"{pointer}/{escape_pointer(str(key))}")
 
 
-def _record_of(new: NewJob) -> JobRecord:
+def _record_of(new: NewJob, payload: dict[str, Any]) -> JobRecord:
     """The record that a read would give right after the insert."""
     options = new.options
     return JobRecord(
@@ -547,7 +560,7 @@ def _record_of(new: NewJob) -> JobRecord:
         max_attempts=new.max_attempts,
         fence=0,
         progress=None,
-        payload=decode(new.payload),
+        payload=payload,
         result=None,
         error=None,
         artifacts=(),

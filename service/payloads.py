@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import binascii
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +9,7 @@ from typing import Any, Final
 
 import jsonschema_rs
 
-from service.codec import BYTES_KEY, check_document, decode, escape_pointer
+from service.codec import BYTES_KEY, check_document, decode, escape_pointer, off_loop
 from service.errors import FieldProblem, NotStorableError
 
 MAX_PROBLEMS: Final = 20
@@ -35,10 +34,7 @@ class InputSchema:
 
     async def accept(self, payload: Mapping[str, Any]) -> tuple[dict[str, Any], list[FieldProblem]]:
         """The payload, `{"$bytes": ...}` and base64 text where bytes belong decoded; and what is wrong with it."""
-        encoded = sum(map(len, _base64_texts(payload)))
-        if encoded > _PIECE // 16:
-            return await asyncio.to_thread(self._accept, payload)
-        return self._accept(payload)
+        return await off_loop(payload, self._accept, payload)
 
     def _accept(self, payload: Mapping[str, Any]) -> tuple[dict[str, Any], list[FieldProblem]]:
         problems: list[FieldProblem] = []
@@ -121,14 +117,6 @@ class InputSchema:
             else:
                 kinds.update(branch.get("type", ()))
         return kinds
-
-
-def _base64_texts(payload: Mapping[str, Any]) -> Iterator[str]:
-    for value in payload.values():
-        if isinstance(value, dict) and value.keys() == {BYTES_KEY}:
-            value = value[BYTES_KEY]
-        if isinstance(value, str):
-            yield value
 
 
 def _from_base64(text: Any, pointer: str, problems: list[FieldProblem]) -> bytes:

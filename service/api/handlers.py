@@ -18,6 +18,7 @@ from service.api import files, views
 from service.api.inputs import Submitted, job_query, preferred_wait_s
 from service.api.problems import Problem, in_body
 from service.api.services import Services
+from service.codec import is_small
 from service.errors import (
     FieldProblem,
     FileNotInJobError,
@@ -221,7 +222,7 @@ async def _document(document: Mapping[str, JSON], url: str) -> web.Response:
 
 async def _beside(work: Callable[[], _Made], *documents: Mapping[str, JSON] | None) -> _Made:
     """What `work` makes of `documents`; beside the event loop where they are large."""
-    if all(map(views.is_small, documents)):
+    if all(map(is_small, documents)):
         return work()
     return await asyncio.to_thread(work)
 

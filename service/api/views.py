@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 from urllib.parse import quote
 
 from typing_extensions import TypedDict
@@ -13,10 +13,6 @@ from service.codec import BLOB_KEY, escape_pointer
 from service.models import JSON, AttemptRecord, BlobRef, JobRecord, JobStatus, Progress, Timestamp
 from service.plugin_management import PluginInfo, PluginState
 from service.plugins.manifest import PluginManifest
-
-#: Documents of at most so many values, and texts of so many characters, are rendered on the event loop.
-SMALL_NODES: Final = 500
-SMALL_CHARS: Final = 65_536
 
 
 class BytesView(TypedDict):
@@ -306,24 +302,3 @@ def _blob(value: dict[str, Any]) -> BlobRef | None:
     if len(value) == 1 and BLOB_KEY in value:
         return BlobRef(**value[BLOB_KEY])
     return None
-
-
-def is_small(document: Mapping[str, JSON] | None) -> bool:
-    """Whether `document` is rendered faster than handed to a thread."""
-    budget = SMALL_NODES
-    chars = 0
-    pending: list[Any] = [document]
-    while pending:
-        value = pending.pop()
-        if type(value) is dict:
-            pending.extend(value.values())
-            budget -= len(value)
-        elif type(value) is list:
-            budget -= len(value)
-            if budget > 0:
-                pending.extend(value)
-        elif type(value) is str:
-            chars += len(value)
-        if budget < 0 or chars > SMALL_CHARS:
-            return False
-    return True

@@ -1,0 +1,137 @@
+"""`service.client` against a running service: what comes back typed, and what survives a bad connection."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
+
+import pytest
+
+from service.client import ApiError, Client, File, Job, NoResultError, ServiceUnreachableError, media_type_of
+from service.models import JobOptions, JobStatus
+
+from .conftest import RunningService
+
+pytestmark = pytest.mark.xdist_group("cli")
+
+
+@pytest.fixture
+async def client(service: RunningService) -> AsyncIterator[Client]:
+    async with Client(service.url) as client:
+        yield client
+
+
+@contextlib.asynccontextmanager
+async def losing_answers(url: str, losses: int) -> AsyncIterator[tuple[str, list[bytes]]]:
+    """The address of a relay to `url` that lets requests through and drops the first answers; and those requests."""
+    target = urlsplit(url)
+    requests: list[bytes] = []
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        requests.append(await reader.read(65_536))
+        service_reader, service_writer = await asyncio.open_connection(target.hostname, target.port)
+        service_writer.write(requests[-1].replace(b"Host: ", b"Connection: close\r\nHost: "))
+        answer = await service_reader.read()
+        if len(requests) > losses:
+            writer.write(answer)
+        writer.close()
+        service_writer.close()
+
+    server = await asyncio.start_server(relay, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", requests
+
+
+async def test_bytes_in_a_payload_arrive_as_bytes(client: Client) -> None:
+    data = bytes(range(256)) * 400
+    job = await client.submit("echo", {"a": [{"data": data}], "n": 1})
+    done = await client.wait(job.id)
+    assert (done.status, done.result and done.result["n"]) == (JobStatus.SUCCESS, 1)
+    assert await client.result(job.id) == File(data=data, media_type="application/octet-stream")
+    assert done.payload
+    assert (await client.read(done.payload["a"][0]["data"]["url"])).data == data
+
+
+async def test_a_submission_whose_answer_was_lost_makes_one_job(service: RunningService, client: Client) -> None:
+    tag = uuid.uuid4().hex
+    async with losing_answers(service.url, losses=2) as (url, requests), Client(url) as unlucky:
+        job = await unlucky.submit("echo", {}, options=JobOptions(tags=(tag,)))
+    assert len(requests) == 3
+    assert [found.id async for found in client.jobs(tag=tag)] == [job.id]
+
+
+async def test_jobs_go_on_over_pages_and_end_at_the_limit(client: Client) -> None:
+    tag = uuid.uuid4().hex
+    made = await asyncio.gather(*(client.submit("echo", {}, options=JobOptions(tags=(tag,))) for _ in range(105)))
+    everything = [job.id async for job in client.jobs(tag=tag)]
+    assert everything == sorted((job.id for job in made), reverse=True)
+    assert [job.id async for job in client.jobs(tag=tag, limit=102)] == everything[:102]
+
+
+async def test_progress_is_seen_while_waiting(client: Client) -> None:
+    seen: list[Job] = []
+    job = await client.submit("sleep", {"seconds": 1.5})
+    assert (await client.wait(job.id, seen.append)).status is JobStatus.SUCCESS
+    fractions = [record.progress.fraction for record in seen if record.progress]
+    assert any(0 < fraction < 1 for fraction in fractions)
+    assert fractions == sorted(fractions)
+
+
+async def test_a_job_without_result_says_why(client: Client) -> None:
+    job = await client.submit("sleep", {"seconds": 60})
+    with pytest.raises(NoResultError) as unfinished:
+        await client.result(job.id)
+    assert not unfinished.value.job.status.is_terminal
+    await client.cancel(job.id)
+    assert (await client.wait(job.id)).status is JobStatus.CANCELLED
+    with pytest.raises(NoResultError) as cancelled:
+        await client.result(job.id)
+    assert cancelled.value.job.status is JobStatus.CANCELLED
+
+
+async def test_a_refusal_carries_status_problem_and_place(client: Client) -> None:
+    with pytest.raises(ApiError, match="/seconds") as refused:
+        await client.submit("sleep", {"seconds": "long"})
+    assert refused.value.status == 422
+    assert refused.value.problem["errors"][0]["pointer"] == "/payload/seconds"
+    with pytest.raises(ApiError) as unknown:
+        await client.get("no such/job?")
+    assert unknown.value.status == 404
+
+
+async def test_a_plugin_comes_with_its_schemas(client: Client) -> None:
+    plugin = await client.plugin("thumbnail")
+    assert plugin.input_schema
+    assert "width" in plugin.input_schema["properties"]
+    assert plugin.state == "available"
+
+
+async def test_an_address_where_nothing_listens_is_told_soon() -> None:
+    async with asyncio.timeout(5), Client("http://127.0.0.1:9") as client:
+        with pytest.raises(ServiceUnreachableError, match="connection refused"):
+            await client.plugins()
+
+
+@pytest.mark.parametrize("url", ["localhost:8080", "ftp://localhost", "http://", ""])
+def test_what_is_no_address_is_refused_at_once(url: str) -> None:
+    with pytest.raises(ValueError, match="not an address"):
+        Client(url)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "expected"),
+    [
+        ("a.txt", b"\x89PNG\r\n\x1a\n...", "image/png"),
+        ("a", b"\xff\xd8\xff\xe0", "image/jpeg"),
+        ("a.bin", b"RIFF\x00\x00\x00\x00WEBPVP8 ", "image/webp"),
+        ("a.svg", b"<svg/>", "image/svg+xml"),
+        ("a.pdf", b"%PDF-1.7", "application/pdf"),
+        ("-", b"anything", "application/octet-stream"),
+        ("", b"", "application/octet-stream"),
+    ],
+)
+def test_a_media_type_comes_from_the_first_bytes_then_from_the_name(name: str, data: bytes, expected: str) -> None:
+    assert media_type_of(name, data) == expected

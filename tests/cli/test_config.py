@@ -1,0 +1,114 @@
+"""`config`, `migrate` and `serve` before there is a service: settings, their sources, and starts that fail."""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from service import __version__
+from service.settings import ClientSettings, Settings
+
+from .conftest import RunningService, clean_environment, cli
+
+
+def test_config_names_every_setting_its_variable_and_its_source(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("JOBSERVICE_WARM=3\nJOBSERVICE_PORT=1\nJOBSERVICE_HOST=::1\n")
+    done = cli("config", "--json", "--port", "3", cwd=tmp_path, JOBSERVICE_PORT="2", JOBSERVICE_WARM="2")
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(done.stdout)
+    assert set(shown) == {*Settings.model_fields, *ClientSettings.model_fields}
+    assert shown["port"] == {"value": 3, "source": "option", "variable": "JOBSERVICE_PORT"}
+    assert shown["warm"] == {"value": 2, "source": "environment", "variable": "JOBSERVICE_WARM"}
+    assert shown["host"] == {"value": "::1", "source": ".env", "variable": "JOBSERVICE_HOST"}
+    assert shown["drain_s"]["source"] == "default"
+    assert shown["database_url"]["value"] == f"sqlite+aiosqlite:///{tmp_path}/data/jobs.db"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql+asyncpg://user:s3cret@host:5432/jobs", "postgresql+asyncpg://user:***@host:5432/jobs"),
+        ("postgresql+asyncpg://user:s3%40cr@host/jobs", "postgresql+asyncpg://user:***@host/jobs"),
+        ("postgresql+asyncpg://:s3cret@host/jobs", "postgresql+asyncpg://:***@host/jobs"),
+        (
+            "postgresql+asyncpg://h/jobs?user=u&password=s3cret&x=1",
+            "postgresql+asyncpg://h/jobs?user=u&password=***&x=1",
+        ),
+    ],
+)
+def test_config_never_shows_a_secret(tmp_path: Path, url: str, shown: str) -> None:
+    for form in ((), ("--json",)):
+        done = cli("config", *form, cwd=tmp_path, JOBSERVICE_DATABASE_URL=url, JOBSERVICE_API_KEY="s3key")
+        assert done.returncode == 0
+        assert shown in done.stdout
+        assert "s3" not in done.stdout
+
+
+@pytest.mark.parametrize("command", ["config", "serve", "migrate"])
+def test_a_wrong_setting_is_named_as_option_and_as_variable(tmp_path: Path, command: str) -> None:
+    for arguments, variables in ((("--port", "many"), {}), ((), {"JOBSERVICE_PORT": "many"})):
+        done = cli(command, *arguments, cwd=tmp_path, **variables)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "--port (JOBSERVICE_PORT): " in done.stderr
+        assert "'many'" in done.stderr
+        assert len(done.stderr.splitlines()) <= 2
+    assert not (tmp_path / "data").exists()
+
+
+def test_migrate_makes_the_database_and_repeats_harmlessly(tmp_path: Path) -> None:
+    for _ in range(2):
+        done = cli("migrate", "--json", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert re.fullmatch(r"\w{4,}", json.loads(done.stdout)["revision"])
+    database = sqlite3.connect(tmp_path / "data/jobs.db")
+    try:
+        assert database.execute("SELECT count(*) FROM report_jobs").fetchone() == (0,)
+    finally:
+        database.close()
+
+
+def test_a_second_service_on_the_same_data_is_refused(service: RunningService) -> None:
+    done = service.cli("serve", "--port", "0")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert str(service.data_dir) in done.stderr
+
+
+def test_a_taken_port_is_told_with_what_to_do(service: RunningService, tmp_path: Path) -> None:
+    done = cli("serve", "--port", service.url.rpartition(":")[2], cwd=tmp_path)
+    assert done.returncode == 1
+    assert "JOBSERVICE_PORT" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_data_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for command in ("serve", "migrate"):
+        done = cli(command, "--data-dir", "file/data", cwd=tmp_path)
+        assert done.returncode == 1
+        assert "file/data" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_version_and_help_need_nothing(tmp_path: Path) -> None:
+    assert cli("--version", cwd=tmp_path).stdout.strip() == __version__
+    for command in ((), ("submit",), ("serve",), ("config",)):
+        done = cli(*command, "--help", cwd=tmp_path)
+        assert done.returncode == 0
+        assert "Usage: jobservice" in done.stdout
+
+
+def test_client_commands_do_not_import_the_service_side() -> None:
+    script = "import service.cli, sys; print(*(name for name in sys.modules))"
+    loaded = subprocess.run(
+        [sys.executable, "-c", script], env=clean_environment(), capture_output=True, text=True, check=True
+    ).stdout.split()
+    unwanted = {"sqlalchemy", "alembic", "service.app", "service.api", "service.db", "service.job_management"}
+    assert unwanted.isdisjoint(loaded)
+    assert "service.client" in loaded
