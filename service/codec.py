@@ -101,6 +101,27 @@ async def off_loop(document: Any, work: Callable[..., T], *arguments: Any) -> T:
     return await asyncio.to_thread(work, *arguments)
 
 
+def plain_text(document: Any) -> str | None:
+    """The text of a small document without bytes, if a look from C is enough to know that it passes `check_document`.
+
+    None says nothing: then `check_document` and `encode` tell. A document that comes back equal from its own text holds
+    no NaN and no other types; what is left are the rules that show in the text. 2 us where the walk takes 20.
+    """
+    try:
+        text = orjson.dumps(document)
+        if (
+            len(text) > SMALL_CHARS
+            or text.count(b"{") + text.count(b"[") > MAX_DEPTH
+            or b'"$b' in text
+            or b"\\u0000" in text
+            or orjson.loads(text) != document
+        ):
+            return None
+    except (TypeError, ValueError):
+        return None
+    return text.decode()
+
+
 def storable_text(text: str) -> str:
     """`text` without what no document may hold: U+0000 goes, a lone surrogate becomes `?`."""
     return text.encode("utf-8", "replace").decode().replace("\0", "")

@@ -12,10 +12,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import structlog
-from uuid_utils.compat import uuid7
+from uuid_utils import uuid7
 
 from service.calls import Call, CallReport, current_call
-from service.codec import BLOB_KEY, check_document, decode, encode, escape_pointer, off_loop, replace_marked
+from service.codec import BLOB_KEY, check_document, decode, encode, escape_pointer, off_loop, plain_text, replace_marked
 from service.db import instances, job_queries, job_repository
 from service.db.blobs import NewBlob
 from service.db.database import Database
@@ -365,7 +365,6 @@ class JobManagementService:
         inserted = await self._database.writer.write(job_repository.insert, new)
         if not inserted.replayed:
             self._metrics.submitted.labels(new.plugin).inc()
-            self._metrics.transitions.labels(JobStatus.PENDING, new.plugin).inc()
             self._events.work_arrived()
         return inserted
 
@@ -475,6 +474,8 @@ class JobManagementService:
 
     async def _stored(self, document: dict[str, Any]) -> tuple[str, dict[str, Any], list[NewBlob]]:
         """A document with references in place of bytes, as text and as it is, and the bytes, ready to be inserted."""
+        if (plain := plain_text(document)) is not None:
+            return plain, document, []
         found = await off_loop(document, lambda: list(_bytes_in(document, "")))
         if not found:
             return await off_loop(document, encode, document), document, []
@@ -508,6 +509,9 @@ class JobManagementService:
 
     async def _with_bytes(self, *documents: Mapping[str, Any] | None) -> list[dict[str, Any] | None]:
         """Copies of stored documents with bytes in place of references."""
+        texts = list(map(plain_text, documents))
+        if None not in texts:
+            return [decode(text) for text in texts if text is not None]
         refs: list[BlobRef] = []
 
         def replaced(replace: Callable[[Any], Any]) -> list[Any]:

@@ -9,13 +9,12 @@ from typing import Any, Final
 
 import jsonschema_rs
 
-from service.codec import BYTES_KEY, check_document, decode, escape_pointer, off_loop
+from service.codec import BYTES_KEY, check_document, decode, escape_pointer, off_loop, plain_text
 from service.errors import FieldProblem, NotStorableError
 
 MAX_PROBLEMS: Final = 20
 #: Base64 is decoded in pieces of so many characters: the decoder holds the interpreter for each piece.
 _PIECE: Final = 1024 * 1024
-_DEFAULT_BYTES_FIELD: Final = "image"
 
 JSONSchema = Mapping[str, Any]
 
@@ -27,13 +26,16 @@ class InputSchema:
         self._schema = schema
         self._untyped = untyped
         self._validator = jsonschema_rs.Draft202012Validator(_for_bytes(schema))
-        bytes_fields = [
-            name for name, field in schema.get("properties", {}).items() if "bytes" in self._kinds_of(field)
-        ]
-        self.bytes_field = bytes_fields[0] if len(bytes_fields) == 1 else _DEFAULT_BYTES_FIELD
+        properties = schema.get("properties", {})
+        self._bytes_fields = frozenset(name for name, field in properties.items() if "bytes" in self._kinds_of(field))
+        #: Whether bytes may only stand at the top: a document without these fields then has none to decode.
+        self._is_flat = _count_bytes(schema) == sum(_count_bytes(properties[name]) for name in self._bytes_fields)
+        self.bytes_field: str = next(iter(self._bytes_fields)) if len(self._bytes_fields) == 1 else "image"
 
     async def accept(self, payload: Mapping[str, Any]) -> tuple[dict[str, Any], list[FieldProblem]]:
         """The payload, `{"$bytes": ...}` and base64 text where bytes belong decoded; and what is wrong with it."""
+        if self._is_flat and self._bytes_fields.isdisjoint(payload) and plain_text(payload) is not None:
+            return dict(payload), self._problems_of(payload)
         return await off_loop(payload, self._accept, payload)
 
     def _accept(self, payload: Mapping[str, Any]) -> tuple[dict[str, Any], list[FieldProblem]]:
@@ -45,11 +47,13 @@ class InputSchema:
             problems.append(error.problem)
         if problems:
             return document, problems
-        stand_in = _stand_in(document)
-        if not self._validator.is_valid(stand_in):
-            found = (problem for error in self._validator.iter_errors(stand_in) for problem in _problems(error))
-            problems.extend(itertools.islice(found, MAX_PROBLEMS))
-        return document, problems
+        return document, self._problems_of(_stand_in(document))
+
+    def _problems_of(self, stand_in: Mapping[str, Any]) -> list[FieldProblem]:
+        if self._validator.is_valid(stand_in):
+            return []
+        found = (problem for error in self._validator.iter_errors(stand_in) for problem in _problems(error))
+        return list(itertools.islice(found, MAX_PROBLEMS))
 
     def from_text(self, field: str, text: str) -> Any:
         """`text` as the value of a top-level field: as JSON where the schema wants no text, else as it is."""
@@ -142,6 +146,13 @@ def _stand_in(value: Any) -> Any:
     if type(value) is list:
         return [_stand_in(item) for item in value]
     return value
+
+
+def _count_bytes(schema: Any) -> int:
+    """How many places of `schema` are bytes."""
+    if isinstance(schema, dict):
+        return (schema.get("contentEncoding") == "base64") + sum(map(_count_bytes, schema.values()))
+    return sum(map(_count_bytes, schema)) if isinstance(schema, list) else 0
 
 
 def _for_bytes(schema: Any) -> Any:

@@ -106,20 +106,19 @@ _NEW_COLUMNS: Final = (
     "expires_at", "timeout_s", "max_attempts", "created_at", "tags", "metadata", "payload",
 )  # fmt: skip
 _new = batch_table("new", *_NEW_COLUMNS)
-_INSERT_JOBS = Statement(
-    sqlite.insert(jobs)
-    .from_select(
-        [*_NEW_COLUMNS, "status", "attempt", "lost", "max_lost", "fence", "event_count", "artifacts"],
-        sa.select(
-            *_new.c, literal("PENDING"), sa.text("0"), sa.text("0"), sa.text(str(MAX_LOST)), sa.text("0"),
-            sa.text("1"), literal("[]"),
-        ).where(sa.true()),
-    )
-    .on_conflict_do_nothing(
-        index_elements=["tenant", "idempotency_key"], index_where=sa.text("idempotency_key IS NOT NULL")
-    )
-    .returning(jobs.c.id)
+_insert_jobs = sqlite.insert(jobs).from_select(
+    [*_NEW_COLUMNS, "status", "attempt", "lost", "max_lost", "fence", "event_count", "artifacts"],
+    sa.select(
+        *_new.c, literal("PENDING"), sa.text("0"), sa.text("0"), sa.text(str(MAX_LOST)), sa.text("0"), sa.text("1"),
+        literal("[]"),
+    ).where(sa.true()),
 )  # fmt: skip
+_INSERT_JOBS = Statement(_insert_jobs)
+_INSERT_KEYED_JOBS = Statement(
+    _insert_jobs.on_conflict_do_nothing(
+        index_elements=["tenant", "idempotency_key"], index_where=sa.text("idempotency_key IS NOT NULL")
+    ).returning(jobs.c.id)
+)
 _keys = batch_table("keys", "tenant", "idempotency_key")
 _SELECT_BY_KEY = Statement(
     sa.select(jobs.c.tenant, jobs.c.idempotency_key, jobs.c.id, jobs.c.request_hash).join(
@@ -315,9 +314,16 @@ _ORPHANS = Statement(
 async def insert(tx: Transaction, items: Sequence[NewJob]) -> list[Inserted]:
     """Record new jobs with their bytes and first events; a used idempotency key yields the job it made before."""
     await BlobStore.insert(tx, (blob for item in items for blob in item.blobs))
-    made = {row[0] for row in await tx.fetch(_INSERT_JOBS, batch=batch(map(_new_row, items)))}
+    keyed = [item for item in items if item.idempotency_key is not None]
+    # Without a key nothing can be in the way, and asking for the rows would cost a turn of the interpreter for each.
+    made = {item.id for item in items if item.idempotency_key is None}
+    if made:
+        rows = (_new_row(item) for item in items if item.idempotency_key is None)
+        await tx.fetch(_INSERT_JOBS, batch=batch(rows))
+    if keyed:
+        made.update(row[0] for row in await tx.fetch(_INSERT_KEYED_JOBS, batch=batch(map(_new_row, keyed))))
     await _add_events(tx, ((item.id, 1, "submitted", item.created_at, {}) for item in items if item.id in made))
-    known = await _by_key(tx, [item for item in items if item.id not in made])
+    known = await _by_key(tx, [item for item in keyed if item.id not in made])
     return [
         Inserted(id=item.id, replayed=False, request_hash=item.request_hash)
         if item.id in made
