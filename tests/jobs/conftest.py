@@ -4,13 +4,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from service.tool_runner.pool import WorkerPool
 
 from service.db import plugin_metrics
 from service.db.database import Database
 from service.job_management import JobManagementService
 from service.plugin_management import PluginManagementService
 from service.settings import Settings
+from service.tool_runner.pool import WorkerPool
 from service.tool_runner.runner import ToolRunner
 
 

@@ -6,13 +6,10 @@ import requests
 
 from tests.hostile_plugins.cases import CASES
 
-
 #: They cannot even be described, so that no job is taken for them; the refusal says why.
 UNLOADABLE = {"missing_module", "missing_attribute"}
 #: The cases that reach a worker: the others are refused before they are queued.
-RUNNABLE = [
-    case for case in CASES if case[0] not in UNLOADABLE | {"not_installed"} and case[2] != "ValidationError"
-]
+RUNNABLE = [case for case in CASES if case[0] not in UNLOADABLE | {"not_installed"} and case[2] != "ValidationError"]
 
 
 def test_each_hostile_job_fails_with_the_right_type_while_its_neighbours_succeed(serve):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import signal
 import subprocess
 import sys
@@ -125,4 +126,4 @@ def test_a_plugins_concurrency_is_kept(serve):
     for job in jobs:
         assert service.job(job, wait=30)["status"] == "SUCCESS"
     spans = service.sql("SELECT started_at, finished_at FROM report_jobs ORDER BY started_at")
-    assert all(before[1] <= after[0] for before, after in zip(spans, spans[1:], strict=False))
+    assert all(before[1] <= after[0] for before, after in itertools.pairwise(spans))
