@@ -1,4 +1,4 @@
-"""Runs the revisions for `jobservice migrate` and `alembic` alike: drop the report views, migrate, create them again."""
+"""Runs the revisions for `jobservice migrate` and `alembic` alike: views away, migrate, views again."""
 
 from __future__ import annotations
 

@@ -65,10 +65,13 @@ def _no_nul(text: str) -> str:
     return text
 
 
+#: What `_no_nul` asks for, as the document says it.
+_NO_NUL: Final = {"pattern": "^[^\\u0000]*$"}
+
 # `Field` stands before the validators: behind them pydantic publishes its own names instead of JSON Schema's.
 Moment = Annotated[str, Field(json_schema_extra={"format": "date-time"}), AfterValidator(_moment)]
-Tag = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_no_nul)]
-PluginName = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_no_nul)]
+Tag = Annotated[str, Field(min_length=1, max_length=100, json_schema_extra=_NO_NUL), AfterValidator(_no_nul)]
+PluginName = Annotated[str, Field(min_length=1, max_length=200, json_schema_extra=_NO_NUL), AfterValidator(_no_nul)]
 
 _STRICT: Final = ConfigDict(strict=True, extra="forbid")
 _TEXT: Final = ConfigDict(extra="forbid")
@@ -117,7 +120,9 @@ class ListQuery(TypedDict):
     status: NotRequired[JobStatus]
     plugin: NotRequired[PluginName]
     tag: NotRequired[Tag]
-    error_type: NotRequired[Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_no_nul)]]
+    error_type: NotRequired[
+        Annotated[str, Field(min_length=1, max_length=100, json_schema_extra=_NO_NUL), AfterValidator(_no_nul)]
+    ]
     created_after: NotRequired[Moment]
     created_before: NotRequired[Moment]
     limit: NotRequired[Annotated[int, Field(ge=1, le=MAX_PAGE, default=50)]]

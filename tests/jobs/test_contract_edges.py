@@ -232,7 +232,9 @@ async def test_a_drained_job_goes_back_with_its_attempt_and_keeps_its_fence(jobs
     assert [attempt.outcome for attempt in await jobs.list_attempts(job_id)] == ["RELEASED"]
 
 
-@pytest.mark.parametrize("job_id", [str(uuid.uuid4()), "", "nonsense", "x" * 5_000, "../../etc/passwd", "\0"])
+@pytest.mark.parametrize(
+    "job_id", ["00000000-0000-7000-8000-000000000000", "", "nonsense", "x" * 5_000, "../../etc/passwd", "\0"]
+)
 async def test_an_unknown_id_is_a_lookup_error_everywhere(jobs, job_id):
     for call in (jobs.get_job, jobs.get_record, jobs.run_job, jobs.cancel_job, jobs.list_attempts):
         with pytest.raises(JobNotFoundError) as caught:
