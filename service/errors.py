@@ -49,9 +49,12 @@ class PluginNotFoundError(ServiceError, LookupError):
 
 
 class PluginUnavailableError(ServiceError):
-    """The plugin is installed but cannot take work now; `reason` says why and what to do."""
+    """The plugin is installed but cannot take work now; `reason` says why and what to do.
 
-    def __init__(self, plugin: str, reason: str, *, retry_after_s: int = 5) -> None:
+    `retry_after_s` is None where waiting does not help.
+    """
+
+    def __init__(self, plugin: str, reason: str, *, retry_after_s: int | None = None) -> None:
         super().__init__(f"Plugin {plugin!r} is not available: {reason}")
         self.plugin = plugin
         self.reason = reason

@@ -19,6 +19,7 @@ from service.tool_runner.runner import ToolRunner
 
 #: How long a request waits for a plugin that is being described.
 LOADING_PATIENCE_S: Final = 10.0
+LOADING_RETRY_S: Final = 2
 #: How soon a plugin that could not be loaded is tried again when somebody asks for it.
 RELOAD_AFTER_S: Final = 30.0
 #: So many failures in a row, without a success between, are ill health; one is not.
@@ -147,7 +148,9 @@ class PluginManagementService:
             if entry.reason is None:
                 await asyncio.wait([describing], timeout=LOADING_PATIENCE_S)
         if entry.manifest is None or entry.schema is None:
-            raise PluginUnavailableError(name, entry.reason or "it is still loading; try again soon")
+            if entry.reason is None:
+                raise PluginUnavailableError(name, "it is still loading; try again soon", retry_after_s=LOADING_RETRY_S)
+            raise PluginUnavailableError(name, entry.reason)
         return entry.manifest, entry.schema
 
     async def _describe_all(self) -> None:

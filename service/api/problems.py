@@ -153,7 +153,7 @@ def _places(error: Exception) -> Sequence[FieldProblem]:
 
 def _retry_after(error: Exception) -> Mapping[str, str]:
     match error:
-        case PluginUnavailableError() | ServiceUnavailableError():
+        case PluginUnavailableError() | ServiceUnavailableError() if error.retry_after_s is not None:
             return {"Retry-After": str(error.retry_after_s)}
         case _:
             return {}

@@ -1,0 +1,95 @@
+"""PluginManagementService over a real runner and real plugins."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from service.db import plugin_metrics
+from service.errors import PayloadInvalidError, PluginNotFoundError, PluginUnavailableError
+from service.job_management import JobManagementService
+from service.plugin_management import FAILURES_OF_ILL_HEALTH, PluginManagementService, PluginState
+from service.plugins.discovery import installed_plugins
+from service.settings import Settings
+from service.tool_runner.pool import WorkerPool
+from service.tool_runner.runner import ToolRunner
+
+HOSTILE = Path(__file__).parents[1] / "hostile_plugins"
+
+
+@pytest.fixture
+async def plugins(database, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(HOSTILE))
+    assert str(HOSTILE) in sys.path
+    settings = Settings(data_dir=tmp_path, workers=2)
+    wanted = {"echo", "sleep", "raises", "missing_module", "one_at_a_time", "thumbnail"}
+    sources = {name: source for name, source in installed_plugins().items() if name in wanted}
+    runner = ToolRunner(WorkerPool(settings), sources, settings)
+    await runner.start()
+    service = PluginManagementService(runner, lambda: plugin_metrics.load(database.reader))
+    await service.start()
+    yield service
+    await service.close()
+    await runner.close()
+
+
+async def test_a_manifest_is_read_in_a_worker_and_never_imported_here(plugins):
+    manifest = await plugins.manifest("one_at_a_time")
+    assert manifest.concurrency == 1
+    assert "hostile" not in sys.modules
+    assert plugins.concurrency_limits() == {"one_at_a_time": 1}
+
+
+async def test_an_unknown_plugin_is_not_found(plugins):
+    for ask in (plugins.manifest, plugins.get_plugin, plugins.bytes_field):
+        with pytest.raises(PluginNotFoundError):
+            await ask("no such plugin")
+
+
+async def test_a_plugin_that_cannot_be_loaded_says_why_and_leaves_the_others(plugins):
+    with pytest.raises(PluginUnavailableError, match="hostile_absent") as caught:
+        await plugins.manifest("missing_module")
+    assert caught.value.retry_after_s is None
+    info = await plugins.get_plugin("missing_module")
+    assert (info.state, info.healthy) == (PluginState.UNAVAILABLE, False)
+    assert "hostile_absent" in info.reason
+    assert (await plugins.manifest("echo")).name == "echo"
+
+
+async def test_a_payload_is_checked_against_what_the_plugin_declares(plugins):
+    with pytest.raises(PayloadInvalidError) as caught:
+        await plugins.validate("thumbnail", {"image": "!", "width": 0, "depth": 3})
+    assert {problem.pointer for problem in caught.value.problems} >= {"/image"}
+    fields = await plugins.bind_fields("thumbnail", {"width": "64", "image": b"x"})
+    assert fields == {"width": 64, "image": b"x"}
+    assert await plugins.bytes_field("thumbnail") == "image"
+
+
+async def test_one_failure_is_not_ill_health_but_many_in_a_row_are(plugins, database):
+    jobs = JobManagementService(database, plugins)
+    await plugins.manifest("raises")
+    healthy = []
+    for _ in range(FAILURES_OF_ILL_HEALTH):
+        _, error = await jobs.run_job(await jobs.create_job("raises", {}))
+        assert error["error"]["type"] == "ExecutionError"
+        healthy.append((await plugins.get_plugin("raises")).healthy)
+    assert healthy == [True] * (FAILURES_OF_ILL_HEALTH - 1) + [False]
+    info = await plugins.get_plugin("raises")
+    assert "ExecutionError" in info.reason
+    assert info.metrics.error_count == FAILURES_OF_ILL_HEALTH
+    await jobs.drain(5)
+
+
+async def test_execution_times_have_a_true_mean_and_survive_the_process(plugins, database):
+    jobs = JobManagementService(database, plugins)
+    for seconds in (0.0, 0.3):
+        await jobs.run_job(await jobs.create_job("sleep", {"seconds": seconds}))
+    await jobs.drain(5)
+    metrics = (await plugin_metrics.load(database.reader))["sleep"]
+    assert metrics.success_count == 2
+    assert metrics.last_run_s == pytest.approx(0.3, abs=0.2)
+    assert metrics.mean_run_s == pytest.approx(0.15, abs=0.15)
+    again = await PluginManagementService(plugins._tool_runner, plugins._load_metrics).get_plugin("sleep")
+    assert again.metrics == metrics
