@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
@@ -23,6 +24,8 @@ SMALL_NODES: Final = 500
 SMALL_CHARS: Final = 65_536
 
 _MIN_INT, _MAX_INT = -(2**63), 2**63 - 1
+#: Only such can be integers beyond 64 bits; orjson takes them up to 2**64 - 1.
+LONG_NUMBER: Final = re.compile(rb"[0-9]{19}")
 
 
 def check_document(value: Any) -> None:
@@ -114,6 +117,7 @@ def plain_text(document: Any) -> str | None:
             or text.count(b"{") + text.count(b"[") > MAX_DEPTH
             or b'"$b' in text
             or b"\\u0000" in text
+            or LONG_NUMBER.search(text)
             or orjson.loads(text) != document
         ):
             return None

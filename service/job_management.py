@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,7 +16,7 @@ import structlog
 from uuid_utils import uuid7
 
 from service.calls import Call, CallReport, current_call
-from service.codec import BLOB_KEY, check_document, decode, encode, escape_pointer, off_loop, plain_text, replace_marked
+from service.codec import BLOB_KEY, check_document, decode, encode, escape_pointer, is_small, off_loop, plain_text, replace_marked
 from service.db import instances, job_queries, job_repository
 from service.db.blobs import NewBlob
 from service.db.database import Database
@@ -95,6 +96,8 @@ class JobManagementService:
         self._plugin_management = plugin_management
         self._events = events or EventBus()
         self._metrics = metrics or Metrics()
+        # Finding a counter by its labels takes longer than counting; there are few.
+        self._count_submitted = functools.cache(self._metrics.submitted.labels)
         self._lease_s = lease_s
         self._executions: dict[str, _Execution] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -364,7 +367,7 @@ class JobManagementService:
     async def _insert(self, new: NewJob) -> Inserted:
         inserted = await self._database.writer.write(job_repository.insert, new)
         if not inserted.replayed:
-            self._metrics.submitted.labels(new.plugin).inc()
+            self._count_submitted(new.plugin).inc()
             self._events.work_arrived()
         return inserted
 
@@ -474,8 +477,9 @@ class JobManagementService:
 
     async def _stored(self, document: dict[str, Any]) -> tuple[str, dict[str, Any], list[NewBlob]]:
         """A document with references in place of bytes, as text and as it is, and the bytes, ready to be inserted."""
-        if (plain := plain_text(document)) is not None:
-            return plain, document, []
+        if is_small(document):
+            with contextlib.suppress(TypeError):  # bytes: nothing else can be left to stop the encoder
+                return encode(document), document, []
         found = await off_loop(document, lambda: list(_bytes_in(document, "")))
         if not found:
             return await off_loop(document, encode, document), document, []

@@ -42,7 +42,7 @@ class JobStatus(enum.StrEnum):
         return not TRANSITIONS[self]
 
 
-#: The only legal moves. The SQL guards, the diagram in the docs and the property tests read this table.
+#: The only legal moves. Tests hold the SQL guards and the diagram in the docs to this table.
 TRANSITIONS: Final[Mapping[JobStatus, frozenset[JobStatus]]] = MappingProxyType(
     {
         JobStatus.PENDING: frozenset({JobStatus.RUNNING, JobStatus.CANCELLED, JobStatus.FAILED}),

@@ -28,6 +28,8 @@ OPTION_PREFIX: Final = "job."
 
 _RFC_3339: Final = re.compile(r"\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})", re.ASCII)
 
+_LEAP_SECOND: Final = re.compile(r":60(?=[.Z+-])")
+
 
 def _whole(value: Any) -> Any:
     # JSON has one kind of number: 5.0 is an integer (JSON Schema 2020-12, 6.1.1).
@@ -39,7 +41,7 @@ def _moment(text: str) -> str:
         if not _RFC_3339.fullmatch(text):
             raise ValueError
         # A leap second is the end of its minute.
-        moment = datetime.fromisoformat(re.sub(r":60(?=[.Z+-])", ":59", text.upper()))
+        moment = datetime.fromisoformat(_LEAP_SECOND.sub(":59", text.upper()))
     except ValueError:
         raise PydanticCustomError("moment", "must be a time of RFC 3339 with an offset, 2026-01-31T12:00:00Z") from None
     try:

@@ -17,6 +17,7 @@ import structlog
 import uuid_utils
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
+from multidict import CIMultiDict
 
 from service.api.problems import Problem, bad_request, problem_of, response_of
 from service.metrics import Metrics
@@ -69,13 +70,16 @@ def guard(settings: Settings, metrics: Metrics) -> Middleware:
     return middleware
 
 
+_PROTECTION: Final = CIMultiDict(
+    {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
+)
+
+
 def protect(response: web.StreamResponse, request_id: str) -> None:
     """Give `response` the headers that every answer carries."""
     headers = response.headers
     headers[REQUEST_ID] = request_id
-    headers["X-Content-Type-Options"] = "nosniff"
-    headers["Cache-Control"] = "no-store"
-    headers["Referrer-Policy"] = "no-referrer"
+    headers.update(_PROTECTION)
     headers.setdefault("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
 
 
@@ -115,6 +119,7 @@ def _host_check(bound: str) -> Callable[[str], bool]:
     if wildcard:
         names.add(socket.gethostname().lower())
 
+    @functools.lru_cache(maxsize=64)
     def is_ours(host: str) -> bool:
         name = _PORT.sub("", host).lower()
         return name in names or (wildcard and _is_address(name))

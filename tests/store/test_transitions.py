@@ -1,0 +1,61 @@
+"""Whatever is asked of a job in whatever state, only the moves of `models.TRANSITIONS` happen; and each of them can."""
+
+from __future__ import annotations
+
+import itertools
+
+from service.db import job_repository
+from service.db.job_repository import CancelRequest
+from service.models import TRANSITIONS, JobStatus
+from tests.store.test_jobs import ME, OTHER, after, claim, end, insert, record
+from tests.store.test_writer import new_job
+
+
+async def in_state(database, status: JobStatus):
+    """A job in `status`, and the claim of its runner where it has or had one."""
+    expires_at = after(-1) if status is JobStatus.PENDING else None
+    (job_id,) = await insert(database, new_job(expires_at=expires_at))
+    (job,) = await claim(database, job_id=job_id) if status is not JobStatus.PENDING else [None]
+    if status.is_terminal:
+        more = {"cancel_reason": "asked"} if status is JobStatus.CANCELLED else {}
+        assert await end(database, job, status, **more)
+    return job_id, job
+
+
+async def cancel(database, job_id, job):
+    await database.writer.write(job_repository.request_cancel, CancelRequest(job_id=job_id, reason="asked"))
+
+
+async def run(database, job_id, job):
+    await claim(database, job_id=job_id, owner=OTHER)
+
+
+async def expire(database, job_id, job):
+    await database.writer.write(job_repository.expire, None)
+
+
+async def recover(database, job_id, job):
+    await database.writer.write(job_repository.recover, OTHER)
+
+
+def ending(status: JobStatus):
+    async def finish(database, job_id, job):
+        if job is not None:
+            more = {"cancel_reason": "asked"} if status is JobStatus.CANCELLED else {}
+            await end(database, job, status, owner=ME, **more)
+
+    return finish
+
+
+ATTEMPTED = (cancel, run, expire, recover, *(ending(status) for status in TRANSITIONS[JobStatus.RUNNING]))
+
+
+async def test_only_legal_moves_happen_and_every_one_of_them_can(database):
+    seen = set()
+    for before, attempt in itertools.product(JobStatus, ATTEMPTED):
+        job_id, job = await in_state(database, before)
+        await attempt(database, job_id, job)
+        now = (await record(database, job_id)).status
+        if now is not before:
+            seen.add((before, now))
+    assert seen == {(before, now) for before, targets in TRANSITIONS.items() for now in targets}
