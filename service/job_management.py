@@ -16,7 +16,17 @@ import structlog
 from uuid_utils import uuid7
 
 from service.calls import Call, CallReport, current_call
-from service.codec import BLOB_KEY, check_document, decode, encode, escape_pointer, is_small, off_loop, plain_text, replace_marked
+from service.codec import (
+    BLOB_KEY,
+    check_document,
+    decode,
+    encode,
+    escape_pointer,
+    is_small,
+    off_loop,
+    plain_text,
+    replace_marked,
+)
 from service.db import instances, job_queries, job_repository
 from service.db.blobs import NewBlob
 from service.db.database import Database
@@ -282,7 +292,7 @@ class JobManagementService:
                 execution.in_plugin = False
         execution.ending = True
         try:
-            await self._record(job, outcome, report, cancelled=execution.stopping is JobStatus.CANCELLED)
+            outcome = await self._record(job, outcome, report, cancelled=execution.stopping is JobStatus.CANCELLED)
         finally:
             del self._executions[job.id]
             self._events.job_changed(job.id)
@@ -368,7 +378,8 @@ class JobManagementService:
         inserted = await self._database.writer.write(job_repository.insert, new)
         if not inserted.replayed:
             self._count_submitted(new.plugin).inc()
-            self._events.work_arrived()
+            if new.run_at <= new.created_at:
+                self._events.work_arrived()
         return inserted
 
     async def _claim(
@@ -414,16 +425,19 @@ class JobManagementService:
             log.warning("progress not written", error=str(error))
         self._events.job_changed(job.id)
 
-    async def _record(self, job: ClaimedJob, outcome: Outcome | None, report: CallReport, *, cancelled: bool) -> None:
-        """Write the end of an execution. What the database refuses for good becomes a failure it can hold."""
+    async def _record(
+        self, job: ClaimedJob, outcome: Outcome | None, report: CallReport, *, cancelled: bool
+    ) -> Outcome | None:
+        """Write the end of an execution; the outcome as recorded. What cannot be stored becomes a failure that can."""
         try:
             await self._write_end(await self._ending(job, outcome, report, cancelled=cancelled))
-        except ServiceUnavailableError as error:
-            log.error("outcome not written; the job is taken back when the service restarts", error=str(error))
-        except Exception:
-            log.exception("the database refused an outcome")
-            refused = failed(ErrorType.INTERNAL, "The outcome could not be stored; see the service's log.", job.plugin)
+            return outcome
+        except Exception as error:
+            log.exception("an outcome could not be stored", plugin=job.plugin)
+            why = str(error) if isinstance(error, ServiceError) else "see the service's log."
+            refused = failed(ErrorType.INTERNAL, f"The outcome could not be stored: {why}", job.plugin)
             await self._write_end(await self._ending(job, refused, CallReport(), cancelled=False))
+            return refused
 
     async def _ending(self, job: ClaimedJob, outcome: Outcome | None, report: CallReport, *, cancelled: bool) -> Ending:
         ending = Ending(job=job, owner=self.instance_id, status=JobStatus.PENDING, report=report)
@@ -448,15 +462,16 @@ class JobManagementService:
                 return ending
 
     async def _write_end(self, ending: Ending) -> None:
-        """Retries while the database takes no writes, for as long as the lease lasts: the result is only here."""
-        end = asyncio.get_running_loop().time() + self._lease_s
+        """Retries while the database takes no writes: the outcome is nowhere else. Gives up only with the service."""
         held: bool | None = None
         while held is None:
             try:
                 held = await self._database.writer.write(job_repository.end, ending)
-            except ServiceUnavailableError:
-                if asyncio.get_running_loop().time() > end or not self._database.writer.is_alive:
-                    raise
+            except ServiceUnavailableError as error:
+                if not self.accepting:
+                    log.error("outcome lost; the job runs again after the next start", error=str(error))
+                    return
+                log.warning("outcome not written yet", error=str(error))
                 await asyncio.sleep(_RETRY_WRITE_S)
         job = ending.job
         if not held:
@@ -576,7 +591,7 @@ def _record_of(new: NewJob, payload: dict[str, Any]) -> JobRecord:
         cancel_requested_at=None,
         timeout_s=options.timeout_s,
         created_at=new.created_at,
-        run_at=max(options.run_at or new.created_at, new.created_at),
+        run_at=new.run_at,
         expires_at=options.expires_at,
         started_at=None,
         finished_at=None,

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import uuid
 
 import pytest
+import sqlalchemy as sa
+from structlog.testing import capture_logs
 
 from service.codec import encode
 from service.db import job_repository, plugin_metrics
+from service.db.statements import Statement
 from service.errors import JobNotFoundError, JobStateError, NotStorableError
 from service.models import JobQuery
 from service.plugin_management import PluginManagementService
@@ -311,3 +315,38 @@ async def test_metrics_count_executions_and_one_failure_is_not_ill_health(jobs, 
     metrics = (await plugin_metrics.load(database.reader))["p"]
     assert (metrics.success_count, metrics.error_count, metrics.consecutive_errors) == (2, 1, 0)
     assert metrics.last_used_at is not None
+
+
+async def test_an_outcome_waits_for_a_database_that_is_locked(jobs, execute, database, database_file):
+    async def hurry(tx, items):
+        await tx.fetch(Statement(sa.text("PRAGMA busy_timeout = 50")))
+        return [None] * len(items)
+
+    await database.writer.write(hurry, None)
+    outside = sqlite3.connect(database_file, isolation_level=None)
+
+    async def behave(payload):
+        outside.execute("BEGIN IMMEDIATE")
+        return {"n": 1}, {}
+
+    execute(behave)
+    job_id = await jobs.create_job("p", {})
+    running = asyncio.create_task(jobs.run_job(job_id))
+    with capture_logs() as logs:
+        while not any("not written yet" in line["event"] for line in logs):
+            await asyncio.sleep(0.01)
+    outside.execute("ROLLBACK")
+    outside.close()
+    assert await running == ({"n": 1}, {})
+    assert (await jobs.get_record(job_id)).status == "SUCCESS"
+
+
+async def test_bytes_that_cannot_be_stored_fail_the_job_and_say_so(jobs, execute, tmp_path):
+    execute(returning(({"file": b"x" * 5_000}, {})))
+    (tmp_path / "blobs").write_text("a file where the directory should be")
+    job_id = await jobs.create_job("p", {})
+    _, error = await jobs.run_job(job_id)
+    record = await jobs.get_record(job_id)
+    assert (record.status, record.error["type"]) == ("FAILED", "InternalError")
+    assert "blobs" in record.error["message"]
+    assert error == {"error": record.error}
