@@ -39,10 +39,15 @@ def installed_plugins() -> dict[str, PluginSource]:
 
 
 def _source(entry_point: EntryPoint) -> PluginSource:
-    distribution = entry_point.dist
     return PluginSource(
         name=entry_point.name,
         value=entry_point.value,
-        distribution=(distribution and distribution.name) or "unknown",
-        distribution_version=(distribution and distribution.version) or "0",
+        distribution=_said(entry_point, "Name") or "unknown",
+        distribution_version=_said(entry_point, "Version") or "0",
     )
+
+
+def _said(entry_point: EntryPoint, field: str) -> str | None:
+    # Reading a field that is not there warns, and is to raise.
+    metadata = entry_point.dist and entry_point.dist.metadata
+    return metadata[field] if metadata is not None and field in metadata else None
