@@ -49,5 +49,6 @@ def _source(entry_point: EntryPoint) -> PluginSource:
 
 def _said(entry_point: EntryPoint, field: str) -> str | None:
     # Reading a field that is not there warns, and is to raise.
-    metadata = entry_point.dist and entry_point.dist.metadata
-    return metadata[field] if metadata is not None and field in metadata else None
+    if entry_point.dist is None or field not in entry_point.dist.metadata:
+        return None
+    return entry_point.dist.metadata[field]
