@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import gc
 import os
 import signal
 import socket
@@ -151,6 +152,9 @@ async def _serve(settings: Settings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with Service.open(settings) as service:
+        # What is loaded now stays: without this each full collection walks all of it, some 10 % of a busy loop.
+        gc.collect()
+        gc.freeze()
         print(f"jobservice {__version__} listens on {service.url}", flush=True)
         print(f"data is in {settings.data_dir.absolute()}", flush=True)
         ended = [asyncio.ensure_future(event.wait()) for event in (stop, service.failed)]

@@ -117,7 +117,7 @@ class Progress:
     message: str
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(slots=True, kw_only=True)  # not frozen: that would make each five times as dear
 class JobRecord:
     """One row of `jobs` as readers see it.
 
@@ -196,7 +196,7 @@ class JobPage:
     next: str | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(slots=True, kw_only=True)  # not frozen: that would make each five times as dear
 class Submission:
     """An accepted job; `replayed` when its idempotency key had made it before."""
 

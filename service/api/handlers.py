@@ -34,7 +34,7 @@ RETRY_AFTER_S: Final = 1
 _Made = TypeVar("_Made")
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(slots=True, kw_only=True)  # not frozen: that would make each five times as dear
 class Arguments:
     """What the route table has checked: `query` and `headers` as the route types them, and what was submitted."""
 

@@ -330,7 +330,7 @@ def preferred_wait_s(prefer: str | None) -> int | None:
     return min(int(match[1]), MAX_WAIT_S) if match else None
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(slots=True, kw_only=True)  # not frozen: that would make each five times as dear
 class Submitted:
     """A submission as it was sent: `payload_pointer` is where the payload's fields stand in the body."""
 

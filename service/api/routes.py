@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Literal
@@ -75,17 +76,20 @@ class Route:
         return endpoint
 
     def _body_of(self, request: web.Request) -> Body:
-        header = request.headers.get(hdrs.CONTENT_TYPE, "")
-        media_type = bodies.media_type(header)
+        media_type, charset = _content_type(request.headers.get(hdrs.CONTENT_TYPE, ""))
         body = self.bodies.get(media_type) or self.bodies.get(ANY)
         if body is None:
             raise unsupported_media_type(
                 f"{media_type or 'A body without Content-Type'} is not taken here: send {' or '.join(self.bodies)}."
             )
-        charset = bodies.parameters(header).get("charset", "utf-8").lower()
         if media_type == JSON_TYPE and charset not in ("utf-8", "utf8", "us-ascii"):
             raise unsupported_media_type("JSON is taken in UTF-8 only.")
         return body
+
+
+@functools.lru_cache(maxsize=64)
+def _content_type(header: str) -> tuple[str, str]:
+    return bodies.media_type(header), bodies.parameters(header).get("charset", "utf-8").lower()
 
 
 _RAW_BYTES: Final = {"type": "string", "format": "binary"}

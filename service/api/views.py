@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
 from typing_extensions import TypedDict
@@ -281,6 +281,10 @@ def referenced(document: Mapping[str, JSON], url: str) -> dict[str, JSON]:
     return view
 
 
+#: What bytes can stand in; a pointer is spelled for nothing else.
+_NESTED: Final = (dict, list)
+
+
 def _referenced(value: Any, pointer: str, url: str) -> Any:
     if type(value) is dict:
         blob = _blob(value)
@@ -292,9 +296,15 @@ def _referenced(value: Any, pointer: str, url: str) -> Any:
                 "url": f"{url}?pointer={quote(pointer)}",
             }
             return view
-        return {key: _referenced(item, f"{pointer}/{escape_pointer(key)}", url) for key, item in value.items()}
+        return {
+            key: _referenced(item, f"{pointer}/{escape_pointer(key)}", url) if type(item) in _NESTED else item
+            for key, item in value.items()
+        }
     if type(value) is list:
-        return [_referenced(item, f"{pointer}/{index}", url) for index, item in enumerate(value)]
+        return [
+            _referenced(item, f"{pointer}/{index}", url) if type(item) in _NESTED else item
+            for index, item in enumerate(value)
+        ]
     return value
 
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from service.db.blobs import BlobStore
-from service.db.engine import create_reader_engine
+from service.db.engine import create_reader_engine, create_writer_engine
 from service.db.reader import Reader
 from service.db.writer import Writer
 
@@ -26,8 +26,9 @@ class Database:
     @contextlib.asynccontextmanager
     async def open(cls, database_url: str, blob_directory: Path, *, inline_bytes: int) -> AsyncIterator[Database]:
         """The database for as long as the block runs; leaving it commits what is queued and closes every connection."""
+        writer_engine = create_writer_engine(database_url)
         reader_engine = create_reader_engine(database_url, connections=READER_CONNECTIONS)
-        writer = Writer(database_url)
+        writer = Writer(writer_engine)
         reader = Reader(reader_engine, connections=READER_CONNECTIONS)
         try:
             await writer.start()
@@ -37,3 +38,4 @@ class Database:
             await writer.close()
             await reader.close()
             await reader_engine.dispose()
+            await writer_engine.dispose()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
@@ -35,30 +34,12 @@ def sqlite_path(database_url: str) -> Path:
 
 
 def create_writer_engine(database_url: str, *, foreign_keys: bool = True) -> AsyncEngine:
-    """One connection with the profile of `connect_writer`; every transaction is `BEGIN IMMEDIATE`.
+    """One connection that may write and the only one that checkpoints; every transaction is `BEGIN IMMEDIATE`.
 
-    Migrations run with `foreign_keys` off: batch mode rebuilds tables, and cascades would empty their children.
+    Commits are durable (`synchronous=FULL`: NORMAL loses acknowledged rows in a power cut). Migrations run with
+    `foreign_keys` off: batch mode rebuilds tables, and cascades would empty their children.
     """
-    engine = create_async_engine(
-        f"sqlite+aiosqlite:///{sqlite_path(database_url)}", pool_size=1, max_overflow=0, hide_parameters=True
-    )
-    return _with_profile(engine, _writer_pragmas(foreign_keys=foreign_keys), begin="BEGIN IMMEDIATE")
-
-
-def connect_writer(database_url: str) -> sqlite3.Connection:
-    """The connection that may write, and the only one that checkpoints; transactions are begun by whoever holds it.
-
-    Commits are durable (`synchronous=FULL`: NORMAL loses acknowledged rows in a power cut). It may be made, used and
-    closed in different threads, one at a time.
-    """
-    connection = sqlite3.connect(sqlite_path(database_url), isolation_level=None, check_same_thread=False)
-    for pragma in _writer_pragmas(foreign_keys=True):
-        connection.execute(f"PRAGMA {pragma}").close()
-    return connection
-
-
-def _writer_pragmas(*, foreign_keys: bool) -> tuple[str, ...]:
-    return (
+    pragmas = (
         "journal_mode=WAL",
         "synchronous=FULL",
         f"foreign_keys={'ON' if foreign_keys else 'OFF'}",
@@ -67,6 +48,10 @@ def _writer_pragmas(*, foreign_keys: bool) -> tuple[str, ...]:
         f"journal_size_limit={_JOURNAL_LIMIT_BYTES}",
         "trusted_schema=OFF",
     )
+    engine = create_async_engine(
+        f"sqlite+aiosqlite:///{sqlite_path(database_url)}", pool_size=1, max_overflow=0, hide_parameters=True
+    )
+    return _with_profile(engine, pragmas, begin="BEGIN IMMEDIATE")
 
 
 def create_reader_engine(database_url: str, *, connections: int) -> AsyncEngine:

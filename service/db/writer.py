@@ -1,22 +1,21 @@
-"""The write side: one connection, one thread, group commit. Every change of the database passes here."""
+"""The write side: one connection, one task, group commit. Every change of the database passes here."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
-import functools
 import sqlite3
-from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
+import aiosqlite
 import structlog
+from sqlalchemy.ext.asyncio import AsyncEngine
 
-from service.db.engine import connect_writer
+from service.db.engine import held_connection
 from service.db.statements import Statement
 from service.errors import ServiceUnavailableError
 
-T = TypeVar("T")
 Item = TypeVar("Item", contravariant=True)
 Outcome = TypeVar("Outcome", covariant=True)
 
@@ -26,30 +25,28 @@ log = structlog.get_logger(__name__)
 
 
 class Transaction:
-    """What an operation may do inside the writer's transaction; each call is done when it returns."""
+    """What an operation may do inside the writer's transaction."""
 
     __slots__ = ("_connection",)
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: aiosqlite.Connection) -> None:
         self._connection = connection
 
     async def fetch(self, statement: Statement, **values: Any) -> list[Any]:
         """Run one statement; the rows it returns."""
-        return self._connection.execute(statement.text, statement.bind(**values)).fetchall()
+        return list(await self._connection.execute_fetchall(statement.text, statement.bind(**values)))
 
     async def execute_many(self, statement: Statement, rows: Sequence[tuple[Any, ...]]) -> None:
         """Run one statement for each row of positional parameters."""
         if rows:
-            self._connection.executemany(statement.text, rows).close()
+            cursor = await self._connection.executemany(statement.text, rows)
+            await cursor.close()
 
 
 class Operation(Protocol[Item, Outcome]):
-    """A kind of change, applied to all its items of one transaction at once; one outcome for each, in order.
+    """A kind of change, applied to all its items of one transaction at once; one outcome for each, in order."""
 
-    It runs in the writer's thread and may await nothing but its transaction.
-    """
-
-    def __call__(self, tx: Transaction, items: Sequence[Item], /) -> Coroutine[Any, Any, Sequence[Outcome]]:
+    def __call__(self, tx: Transaction, items: Sequence[Item], /) -> Awaitable[Sequence[Outcome]]:
         """Apply `items`; raise and none of them has happened."""
 
 
@@ -63,16 +60,13 @@ class _Write:
 class Writer:
     """Group commit: takes all queued writes, runs them in one transaction, commits once, then resolves the waiters.
 
-    A whole transaction is one trip to the thread: under load each return to the event loop would wait for its turn.
-
     `write` returns only after the commit, so what it answers is durable. Cancelling a waiter cancels nothing: its write
     happens or fails as a whole with its batch. When a batch fails, its items are tried again each alone, so that one
     item the database refuses costs nobody else.
     """
 
-    def __init__(self, database_url: str) -> None:
-        self._database_url = database_url
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="writer")
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
         self._queue: asyncio.Queue[_Write | None] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
         self.on_commit: Callable[[int], None] = lambda size: None
@@ -110,20 +104,15 @@ class Writer:
 
     async def _run(self) -> None:
         writes: list[_Write] = []
-        in_thread = functools.partial(asyncio.get_running_loop().run_in_executor, self._thread)
         try:
-            connection = await in_thread(connect_writer, self._database_url)
-            try:
+            async with held_connection(self._engine) as connection:
                 stopping = False
                 while not stopping:
                     taken = await self._take()
                     stopping = None in taken
                     writes = [write for write in taken if write is not None]
                     await self._commit(connection, writes)
-            finally:
-                await in_thread(connection.close)
         finally:
-            self._thread.shutdown(wait=False)
             while not self._queue.empty():
                 if (write := self._queue.get_nowait()) is not None:
                     writes.append(write)
@@ -137,11 +126,11 @@ class Writer:
             taken.append(self._queue.get_nowait())
         return taken
 
-    async def _commit(self, connection: sqlite3.Connection, writes: Sequence[_Write]) -> None:
+    async def _commit(self, connection: aiosqlite.Connection, writes: Sequence[_Write]) -> None:
         if not writes:
             return
         try:
-            outcomes = await asyncio.get_running_loop().run_in_executor(self._thread, _apply, connection, writes)
+            outcomes = await self._apply(connection, writes)
         except (sqlite3.Error, OSError, ValueError, TypeError, KeyError) as error:
             if len(writes) > 1:
                 log.warning("batch refused, trying its writes one by one", size=len(writes), error=str(error))
@@ -155,36 +144,24 @@ class Writer:
             if not write.done.done():
                 write.done.set_result(outcome)
 
-
-def _apply(connection: sqlite3.Connection, writes: Sequence[_Write]) -> list[Any]:
-    """All of `writes` in one transaction, grouped by operation in the order of their first item."""
-    groups: dict[Operation[Any, Any], list[int]] = {}
-    for index, write in enumerate(writes):
-        groups.setdefault(write.operation, []).append(index)
-    outcomes: list[Any] = [None] * len(writes)
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        tx = Transaction(connection)
-        for operation, indexes in groups.items():
-            results = _done(operation(tx, [writes[index].item for index in indexes]))
-            for index, result in zip(indexes, results, strict=True):
-                outcomes[index] = result
-        connection.commit()
-    except BaseException:
-        connection.rollback()
-        raise
-    return outcomes
-
-
-def _done(coroutine: Coroutine[Any, Any, T]) -> T:
-    """What `coroutine` returns; it must not have to wait for anything."""
-    try:
-        coroutine.send(None)
-    except StopIteration as done:
-        result: T = done.value
-        return result
-    coroutine.close()
-    raise TypeError("an operation may await nothing but its transaction")
+    async def _apply(self, connection: aiosqlite.Connection, writes: Sequence[_Write]) -> list[Any]:
+        """All of `writes` in one transaction, grouped by operation in the order of their first item."""
+        groups: dict[Operation[Any, Any], list[int]] = {}
+        for index, write in enumerate(writes):
+            groups.setdefault(write.operation, []).append(index)
+        outcomes: list[Any] = [None] * len(writes)
+        await connection.execute("BEGIN IMMEDIATE")
+        try:
+            tx = Transaction(connection)
+            for operation, indexes in groups.items():
+                results = await operation(tx, [writes[index].item for index in indexes])
+                for index, result in zip(indexes, results, strict=True):
+                    outcomes[index] = result
+            await connection.commit()
+        except BaseException:
+            await connection.rollback()
+            raise
+        return outcomes
 
 
 def _unavailable(error: Exception) -> Exception:

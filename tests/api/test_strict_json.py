@@ -25,7 +25,8 @@ json_values = st.recursive(
 
 @given(json_values, st.booleans())
 def test_every_sound_document_is_read_as_it_was_meant(value: object, escaped: bool) -> None:
-    assert parse(json.dumps(value, ensure_ascii=escaped).encode()) == value
+    for separators in ((", ", ": "), (",", ":")):
+        assert parse(json.dumps(value, ensure_ascii=escaped, separators=separators).encode()) == value
 
 
 @given(st.binary(max_size=40))
@@ -90,3 +91,14 @@ def test_a_large_hostile_document_takes_linear_time() -> None:
     with pytest.raises(MalformedJSONError):
         parse(b'"' + b'\\",' * 1_000_000)
     assert time.perf_counter() - started < 2
+
+
+@pytest.mark.parametrize("number", [2**63, 2**64 - 1, -(2**63) - 1])
+def test_compact_json_is_held_to_64_bits_as_well(number):
+    with pytest.raises(MalformedJSONError, match="64 bits"):
+        parse(b'{"a":%d}' % number)
+
+
+@pytest.mark.parametrize("number", [2**63 - 1, -(2**63), 10**18])
+def test_every_integer_of_64_bits_is_taken(number):
+    assert parse(b'{"a":%d}' % number) == parse(b'{"a": %d}' % number) == {"a": number}

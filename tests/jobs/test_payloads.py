@@ -123,3 +123,9 @@ def test_the_single_bytes_field_takes_a_raw_body():
 def test_a_broken_schema_is_a_value_error():
     with pytest.raises(ValueError, match="nonsense"):
         InputSchema({"type": "nonsense"}, untyped=False)
+
+
+async def test_an_integer_beyond_64_bits_is_refused_in_a_document_without_bytes_too():
+    schema = InputSchema({"type": "object", "properties": {"text": {"type": "string"}}}, untyped=False)
+    _, problems = await schema.accept({"text": "a", "count": 2**63})
+    assert [problem.pointer for problem in problems] == ["/count"]
