@@ -106,9 +106,15 @@ def kill_marked(prefix: str) -> None:
 
 
 def _kill_all(find: Callable[[], dict[int, bytes]]) -> None:
-    """Kill what `find` finds until it finds nothing, for about 3 s at most."""
-    pause = 0.001
-    while (found := find()) and pause < 1:
+    """Kill what `find` finds until it finds nothing twice in a row, for about 3 s at most.
+
+    Twice: one look at /proc takes its time, and misses a process that was forked, or was just executing another
+    program, while it looked.
+    """
+    pause, times_nothing = 0.001, 0
+    while times_nothing < 2 and pause < 1:
+        found = find()
+        times_nothing = 0 if found else times_nothing + 1
         for pid, started in found.items():
             _kill(pid, started)
         time.sleep(pause)
