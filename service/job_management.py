@@ -239,9 +239,10 @@ class JobManagementService:
             record = await self.get_record(job_id)
             match record.status:
                 case JobStatus.PENDING:
-                    for job in await self._claim(limit=1, job_id=record.id):
-                        task = self._start(job)
-                        self._hold(task)
+                    # Held as one: a caller cancelled between claim and start would leave the job RUNNING for ever.
+                    starting = asyncio.create_task(self._claim_and_start(record.id))
+                    self._hold(starting)
+                    for task in await asyncio.shield(starting):
                         pair = await asyncio.shield(task)
                         if pair is not None:
                             return pair
@@ -398,6 +399,12 @@ class JobManagementService:
         task = asyncio.create_task(self.execute(job), name=f"job {job.id}")
         self._executions[job.id] = _Execution(job, task)
         return task
+
+    async def _claim_and_start(self, job_id: str) -> list[asyncio.Task[Pair | None]]:
+        tasks = [self._start(job) for job in await self._claim(limit=1, job_id=job_id)]
+        for task in tasks:
+            self._hold(task)
+        return tasks
 
     async def _run_plugin(self, job: ClaimedJob, report: CallReport) -> Outcome:
         def on_progress(fraction: float, message: str) -> None:

@@ -22,9 +22,8 @@ JSONSchema = Mapping[str, Any]
 class InputSchema:
     """A plugin's input schema (2020-12), where `contentEncoding: base64` marks bytes. Raises `ValueError` if broken."""
 
-    def __init__(self, schema: JSONSchema, *, untyped: bool) -> None:
+    def __init__(self, schema: JSONSchema) -> None:
         self._schema = schema
-        self._untyped = untyped
         self._validator = jsonschema_rs.Draft202012Validator(_for_bytes(schema))
         properties = schema.get("properties", {})
         self._bytes_fields = frozenset(name for name, field in properties.items() if "bytes" in self._kinds_of(field))

@@ -350,3 +350,15 @@ async def test_bytes_that_cannot_be_stored_fail_the_job_and_say_so(jobs, execute
     assert (record.status, record.error["type"]) == ("FAILED", "InternalError")
     assert "blobs" in record.error["message"]
     assert error == {"error": record.error}
+
+
+async def test_a_caller_cancelled_at_any_moment_leaves_no_job_running(jobs, execute):
+    execute(returning(({"n": 1}, {})))
+    for turns in range(40):
+        job_id = await jobs.create_job("p", {})
+        caller = asyncio.create_task(jobs.run_job(job_id))
+        for _ in range(turns):
+            await asyncio.sleep(0.0005)
+        caller.cancel()
+        await asyncio.wait([caller])
+        assert await jobs.run_job(job_id) == ({"n": 1}, {})

@@ -34,7 +34,7 @@ B64 = base64.b64encode(b"abc").decode()
 
 @pytest.fixture
 def schema() -> InputSchema:
-    return InputSchema(TYPED, untyped=False)
+    return InputSchema(TYPED)
 
 
 @pytest.mark.parametrize(
@@ -115,17 +115,17 @@ def test_text_becomes_what_the_schema_says(schema, field, text, value):
 
 def test_the_single_bytes_field_takes_a_raw_body():
     one = {"type": "object", "properties": {"scan": {"type": "string", "contentEncoding": "base64"}}}
-    assert InputSchema(one, untyped=False).bytes_field == "scan"
-    assert InputSchema({"type": "object"}, untyped=True).bytes_field == "image"
-    assert InputSchema(TYPED, untyped=False).bytes_field == "image"
+    assert InputSchema(one).bytes_field == "scan"
+    assert InputSchema({"type": "object"}).bytes_field == "image"
+    assert InputSchema(TYPED).bytes_field == "image"
 
 
 def test_a_broken_schema_is_a_value_error():
     with pytest.raises(ValueError, match="nonsense"):
-        InputSchema({"type": "nonsense"}, untyped=False)
+        InputSchema({"type": "nonsense"})
 
 
 async def test_an_integer_beyond_64_bits_is_refused_in_a_document_without_bytes_too():
-    schema = InputSchema({"type": "object", "properties": {"text": {"type": "string"}}}, untyped=False)
+    schema = InputSchema({"type": "object", "properties": {"text": {"type": "string"}}})
     _, problems = await schema.accept({"text": "a", "count": 2**63})
     assert [problem.pointer for problem in problems] == ["/count"]
