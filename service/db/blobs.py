@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from service.db.reader import Reader
 from service.db.schema import blobs
 from service.db.statements import Statement, batch
-from service.db.writer import Transaction
+from service.db.transaction import Transaction
 from service.errors import ServiceUnavailableError
 from service.models import BlobRef, Timestamp, timestamp
 

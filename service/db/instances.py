@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from service.db.schema import instances
 from service.db.statements import Statement
-from service.db.writer import Transaction
+from service.db.transaction import Transaction
 from service.models import Timestamp, timestamp
 
 

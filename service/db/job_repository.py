@@ -15,7 +15,7 @@ from service.db.blobs import BlobStore, NewBlob
 from service.db.plugin_metrics import Execution, record_executions
 from service.db.schema import job_attempts, job_events, jobs
 from service.db.statements import Statement, batch, batch_table, literal
-from service.db.writer import Transaction
+from service.db.transaction import Transaction
 from service.errors import error_object
 from service.models import (
     JSON,

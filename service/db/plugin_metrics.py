@@ -11,7 +11,7 @@ from sqlalchemy.dialects import sqlite
 from service.db.reader import Reader
 from service.db.schema import plugin_metrics
 from service.db.statements import Statement
-from service.db.writer import Transaction
+from service.db.transaction import Transaction
 from service.models import PluginMetrics, Timestamp
 
 

@@ -5,49 +5,20 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import sqlite3
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, Protocol, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
-import aiosqlite
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.db.engine import held_connection
-from service.db.statements import Statement
+from service.db.sqlite import SqliteWriteConnection
+from service.db.transaction import Item, Operation, Outcome, Transaction, WriteConnection
 from service.errors import ServiceUnavailableError
-
-Item = TypeVar("Item", contravariant=True)
-Outcome = TypeVar("Outcome", covariant=True)
 
 MAX_BATCH: Final = 500
 
 log = structlog.get_logger(__name__)
-
-
-class Transaction:
-    """What an operation may do inside the writer's transaction."""
-
-    __slots__ = ("_connection",)
-
-    def __init__(self, connection: aiosqlite.Connection) -> None:
-        self._connection = connection
-
-    async def fetch(self, statement: Statement, **values: Any) -> list[Any]:
-        """Run one statement; the rows it returns."""
-        return list(await self._connection.execute_fetchall(statement.text, statement.bind(**values)))
-
-    async def execute_many(self, statement: Statement, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Run one statement for each row of positional parameters."""
-        if rows:
-            cursor = await self._connection.executemany(statement.text, rows)
-            await cursor.close()
-
-
-class Operation(Protocol[Item, Outcome]):
-    """A kind of change, applied to all its items of one transaction at once; one outcome for each, in order."""
-
-    def __call__(self, tx: Transaction, items: Sequence[Item], /) -> Awaitable[Sequence[Outcome]]:
-        """Apply `items`; raise and none of them has happened."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -105,7 +76,8 @@ class Writer:
     async def _run(self) -> None:
         writes: list[_Write] = []
         try:
-            async with held_connection(self._engine) as connection:
+            async with held_connection(self._engine) as held:
+                connection = SqliteWriteConnection(held)
                 stopping = False
                 while not stopping:
                     taken = await self._take()
@@ -126,7 +98,7 @@ class Writer:
             taken.append(self._queue.get_nowait())
         return taken
 
-    async def _commit(self, connection: aiosqlite.Connection, writes: Sequence[_Write]) -> None:
+    async def _commit(self, connection: WriteConnection, writes: Sequence[_Write]) -> None:
         if not writes:
             return
         try:
@@ -144,24 +116,21 @@ class Writer:
             if not write.done.done():
                 write.done.set_result(outcome)
 
-    async def _apply(self, connection: aiosqlite.Connection, writes: Sequence[_Write]) -> list[Any]:
+    async def _apply(self, connection: WriteConnection, writes: Sequence[_Write]) -> list[Any]:
         """All of `writes` in one transaction, grouped by operation in the order of their first item."""
         groups: dict[Operation[Any, Any], list[int]] = {}
         for index, write in enumerate(writes):
             groups.setdefault(write.operation, []).append(index)
-        outcomes: list[Any] = [None] * len(writes)
-        await connection.execute("BEGIN IMMEDIATE")
-        try:
-            tx = Transaction(connection)
+
+        async def apply(tx: Transaction) -> list[Any]:
+            outcomes: list[Any] = [None] * len(writes)
             for operation, indexes in groups.items():
                 results = await operation(tx, [writes[index].item for index in indexes])
                 for index, result in zip(indexes, results, strict=True):
                     outcomes[index] = result
-            await connection.commit()
-        except BaseException:
-            await connection.rollback()
-            raise
-        return outcomes
+            return outcomes
+
+        return await connection.transact(apply)
 
 
 def _unavailable(error: Exception) -> Exception:
