@@ -9,7 +9,6 @@ import functools
 import hashlib
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import structlog
@@ -56,7 +55,6 @@ from service.models import (
     Progress,
     StoredArtifact,
     Submission,
-    Timestamp,
     timestamp,
 )
 from service.outcomes import Failed, Outcome, Succeeded, failed, judge
@@ -314,7 +312,7 @@ class JobManagementService:
     async def renew_leases(self) -> None:
         """Prolong the leases of what this process runs, and stop what it has lost."""
         writer = self._database.writer
-        renewal = Renewal(owner=self.instance_id, lease_until=self._lease_until())
+        renewal = Renewal(owner=self.instance_id, lease_s=self._lease_s)
         mine = list(self._executions.values())
         held = await writer.write(job_repository.renew, renewal)
         await writer.write(instances.beat, self.instance_id)
@@ -386,9 +384,7 @@ class JobManagementService:
     async def _claim(
         self, *, limit: int, caps: Mapping[str, int] | None = None, job_id: str | None = None
     ) -> list[ClaimedJob]:
-        claim = Claim(
-            owner=self.instance_id, limit=limit, lease_until=self._lease_until(), caps=caps or {}, job_id=job_id
-        )
+        claim = Claim(owner=self.instance_id, limit=limit, lease_s=self._lease_s, caps=caps or {}, job_id=job_id)
         claimed = await self._database.writer.write(job_repository.claim, claim)
         for job in claimed:
             self._metrics.transitions.labels(JobStatus.RUNNING, job.plugin).inc()
@@ -546,9 +542,6 @@ class JobManagementService:
         await off_loop(documents, replaced, lambda ref: refs.append(BlobRef(**ref)))
         stored = await self._database.blobs.read(refs)
         return await off_loop(documents, replaced, lambda ref: stored[ref["sha256"]])
-
-    def _lease_until(self) -> Timestamp:
-        return timestamp(datetime.now(UTC) + timedelta(seconds=self._lease_s))
 
     def _hold(self, task: asyncio.Task[Any]) -> None:
         """Keep a task until it is done; `drain` waits for it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any, Final, NewType
 
@@ -25,6 +25,11 @@ def timestamp(moment: datetime | None = None) -> Timestamp:
     """`moment` (aware; now if not given) as a `Timestamp`."""
     text = (moment.astimezone(UTC) if moment else datetime.now(UTC)).isoformat(timespec="milliseconds")
     return Timestamp(f"{text[:-6]}Z")
+
+
+def later(moment: Timestamp, seconds: float) -> Timestamp:
+    """`seconds` after `moment`."""
+    return timestamp(datetime.fromisoformat(moment) + timedelta(seconds=seconds))
 
 
 class JobStatus(enum.StrEnum):

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from service.db.schema import instances
 from service.db.statements import Statement
 from service.db.transaction import Transaction
-from service.models import Timestamp, timestamp
+from service.models import Timestamp
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,12 +43,12 @@ async def register(tx: Transaction, items: Sequence[Instance]) -> list[None]:
 async def beat(tx: Transaction, items: Sequence[str]) -> list[None]:
     """Record that instances are alive."""
     for instance_id in items:
-        await tx.fetch(_BEAT, of=instance_id, now=timestamp())
+        await tx.fetch(_BEAT, of=instance_id, now=tx.now)
     return [None] * len(items)
 
 
 async def stop(tx: Transaction, items: Sequence[str]) -> list[None]:
     """Record that instances have stopped in order."""
     for instance_id in items:
-        await tx.fetch(_STOP, of=instance_id, now=timestamp())
+        await tx.fetch(_STOP, of=instance_id, now=tx.now)
     return [None] * len(items)

@@ -26,7 +26,7 @@ from service.models import (
     Progress,
     StoredArtifact,
     Timestamp,
-    timestamp,
+    later,
 )
 
 MAX_LOST: Final = 3
@@ -70,7 +70,7 @@ class Claim:
 
     owner: str
     limit: int
-    lease_until: Timestamp
+    lease_s: float
     caps: Mapping[str, int] = dataclasses.field(default_factory=dict)
     job_id: str | None = None
 
@@ -364,8 +364,8 @@ async def claim(tx: Transaction, items: Sequence[Claim]) -> list[list[ClaimedJob
 
 
 async def _claim(tx: Transaction, item: Claim) -> list[ClaimedJob]:
-    now = timestamp()
-    shared = {"owner": item.owner, "lease_until": item.lease_until, "now": now}
+    now = tx.now
+    shared = {"owner": item.owner, "lease_until": later(now, item.lease_s), "now": now}
     if item.job_id is not None:
         rows = await tx.fetch(_CLAIM_ONE, job_id=item.job_id, **shared)
     else:
@@ -406,7 +406,7 @@ async def end(tx: Transaction, items: Sequence[Ending]) -> list[bool]:
 
 
 async def _end(tx: Transaction, items: Sequence[Ending], *, lost: bool) -> list[bool]:
-    now = timestamp()
+    now = tx.now
     await BlobStore.insert(tx, (blob for item in items for blob in item.blobs))
     # A terminal end uses the attempt up; a job that is given back has its attempt returned, never its fence.
     counts = {
@@ -475,7 +475,7 @@ def _executions(items: Iterable[Ending], now: Timestamp) -> list[Execution]:
 
 async def make_progress(tx: Transaction, items: Sequence[ProgressMade]) -> list[bool]:
     """Show progress on rows that are still held; False where the fence no longer holds."""
-    now = timestamp()
+    now = tx.now
     newest = {item.job.id: item for item in items}
     events = []
     for item in newest.values():
@@ -496,7 +496,7 @@ async def make_progress(tx: Transaction, items: Sequence[ProgressMade]) -> list[
 
 async def request_cancel(tx: Transaction, items: Sequence[CancelRequest]) -> list[bool]:
     """Cancel what is PENDING at once and mark what is RUNNING to be stopped; False where nothing was left to ask."""
-    now = timestamp()
+    now = tx.now
     events: list[tuple[str, int, str, Timestamp, JSON]] = []
     changed = []
     for item in items:
@@ -511,12 +511,12 @@ async def request_cancel(tx: Transaction, items: Sequence[CancelRequest]) -> lis
 
 async def promote(tx: Transaction, items: Sequence[None]) -> list[int]:
     """Make scheduled jobs claimable whose time has come; how many."""
-    return [len(await tx.fetch(_PROMOTE, now=timestamp()))] * len(items)
+    return [len(await tx.fetch(_PROMOTE, now=tx.now))] * len(items)
 
 
 async def expire(tx: Transaction, items: Sequence[None]) -> list[list[str]]:
     """Fail PENDING jobs whose time to start has passed, at most 500; their ids."""
-    now = timestamp()
+    now = tx.now
     overdue = await tx.fetch(_OVERDUE, now=now)
     errors = {
         job_id: error_object(ErrorType.EXPIRED, f"The job did not start before {expires_at}.", plugin=plugin)
@@ -536,13 +536,13 @@ class Renewal:
     """Keep the leases of everything `owner` runs."""
 
     owner: str
-    lease_until: Timestamp
+    lease_s: float
 
 
 async def renew(tx: Transaction, items: Sequence[Renewal]) -> list[set[tuple[str, int]]]:
     """Prolong leases; the (job id, fence) pairs that the owner still holds."""
     return [
-        {(job_id, fence) for job_id, fence in await tx.fetch(_RENEW, by=item.owner, until=item.lease_until)}
+        {(job_id, fence) for job_id, fence in await tx.fetch(_RENEW, by=item.owner, until=later(tx.now, item.lease_s))}
         for item in items
     ]
 

@@ -10,6 +10,7 @@ import aiosqlite
 
 from service.db.statements import Statement
 from service.db.transaction import Transaction, Value
+from service.models import Timestamp
 
 
 class SqliteWriteConnection:
@@ -19,22 +20,26 @@ class SqliteWriteConnection:
     submission costs the event loop a sixth less CPU time (240 us to 200 us with 32 clients).
     """
 
-    def __init__(self, connection: aiosqlite.Connection) -> None:
+    def __init__(self, connection: aiosqlite.Connection, clock: Callable[[], Timestamp]) -> None:
         self._connection = connection
+        self._clock = clock
 
     async def transact(self, work: Callable[[Transaction], Coroutine[Any, Any, Value]]) -> Value:
         """Run `work` between `BEGIN IMMEDIATE` and `COMMIT`, in the connection's thread."""
+        connection = self._connection
         # aiosqlite has no public way to run a function there.
-        return await self._connection._execute(_transact, self._connection._conn, work)  # type: ignore[no-any-return, no-untyped-call]  # noqa: SLF001
+        on_thread, driver = connection._execute, connection._conn  # noqa: SLF001
+        return await on_thread(_transact, driver, self._clock, work)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _SqliteTransaction:
     """Coroutines that never wait: they run on the thread that owns the connection."""
 
-    __slots__ = ("_connection",)
+    __slots__ = ("_connection", "now")
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, now: Timestamp) -> None:
         self._connection = connection
+        self.now = now
 
     async def fetch(self, statement: Statement, **values: Any) -> list[Any]:
         return self._connection.execute(statement.text, statement.bind(**values)).fetchall()
@@ -43,10 +48,14 @@ class _SqliteTransaction:
         self._connection.executemany(statement.text, rows)
 
 
-def _transact(connection: sqlite3.Connection, work: Callable[[Transaction], Coroutine[Any, Any, Value]]) -> Value:
+def _transact(
+    connection: sqlite3.Connection,
+    clock: Callable[[], Timestamp],
+    work: Callable[[Transaction], Coroutine[Any, Any, Value]],
+) -> Value:
     connection.execute("BEGIN IMMEDIATE")
     try:
-        value = _run(work(_SqliteTransaction(connection)))
+        value = _run(work(_SqliteTransaction(connection, clock())))
         connection.commit()
     except BaseException:
         connection.rollback()

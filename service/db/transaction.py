@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Protocol, TypeVar
 
 from service.db.statements import Statement
+from service.models import Timestamp
 
 Item = TypeVar("Item", contravariant=True)
 Outcome = TypeVar("Outcome", covariant=True)
@@ -13,7 +14,15 @@ Value = TypeVar("Value")
 
 
 class Transaction(Protocol):
-    """An open transaction. Its methods are all that an operation may await."""
+    """An open transaction. Its methods are all that an operation may await.
+
+    `now` is the database's time at its beginning: what is due, expired or lost is decided by this one clock, however
+    many processes there are and whatever theirs say.
+    """
+
+    @property
+    def now(self) -> Timestamp:
+        """When the transaction began."""
 
     async def fetch(self, statement: Statement, **values: Any) -> list[Any]:
         """Run one statement; the rows it returns."""

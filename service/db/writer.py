@@ -15,6 +15,7 @@ from service.db.engine import held_connection
 from service.db.sqlite import SqliteWriteConnection
 from service.db.transaction import Item, Operation, Outcome, Transaction, WriteConnection
 from service.errors import ServiceUnavailableError
+from service.models import Timestamp, timestamp
 
 MAX_BATCH: Final = 500
 
@@ -36,8 +37,9 @@ class Writer:
     item the database refuses costs nobody else.
     """
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, *, clock: Callable[[], Timestamp] = timestamp) -> None:
         self._engine = engine
+        self._clock = clock
         self._queue: asyncio.Queue[_Write | None] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
         self.on_commit: Callable[[int], None] = lambda size: None
@@ -77,7 +79,7 @@ class Writer:
         writes: list[_Write] = []
         try:
             async with held_connection(self._engine) as held:
-                connection = SqliteWriteConnection(held)
+                connection = SqliteWriteConnection(held, self._clock)
                 stopping = False
                 while not stopping:
                     taken = await self._take()

@@ -27,9 +27,7 @@ async def insert(database, *jobs):
 
 
 async def claim(database, limit=10, owner=ME, **more):
-    return await database.writer.write(
-        job_repository.claim, Claim(owner=owner, limit=limit, lease_until=after(30), **more)
-    )
+    return await database.writer.write(job_repository.claim, Claim(owner=owner, limit=limit, lease_s=30, **more))
 
 
 async def end(database, job, status=JobStatus.SUCCESS, owner=ME, **more):
@@ -170,7 +168,7 @@ async def test_scheduled_jobs_wait_and_expired_ones_fail(database):
 async def test_leases_are_renewed_and_tell_what_is_still_held(database):
     (job_id,) = await insert(database, new_job())
     (job,) = await claim(database)
-    renewal = job_repository.Renewal(owner=ME, lease_until=after(60))
+    renewal = job_repository.Renewal(owner=ME, lease_s=60)
     assert await database.writer.write(job_repository.renew, renewal) == {(job_id, 1)}
     await end(database, job)
     assert await database.writer.write(job_repository.renew, renewal) == set()
