@@ -28,6 +28,8 @@ OPTION_PREFIX: Final = "job."
 
 _RFC_3339: Final = re.compile(r"\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})", re.ASCII)
 
+#: Already as we write it; only whether there is such a day must be asked.
+_STORED: Final = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:[0-5]\d\.\d{3}Z", re.ASCII)
 _LEAP_SECOND: Final = re.compile(r":60(?=[.Z+-])")
 
 
@@ -38,6 +40,9 @@ def _whole(value: Any) -> Any:
 
 def _moment(text: str) -> str:
     try:
+        if _STORED.fullmatch(text):
+            datetime.fromisoformat(text)
+            return text
         if not _RFC_3339.fullmatch(text):
             raise ValueError
         # A leap second is the end of its minute.

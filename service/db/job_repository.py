@@ -354,7 +354,7 @@ def _new_row(item: NewJob) -> tuple[Any, ...]:
     return (
         item.id, item.tenant, item.idempotency_key, item.request_hash, item.plugin, item.plugin_version,
         options.priority, run_at <= item.created_at, run_at, options.expires_at, options.timeout_s, item.max_attempts,
-        item.created_at, encode(list(options.tags)), encode(dict(options.metadata)), item.payload,
+        item.created_at, encode(options.tags), encode(options.metadata), item.payload,
     )  # fmt: skip
 
 
