@@ -20,6 +20,7 @@ from service import __version__, logs
 from service.api.app import create_app, create_runner
 from service.db import instances, plugin_metrics
 from service.db.database import Database
+from service.db.directories import make_directory
 from service.db.engine import sqlite_path
 from service.db.instances import Instance
 from service.db.lock import exclusive_lock
@@ -182,7 +183,7 @@ async def migrate(settings: Settings) -> str:
 
 def _make_data_dir(settings: Settings) -> None:
     try:
-        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(settings.data_dir)
     except OSError as error:
         raise StartupError(
             f"{settings.data_dir.absolute()} cannot be made: {error.strerror}. Choose another JOBSERVICE_DATA_DIR."

@@ -13,6 +13,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from service.db.directories import make_directory, sync_directory
 from service.db.reader import Reader
 from service.db.schema import blobs
 from service.db.statements import Statement, batch
@@ -52,6 +53,7 @@ class BlobStore:
         self._directory = directory
         self._reader = reader
         self._inline_bytes = inline_bytes
+        self._is_synced = False  # the directory itself, into the one above
 
     async def prepare(self, values: Sequence[bytes]) -> list[NewBlob]:
         """Hash `values` and put the large ones on stable storage; in the order given.
@@ -69,6 +71,11 @@ class BlobStore:
         sha256 = hashlib.sha256(value).hexdigest()
         inline = len(value) <= self._inline_bytes
         if not inline:
+            if not self._is_synced:
+                make_directory(self._directory)
+                # Also when it was there: another thread may have made it, and not have come to this yet.
+                sync_directory(self._directory.parent)
+                self._is_synced = True
             write_durably(self._path(sha256), value)
         return NewBlob(sha256=sha256, size=len(value), created_at=timestamp(), data=value if inline else None)
 
@@ -116,8 +123,4 @@ def write_durably(path: Path, data: bytes) -> None:
             raise
     # Also when the file was there: whoever renamed it may not have come to this yet.
     for directory in (path.parent, path.parent.parent):
-        handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        sync_directory(directory)
