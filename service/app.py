@@ -26,7 +26,7 @@ from service.db.instances import Instance
 from service.db.lock import exclusive_lock
 from service.db.migrate import upgrade
 from service.dispatcher import Dispatcher
-from service.errors import ServiceError, StartupError
+from service.errors import ServiceError, ServiceUnavailableError, StartupError
 from service.events import EventBus
 from service.housekeeper import Housekeeper
 from service.job_management import JobManagementService
@@ -34,6 +34,8 @@ from service.metrics import Metrics, measure_loop_lag
 from service.models import timestamp
 from service.plugin_management import PluginManagementService
 from service.plugins.discovery import installed_plugins
+from service.rescuer import LeaseKeeper, Rescuer
+from service.retries import RetryPolicy
 from service.settings import Settings
 from service.tool_runner.pool import WorkerPool
 from service.tool_runner.runner import ToolRunner
@@ -113,17 +115,28 @@ class Service:
             plugins = PluginManagementService(runner, lambda: plugin_metrics.load(database.reader))
             await plugins.start()
             stack.push_async_callback(plugins.close)
-            jobs = JobManagementService(database, plugins, events=events, metrics=metrics, lease_s=settings.lease_s)
+            jobs = JobManagementService(
+                database,
+                plugins,
+                events=events,
+                metrics=metrics,
+                lease_s=settings.lease_s,
+                retries=RetryPolicy(base_s=settings.retry_base_s, cap_s=settings.retry_cap_s),
+            )
             metrics.gauge("jobservice_jobs_running", "Jobs running now", lambda: sum(jobs.running.values()))
             await _register(database, jobs.instance_id)
-            stack.push_async_callback(database.writer.write, instances.stop, jobs.instance_id)
+            stack.push_async_callback(_deregister, database, jobs.instance_id)
             recovered = await jobs.recover()
 
             health = Health(database, jobs)
             failed = asyncio.Event()
             loops = {
                 "dispatcher": Dispatcher(jobs, plugins, events, capacity=runner.capacity).run,
-                "housekeeper": Housekeeper(jobs, events, lease_s=settings.lease_s).run,
+                "housekeeper": Housekeeper(jobs, plugins, events, plugin_wait_s=settings.plugin_wait_s).run,
+                "lease keeper": LeaseKeeper(jobs, lease_s=settings.lease_s).run,
+                "rescuer": Rescuer(jobs).run,
+                "writer": database.writer.ended,
+                "worker watch": runner.ended,
                 "lag": lambda: measure_loop_lag(metrics),
             }
             for name, loop in loops.items():
@@ -197,15 +210,24 @@ async def _register(database: Database, instance_id: str) -> None:
     await database.writer.write(instances.register, instance)
 
 
+async def _deregister(database: Database, instance_id: str) -> None:
+    try:
+        await database.writer.write(instances.stop, instance_id)
+    except ServiceUnavailableError as error:
+        log.error("the end of this process could not be recorded", error=str(error))
+
+
 @contextlib.asynccontextmanager
 async def _supervised(
     name: str, loop: Callable[[], Coroutine[Any, Any, None]], health: Health, failed: asyncio.Event
 ) -> AsyncIterator[None]:
     """Run a loop that must not end by itself: if it does, the service is not ready any more, and stops."""
+    is_wanted = True
 
     def on_end(task: asyncio.Task[None]) -> None:
-        if not task.cancelled():
-            log.critical("a loop has ended", loop=name, exc_info=task.exception())
+        if is_wanted:
+            error = None if task.cancelled() else task.exception()
+            log.critical("a loop has ended; the service stops", loop=name, exc_info=error)
             health.dead_loops.append(name)
             failed.set()
 
@@ -214,6 +236,7 @@ async def _supervised(
     try:
         yield
     finally:
+        is_wanted = False
         task.cancel()
         await asyncio.wait([task])
 

@@ -247,6 +247,7 @@ async def submit(
     tag: Annotated[tuple[str, ...], _Many] = (),
     metadata: str | None = None,
     timeout_s: float | None = None,
+    max_attempts: int | None = None,
     run_at: str | None = None,
     expires_at: str | None = None,
     idempotency_key: str | None = None,
@@ -266,6 +267,7 @@ async def submit(
         tag: Label to find the job by; may be repeated.
         metadata: Your own data, a JSON object.
         timeout_s: Limit of its execution in seconds, if lower than the plugin's.
+        max_attempts: How often it may be tried, 1 to 100; default: what the plugin says, or 1.
         run_at: The job may not start before, as 2026-01-31T12:00:00Z.
         expires_at: The job may not start after.
         idempotency_key: The same key never makes a second job.
@@ -288,6 +290,7 @@ async def submit(
         tags=tag,
         metadata={} if metadata is None else _json_object("--metadata", metadata),
         timeout_s=timeout_s,
+        max_attempts=max_attempts,
         run_at=None if run_at is None else Timestamp(run_at),
         expires_at=None if expires_at is None else Timestamp(expires_at),
     )

@@ -21,6 +21,8 @@ Timestamp = NewType("Timestamp", str)
 Pair = tuple[dict[str, Any], dict[str, Any]]
 
 DEFAULT_TENANT: Final = "default"
+#: The most that a job or a plugin may ask for.
+MAX_ATTEMPTS: Final = 100
 
 
 def timestamp(moment: datetime | None = None) -> Timestamp:
@@ -120,6 +122,7 @@ class JobOptions:
     run_at: Timestamp | None = None  # may not start before
     expires_at: Timestamp | None = None  # may not start after; then FAILED with `Expired`
     timeout_s: float | None = None  # of execution; the plugin's limit and the host's ceiling win
+    max_attempts: int | None = None  # 1..MAX_ATTEMPTS; default: what the plugin says, or 1
     tags: tuple[str, ...] = ()
     metadata: Mapping[str, JSON] = dataclasses.field(default_factory=dict)
 

@@ -58,11 +58,16 @@ class Writer:
         """Open the connection and begin to write."""
         self._task = asyncio.create_task(self._run(), name="writer")
 
+    async def ended(self) -> None:
+        """Return, or raise what went wrong, once the task that writes has ended."""
+        if self._task is not None:
+            await asyncio.shield(self._task)
+
     async def close(self) -> None:
         """Finish what is queued, then stop; later writes raise `ServiceUnavailableError`."""
         if self._task is not None:
             self._queue.put_nowait(None)
-            await self._task
+            await asyncio.wait([self._task])
 
     async def write(self, operation: Operation[Item, Outcome], item: Item) -> Outcome:
         """Apply one item; its outcome, once committed.

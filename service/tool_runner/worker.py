@@ -40,6 +40,8 @@ MAX_TRACEBACK_CHARS: Final = 32_768
 PROGRESS_BURST: Final = 10
 PROGRESS_EVERY_S: Final = 0.1
 MAX_ARTIFACTS: Final = 1_000
+#: More than an exception may ask to wait before the next attempt, and still a number that every frame holds.
+MAX_SECONDS: Final = 1e9
 
 _READ_SIZE: Final = 262_144
 _KIND_OF: Final = {"progress": Kind.PROGRESS, "metric": Kind.METRIC, "artifact": Kind.ARTIFACT}
@@ -398,7 +400,18 @@ def _failure(incident: Incident, error: BaseException) -> dict[str, Any]:
         "exception": name,
         "message": _text(lambda: str(error), "", MAX_TEXT_CHARS) or name,
         "traceback": _text(lambda: "".join(traceback.format_exception(error)), "", -MAX_TRACEBACK_CHARS),
+        "retryable": _said(error, "retryable", bool),
+        "retry_after_s": _said(error, "retry_after_s", int, float),
     }
+
+
+def _said(error: BaseException, name: str, *kinds: type) -> Any:
+    """What a foreign exception says of itself; None where it says nothing, or something else than asked."""
+    try:
+        value: Any = getattr(error, name, None)
+    except BaseException:  # noqa: BLE001  # an attribute of a foreign exception is foreign code
+        return None
+    return value if type(value) in kinds and 0 <= value <= MAX_SECONDS else None
 
 
 def _text(read: Callable[[], str], otherwise: str, most: int) -> str:

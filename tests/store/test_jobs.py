@@ -130,7 +130,7 @@ async def test_lost_runs_use_no_attempt_but_have_a_cap(database):
     for fence in (1, 2):
         (job,) = await claim(database, owner=OTHER)
         assert (job.fence, job.attempt) == (fence, 1)
-        assert await database.writer.write(job_repository.recover, ME) == [job_id]
+        assert [run.id for run in await database.writer.write(job_repository.recover, ME)] == [job_id]
         assert (await record(database, job_id)).status == "PENDING"
     await claim(database, owner=OTHER)
     await database.writer.write(job_repository.recover, ME)
@@ -168,10 +168,10 @@ async def test_scheduled_jobs_wait_and_expired_ones_fail(database):
 async def test_leases_are_renewed_and_tell_what_is_still_held(database):
     (job_id,) = await insert(database, new_job())
     (job,) = await claim(database)
-    renewal = job_repository.Renewal(owner=ME, lease_s=60)
-    assert await database.writer.write(job_repository.renew, renewal) == {(job_id, 1)}
+    renewal = job_repository.Renewal(owner=ME, lease_s=60, runs=[(job_id, 1)])
+    assert await database.writer.write(job_repository.renew, renewal) == {(job_id, 1): False}
     await end(database, job)
-    assert await database.writer.write(job_repository.renew, renewal) == set()
+    assert await database.writer.write(job_repository.renew, renewal) == {}
 
 
 @pytest.mark.parametrize(
