@@ -28,6 +28,7 @@ from service.db.migrate import upgrade
 from service.dispatcher import Dispatcher
 from service.errors import ServiceError, ServiceUnavailableError, StartupError
 from service.events import EventBus
+from service.first_process import run_below
 from service.housekeeper import Housekeeper
 from service.job_management import JobManagementService
 from service.metrics import Metrics, measure_loop_lag
@@ -156,6 +157,12 @@ def run_service(settings: Settings) -> int:
     """
     if sys.platform != "linux":
         raise StartupError(f"jobservice runs on Linux; this is {sys.platform}.")
+    if os.getpid() == 1:
+        return run_below(lambda: _run_service(settings))
+    return _run_service(settings)
+
+
+def _run_service(settings: Settings) -> int:
     logs.configure(settings.log_level, settings.log_format)
     # The database's thread asks for the interpreter after every statement; at the default of 5 ms a busy loop kept it
     # waiting for most of a commit (32 clients submit 15 % more with this).
