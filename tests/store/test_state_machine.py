@@ -372,7 +372,6 @@ def test_rows_tell_one_legal_story_of_each_job(migrated_file):
         ("_CLAIM_ONE", "jobs.status = 'PENDING'", "jobs.status IN ('PENDING', 'RUNNING')"),
         ("_CLAIM", "fence=(jobs.fence + 1)", "fence=jobs.fence"),
         ("_CANCEL", "event_count=(jobs.event_count + 1)", "event_count=jobs.event_count"),
-        ("_PROGRESS", "jobs.status = 'RUNNING' AND ", ""),
         ("_EXPIRE", "AND jobs.status = 'PENDING'", "AND jobs.status <> 'PENDING'"),
     ],
 )
