@@ -233,9 +233,12 @@ class Store(RuleBasedStateMachine):
 
     @rule(owner=st.sampled_from(OWNERS))
     def renew(self, owner: str) -> None:
-        (held,) = self._write(job_repository.renew, Renewal(owner=owner, lease_s=LEASE_S))
-        mine = {(run.job.id, run.job.fence) for run in self.holder.values() if run.owner == owner}
-        assert set(held) == mine
+        claimed = [(run.job.id, run.job.fence) for run in self.runs if run.owner == owner]
+        leased = {row["id"] for row in self.rows["jobs"] if row["lease_until"] and row["lease_until"] > self.now}
+        held = {(run.job.id, run.job.fence) for run in self.holder.values() if run.owner == owner}
+        mine = {(job_id, fence) for job_id, fence in held if job_id in leased}
+        (kept,) = self._write(job_repository.renew, Renewal(owner=owner, lease_s=LEASE_S, runs=claimed))
+        assert set(kept) == mine
         lease_until = {row["id"]: row["lease_until"] for row in self._read()["jobs"]}
         assert {lease_until[job_id] for job_id, _ in mine} <= {later(self.now, LEASE_S)}
 
@@ -275,6 +278,13 @@ class Store(RuleBasedStateMachine):
         self._write(job_repository.recover, survivor)
         assert not {row["id"] for row in self._read()["jobs"] if row["owner"] not in (None, survivor)}
         for job_id in foreign:
+            del self.holder[job_id]
+
+    @rule()
+    def rescue(self) -> None:
+        lapsed = {row["id"] for row in self.rows["jobs"] if row["lease_until"] and row["lease_until"] < self.now}
+        self._write(job_repository.rescue, None)
+        for job_id in lapsed:
             del self.holder[job_id]
 
     # What is true after each step.
