@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from service.db.blobs import BlobStore
-from service.db.engine import create_reader_engine, create_writer_engine
+from service.db.engine import NO_DRIVER, DatabaseKind, database_kind
 from service.db.reader import Reader
+from service.db.sqlite import SqliteBackend
+from service.db.transaction import Backend
 from service.db.writer import Writer
+from service.errors import StartupError
+from service.models import Timestamp, timestamp
 
 READER_CONNECTIONS = 4
 
@@ -24,12 +28,21 @@ class Database:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, database_url: str, blob_directory: Path, *, inline_bytes: int) -> AsyncIterator[Database]:
-        """The database for as long as the block runs; leaving it commits what is queued and closes every connection."""
-        writer_engine = create_writer_engine(database_url)
-        reader_engine = create_reader_engine(database_url, connections=READER_CONNECTIONS)
-        writer = Writer(writer_engine)
-        reader = Reader(reader_engine, connections=READER_CONNECTIONS)
+    async def open(
+        cls,
+        database_url: str,
+        blob_directory: Path,
+        *,
+        inline_bytes: int,
+        clock: Callable[[], Timestamp] = timestamp,
+    ) -> AsyncIterator[Database]:
+        """The database for as long as the block runs; leaving it commits what is queued and closes every connection.
+
+        `clock` decides what is due, expired or lost on SQLite; PostgreSQL has its own.
+        """
+        backend = _backend(database_url, clock)
+        writer = Writer(backend)
+        reader = Reader(backend, connections=READER_CONNECTIONS)
         try:
             await writer.start()
             await reader.start()
@@ -37,5 +50,15 @@ class Database:
         finally:
             await writer.close()
             await reader.close()
-            await reader_engine.dispose()
-            await writer_engine.dispose()
+            await backend.close()
+
+
+def _backend(database_url: str, clock: Callable[[], Timestamp]) -> Backend:
+    if database_kind(database_url) is DatabaseKind.SQLITE:
+        return SqliteBackend(database_url, readers=READER_CONNECTIONS, clock=clock)
+    # Its driver is an extra.
+    try:
+        from service.db.postgresql import PostgresqlBackend
+    except ImportError as error:
+        raise StartupError(NO_DRIVER) from error
+    return PostgresqlBackend(database_url)
