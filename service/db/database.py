@@ -13,6 +13,7 @@ from service.db.sqlite import SqliteBackend
 from service.db.transaction import Backend
 from service.db.writer import Writer
 from service.errors import StartupError
+from service.events import EventBus
 from service.models import Timestamp, timestamp
 
 READER_CONNECTIONS = 4
@@ -21,7 +22,8 @@ READER_CONNECTIONS = 4
 class Database:
     """An open database at this version's schema (see `migrate.upgrade`)."""
 
-    def __init__(self, writer: Writer, reader: Reader, blobs: BlobStore) -> None:
+    def __init__(self, backend: Backend, writer: Writer, reader: Reader, blobs: BlobStore) -> None:
+        self._backend = backend
         self.writer = writer
         self.reader = reader
         self.blobs = blobs
@@ -46,11 +48,15 @@ class Database:
         try:
             await writer.start()
             await reader.start()
-            yield cls(writer, reader, BlobStore(blob_directory, reader, inline_bytes=inline_bytes))
+            yield cls(backend, writer, reader, BlobStore(blob_directory, reader, inline_bytes=inline_bytes))
         finally:
             await writer.close()
             await reader.close()
             await backend.close()
+
+    async def relay(self, events: EventBus) -> None:
+        """Carry wake-ups between the processes on this database, until cancelled."""
+        await self._backend.relay(events)
 
 
 def _backend(database_url: str, clock: Callable[[], Timestamp]) -> Backend:

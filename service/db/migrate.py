@@ -11,6 +11,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 import service
+from service.db import views
 from service.db.engine import DatabaseKind, create_migration_engine, database_kind, sqlite_path
 from service.errors import StartupError
 
@@ -57,6 +58,8 @@ def _upgrade(connection: sa.Connection) -> str:
             f"The database is at revision {current}, which this version (revision {head}) does not know: "
             "it was made by a newer version. Install that version, or use another database."
         )
+    if head is not None and current == head and views.are_current(connection):
+        return head
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
     is_sqlite = connection.dialect.name == "sqlite"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
@@ -13,6 +14,7 @@ from service.db.engine import create_reader_engine, create_writer_engine, held_c
 from service.db.statements import Statement
 from service.db.transaction import RefusedError, Transaction, Value
 from service.errors import ServiceUnavailableError
+from service.events import EventBus
 from service.models import Timestamp, timestamp
 
 
@@ -35,6 +37,10 @@ class SqliteBackend:
         """See `Backend`."""
         async with held_connection(self._reader_engine) as connection:
             yield SqliteReadConnection(connection)
+
+    async def relay(self, events: EventBus) -> None:
+        """See `Backend`. There is no other process."""
+        await asyncio.get_running_loop().create_future()
 
     async def close(self) -> None:
         """Readers first: the last connection to leave takes the write-ahead log with it, which they may not."""

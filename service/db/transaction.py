@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeVar
 
 from service.db.statements import Statement
+from service.events import EventBus
 from service.models import Timestamp
 
 Item = TypeVar("Item", contravariant=True)
@@ -69,6 +70,9 @@ class Backend(Protocol):
 
     def reading(self) -> AbstractAsyncContextManager[ReadConnection]:
         """One of the readers' connections, for as long as the block runs."""
+
+    async def relay(self, events: EventBus) -> None:
+        """Carry wake-ups between the processes on this database, until cancelled."""
 
     async def close(self) -> None:
         """Let go of everything, once all connections have been given back."""
