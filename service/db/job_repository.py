@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from service.calls import CallReport
-from service.codec import encode
+from service.codec import encode, storable_text
 from service.db.blobs import BlobStore, NewBlob
 from service.db.plugin_metrics import Execution, record_executions
 from service.db.schema import Time, job_attempts, job_events, jobs
@@ -522,7 +522,8 @@ def _attempt_end_row(item: Ending, now: Timestamp, status: JobStatus) -> tuple[A
     return (
         item.job.id, item.job.fence, outcome, now, report.run_s, report.cpu_s, report.peak_memory_bytes,
         report.worker_pid, report.plugin_version, error and error["type"], error and error["message"],
-        encode(report.metrics) if report.metrics else None, report.traceback, report.output,
+        encode(report.metrics) if report.metrics else None, report.traceback and storable_text(report.traceback),
+        report.output and storable_text(report.output),
     )  # fmt: skip
 
 

@@ -54,7 +54,7 @@ class PostgresqlBackend:
     async def relay(self, events: EventBus) -> None:
         """See `Backend`."""
         async with contextlib.aclosing(Link(self._database_url)) as link:
-            await WakeUps(link, events).run()
+            await WakeUps(link, events).carry()
 
     async def close(self) -> None:
         """Nothing is open but the connections."""

@@ -37,7 +37,7 @@ class WakeUps:
         self._stir = asyncio.Event()
         self._listening: Any = None
 
-    async def run(self) -> None:
+    async def carry(self) -> None:
         """Carry until cancelled; while the server is away, nothing is carried."""
         self._events.tell_others = self._tell
         try:
