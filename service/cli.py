@@ -223,8 +223,26 @@ def serve(*, settings: _ServiceSettings = None) -> int:
 
 
 @app.command
+def work(
+    *,
+    plugin: Annotated[tuple[str, ...], _Many, Parameter(name=("--plugin", "-p"))] = (),
+    settings: _ServiceSettings = None,
+) -> int:
+    """Run jobs from a shared PostgreSQL without listening for requests, until SIGTERM or Ctrl-C.
+
+    Parameters:
+        plugin: Take jobs of this plugin only; may be repeated. Default: of every plugin installed here
+    """
+    settings = settings or Settings()
+    # As in `serve`.
+    from service.app import run_service
+
+    return run_service(settings, listen=False, only_plugins=plugin)
+
+
+@app.command
 async def migrate(*, settings: _ServiceSettings = None, json: _Json = False) -> None:
-    """Bring the database to this version. `serve` does it by itself for the embedded SQLite."""
+    """Bring the database to this version, as `serve` and `work` do when they start."""
     settings = settings or Settings()
     # As in `serve`.
     from service.app import migrate as migrate_database

@@ -25,6 +25,7 @@ from service.codec import (
     off_loop,
     plain_text,
     replace_marked,
+    storable_text,
 )
 from service.db import instances, job_queries, job_repository
 from service.db.blobs import NewBlob
@@ -506,7 +507,7 @@ class JobManagementService:
 
     async def _run_plugin(self, job: ClaimedJob, report: CallReport) -> Outcome:
         def on_progress(fraction: float, message: str) -> None:
-            progress = Progress(fraction=fraction, message=message)
+            progress = Progress(fraction=fraction, message=storable_text(message))
             self._hold(asyncio.create_task(self._show_progress(job, progress)))
 
         call = Call(job_id=job.id, attempt=job.attempt, timeout_s=job.timeout_s, on_progress=on_progress, report=report)

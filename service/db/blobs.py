@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Final
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 
 from service.db.directories import make_directory, sync_directory
 from service.db.reader import Reader
 from service.db.schema import blobs
-from service.db.statements import Statement, batch
+from service.db.statements import Statement, batch, batch_table
 from service.db.transaction import Transaction
 from service.errors import ServiceUnavailableError
 from service.models import BlobRef, Timestamp, timestamp
@@ -25,15 +26,12 @@ from service.models import BlobRef, Timestamp, timestamp
 _HASH_ON_LOOP_BYTES: Final = 16 * 1024
 
 _INSERT = Statement(
-    sa.insert(blobs)
-    .prefix_with("OR IGNORE")
+    postgresql.insert(blobs)
     .values({column.name: sa.bindparam(column.name) for column in blobs.columns})
+    .on_conflict_do_nothing()
 )
-_SELECT = Statement(
-    sa.select(blobs.c.sha256, blobs.c.data).where(
-        blobs.c.sha256.in_(sa.select(sa.func.json_each(sa.bindparam("batch")).table_valued("value").c.value))
-    )
-)
+_wanted = batch_table("wanted", blobs.c.sha256)
+_SELECT = Statement(sa.select(blobs.c.sha256, blobs.c.data).where(blobs.c.sha256.in_(sa.select(_wanted.c.sha256))))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +81,8 @@ class BlobStore:
     async def insert(tx: Transaction, new: Iterable[NewBlob]) -> None:
         """Add the rows; bytes that are stored already stay as they are."""
         rows = {blob.sha256: (blob.sha256, blob.size, blob.created_at, blob.data) for blob in new}
-        await tx.execute_many(_INSERT, list(rows.values()))
+        # In one order everywhere: processes that add the same bytes then wait for each other, never in a circle.
+        await tx.execute_many(_INSERT, [row for _, row in sorted(rows.items())])
 
     async def read(self, refs: Iterable[BlobRef]) -> dict[str, bytes]:
         """The bytes behind `refs` by their hash; raises `ServiceUnavailableError` when some are missing."""
@@ -91,7 +90,7 @@ class BlobStore:
         if not wanted:
             return {}
         found: dict[str, bytes] = {}
-        for sha256, data in await self._reader.fetch(_SELECT, batch=batch(wanted)):
+        for sha256, data in await self._reader.fetch(_SELECT, batch=batch((sha256,) for sha256 in wanted)):
             found[sha256] = data if data is not None else await asyncio.to_thread(self._read_file, sha256)
         if missing := set(wanted) - found.keys():
             raise ServiceUnavailableError(f"Stored bytes are missing: {', '.join(sorted(missing))}.")

@@ -7,9 +7,13 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from service.db.blobs import BlobStore
-from service.db.engine import create_reader_engine, create_writer_engine
+from service.db.engine import NO_DRIVER, DatabaseKind, database_kind
 from service.db.reader import Reader
+from service.db.sqlite import SqliteBackend
+from service.db.transaction import Backend
 from service.db.writer import Writer
+from service.errors import StartupError
+from service.events import EventBus
 from service.models import Timestamp, timestamp
 
 READER_CONNECTIONS = 4
@@ -18,7 +22,8 @@ READER_CONNECTIONS = 4
 class Database:
     """An open database at this version's schema (see `migrate.upgrade`)."""
 
-    def __init__(self, writer: Writer, reader: Reader, blobs: BlobStore) -> None:
+    def __init__(self, backend: Backend, writer: Writer, reader: Reader, blobs: BlobStore) -> None:
+        self._backend = backend
         self.writer = writer
         self.reader = reader
         self.blobs = blobs
@@ -35,18 +40,31 @@ class Database:
     ) -> AsyncIterator[Database]:
         """The database for as long as the block runs; leaving it commits what is queued and closes every connection.
 
-        `clock` decides what is due, expired or lost.
+        `clock` decides what is due, expired or lost on SQLite; PostgreSQL has its own.
         """
-        writer_engine = create_writer_engine(database_url)
-        reader_engine = create_reader_engine(database_url, connections=READER_CONNECTIONS)
-        writer = Writer(writer_engine, clock=clock)
-        reader = Reader(reader_engine, connections=READER_CONNECTIONS)
+        backend = _backend(database_url, clock)
+        writer = Writer(backend)
+        reader = Reader(backend, connections=READER_CONNECTIONS)
         try:
             await writer.start()
             await reader.start()
-            yield cls(writer, reader, BlobStore(blob_directory, reader, inline_bytes=inline_bytes))
+            yield cls(backend, writer, reader, BlobStore(blob_directory, reader, inline_bytes=inline_bytes))
         finally:
             await writer.close()
             await reader.close()
-            await reader_engine.dispose()
-            await writer_engine.dispose()
+            await backend.close()
+
+    async def relay(self, events: EventBus) -> None:
+        """Carry wake-ups between the processes on this database, until cancelled."""
+        await self._backend.relay(events)
+
+
+def _backend(database_url: str, clock: Callable[[], Timestamp]) -> Backend:
+    if database_kind(database_url) is DatabaseKind.SQLITE:
+        return SqliteBackend(database_url, readers=READER_CONNECTIONS, clock=clock)
+    # Its driver is an extra.
+    try:
+        from service.db.postgresql import PostgresqlBackend
+    except ImportError as error:
+        raise StartupError(NO_DRIVER) from error
+    return PostgresqlBackend(database_url)

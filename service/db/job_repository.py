@@ -7,13 +7,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import sqlite
+from sqlalchemy.dialects import postgresql
 
 from service.calls import CallReport
-from service.codec import encode
+from service.codec import encode, storable_text
 from service.db.blobs import BlobStore, NewBlob
 from service.db.plugin_metrics import Execution, record_executions
-from service.db.schema import job_attempts, job_events, jobs
+from service.db.schema import Time, job_attempts, job_events, jobs
 from service.db.statements import Statement, batch, batch_table, literal
 from service.db.transaction import Transaction
 from service.errors import error_object
@@ -119,15 +119,17 @@ class CancelRequest:
 
 
 _NEW_COLUMNS: Final = (
-    "id", "tenant", "idempotency_key", "request_hash", "plugin", "plugin_version", "priority", "due", "run_at",
-    "expires_at", "timeout_s", "max_attempts", "created_at", "tags", "metadata", "payload",
+    jobs.c.id, jobs.c.tenant, jobs.c.idempotency_key, jobs.c.request_hash, jobs.c.plugin, jobs.c.plugin_version,
+    jobs.c.priority, jobs.c.due, jobs.c.run_at, jobs.c.expires_at, jobs.c.timeout_s, jobs.c.max_attempts,
+    jobs.c.created_at, jobs.c.tags, jobs.c.metadata, jobs.c.payload,
 )  # fmt: skip
 _new = batch_table("new", *_NEW_COLUMNS)
-_insert_jobs = sqlite.insert(jobs).from_select(
+# PostgreSQL's form of INSERT: SQLAlchemy compiles its ON CONFLICT for SQLite too, where it is the same.
+_insert_jobs = postgresql.insert(jobs).from_select(
     [*_NEW_COLUMNS, "status", "attempt", "lost", "max_lost", "fence", "event_count", "artifacts"],
     sa.select(
         *_new.c, literal("PENDING"), sa.text("0"), sa.text("0"), sa.text(str(MAX_LOST)), sa.text("0"), sa.text("1"),
-        literal("[]"),
+        sa.text("'[]'"),
     ).where(sa.true()),
 )  # fmt: skip
 _INSERT_JOBS = Statement(_insert_jobs)
@@ -136,23 +138,25 @@ _INSERT_KEYED_JOBS = Statement(
         index_elements=["tenant", "idempotency_key"], index_where=sa.text("idempotency_key IS NOT NULL")
     ).returning(jobs.c.id)
 )
-_keys = batch_table("keys", "tenant", "idempotency_key")
+_keys = batch_table("keys", jobs.c.tenant, jobs.c.idempotency_key)
 _SELECT_BY_KEY = Statement(
     sa.select(jobs.c.tenant, jobs.c.idempotency_key, jobs.c.id, jobs.c.request_hash).join(
         _keys, (jobs.c.tenant == _keys.c.tenant) & (jobs.c.idempotency_key == _keys.c.idempotency_key)
     )
 )
-_EVENT_COLUMNS: Final = ("job_id", "n", "type", "at", "data")
+_EVENT_COLUMNS: Final = tuple(job_events.c)
 _INSERT_EVENTS = Statement(
     sa.insert(job_events).from_select(_EVENT_COLUMNS, sa.select(*batch_table("new", *_EVENT_COLUMNS).c))
 )
-_ATTEMPT_COLUMNS: Final = ("job_id", "fence", "attempt", "plugin", "owner", "started_at")
+_ATTEMPT_COLUMNS: Final = tuple(
+    job_attempts.c[name] for name in ("job_id", "fence", "attempt", "plugin", "owner", "started_at")
+)
 _INSERT_ATTEMPTS = Statement(
     sa.insert(job_attempts).from_select(_ATTEMPT_COLUMNS, sa.select(*batch_table("new", *_ATTEMPT_COLUMNS).c))
 )
 
-_known_plugins: Final = sa.func.json_each(sa.bindparam("plugins")).table_valued("value", name="known_plugins")
-_CLAIMABLE: Final = sa.text("jobs.status = 'PENDING' AND jobs.due")
+_known_plugins: Final = batch_table("known_plugins", jobs.c.plugin, parameter="plugins")
+_CLAIMABLE: Final[sa.ColumnElement[bool] | sa.TextClause] = sa.text("jobs.status = 'PENDING' AND jobs.due")
 _EVENT: Final = {jobs.c.event_count: jobs.c.event_count + sa.text("1")}
 _RUN: Final = {
     jobs.c.status: literal("RUNNING"),
@@ -172,17 +176,19 @@ _CLAIMED: Final = (
 
 
 def _claim_statement(*, of_some_plugins: bool) -> Statement:
-    caps = sa.func.json_each(sa.bindparam("caps")).table_valued("key", "value", name="caps")
-    full = sa.select(caps.c.key).where(caps.c.value <= sa.text("0"))
-    claimable: list[Any] = [_CLAIMABLE, jobs.c.plugin.not_in(full)]
+    caps = batch_table("caps", jobs.c.plugin, sa.column("room", sa.Integer), parameter="caps")
+    claimable = [_CLAIMABLE, jobs.c.plugin.not_in(sa.select(caps.c.plugin).where(caps.c.room <= sa.text("0")))]
     if of_some_plugins:
-        claimable.append(jobs.c.plugin.in_(sa.select(_known_plugins.c.value)))
+        claimable.append(jobs.c.plugin.in_(sa.select(_known_plugins.c.plugin)))
+    # Materialized, or PostgreSQL may run it again for each row and lock more than the limit. SQLite locks no rows.
     next_jobs = (
         sa.select(jobs.c.id, jobs.c.plugin, jobs.c.priority)
         .where(*claimable)
         .order_by(jobs.c.priority.desc(), jobs.c.id)
-        .limit(sa.bindparam("limit"))
-        .subquery("next_jobs")
+        .limit(sa.bindparam("limit", type_=sa.Integer))
+        .with_for_update(skip_locked=True)
+        .cte("next_jobs")
+        .prefix_with("MATERIALIZED", dialect="postgresql")
     )
     rank = sa.func.row_number().over(
         partition_by=next_jobs.c.plugin, order_by=(next_jobs.c.priority.desc(), next_jobs.c.id)
@@ -190,8 +196,8 @@ def _claim_statement(*, of_some_plugins: bool) -> Statement:
     ranked = sa.select(next_jobs.c.id, next_jobs.c.plugin, rank.label("rank")).subquery("ranked")
     allowed = (
         sa.select(ranked.c.id)
-        .join(caps, caps.c.key == ranked.c.plugin, isouter=True)
-        .where(caps.c.key.is_(None) | (ranked.c.rank <= caps.c.value))
+        .join(caps, caps.c.plugin == ranked.c.plugin, isouter=True)
+        .where(caps.c.plugin.is_(None) | (ranked.c.rank <= caps.c.room))
     )
     return Statement(sa.update(jobs).where(jobs.c.id.in_(allowed), _CLAIMABLE).values(_RUN).returning(*_CLAIMED))
 
@@ -205,11 +211,11 @@ _CLAIM_ONE = Statement(
     .returning(*_CLAIMED)
 )
 
-_ENDING_COLUMNS: Final = (
-    "id", "fence", "owner", "status", "at", "result", "error", "error_type", "error_message", "cancel_reason",
-    "artifacts", "plugin_version", "used", "run_at",
+_ending = batch_table(
+    "ending", jobs.c.id, jobs.c.fence, jobs.c.owner, jobs.c.status, sa.column("at", Time), jobs.c.result, jobs.c.error,
+    jobs.c.error_type, jobs.c.error_message, jobs.c.cancel_reason, jobs.c.artifacts, jobs.c.plugin_version,
+    sa.column("used", sa.Integer), jobs.c.run_at,
 )  # fmt: skip
-_ending = batch_table("ending", *_ENDING_COLUMNS)
 _CANCEL_REASON: Final = "requested while running"
 # Whoever asked to cancel while the outcome was on its way does not want another attempt.
 _cancelled_instead: Final = (_ending.c.status == literal("PENDING")) & jobs.c.cancel_requested_at.is_not(None)
@@ -250,7 +256,7 @@ _ATTEMPT_END_COLUMNS: Final = (
     "job_id", "fence", "outcome", "finished_at", "run_s", "cpu_s", "peak_memory_bytes", "worker_pid",
     "plugin_version", "error_type", "error_message", "metrics", "traceback", "output",
 )  # fmt: skip
-_attempt_end = batch_table("ended", *_ATTEMPT_END_COLUMNS)
+_attempt_end = batch_table("ended", *(job_attempts.c[name] for name in _ATTEMPT_END_COLUMNS))
 _END_ATTEMPTS = Statement(
     sa.update(job_attempts)
     .where(
@@ -310,7 +316,7 @@ _OVERDUE = Statement(
     .where(sa.text("jobs.status = 'PENDING' AND jobs.expires_at IS NOT NULL"), jobs.c.expires_at < sa.bindparam("now"))
     .limit(500)
 )
-_doomed = batch_table("doomed", "id", "error", "error_type", "error_message")
+_doomed = batch_table("doomed", jobs.c.id, jobs.c.error, jobs.c.error_type, jobs.c.error_message)
 
 
 def _failing(condition: sa.ColumnElement[bool]) -> Statement:
@@ -334,7 +340,7 @@ def _failing(condition: sa.ColumnElement[bool]) -> Statement:
 
 _EXPIRE = _failing(jobs.c.expires_at < sa.bindparam("now"))
 _ABANDON = _failing(jobs.c.run_at < sa.bindparam("before"))
-_held = batch_table("held", "id", "fence")
+_held = batch_table("held", jobs.c.id, jobs.c.fence)
 _RENEW = Statement(
     sa.update(jobs)
     .where(
@@ -348,7 +354,7 @@ _RENEW = Statement(
     .returning(jobs.c.id, jobs.c.fence, jobs.c.cancel_requested_at)
 )
 
-_lost = batch_table("lost_runs", "id", "fence", "error", "error_message")
+_lost = batch_table("lost_runs", jobs.c.id, jobs.c.fence, jobs.c.error, jobs.c.error_message)
 _asked_to_cancel: Final = jobs.c.cancel_requested_at.is_not(None)
 _hopeless: Final = jobs.c.cancel_requested_at.is_(None) & (jobs.c.lost + sa.text("1") >= jobs.c.max_lost)
 
@@ -440,15 +446,15 @@ async def claim(tx: Transaction, items: Sequence[Claim]) -> list[list[ClaimedJob
 
 async def _claim(tx: Transaction, item: Claim) -> list[ClaimedJob]:
     now = tx.now
-    shared = {"owner": item.owner, "lease_until": later(now, item.lease_s), "now": now}
+    shared: dict[str, Any] = {"owner": item.owner, "lease_until": later(now, item.lease_s), "now": now}
     if item.job_id is not None:
         rows = await tx.fetch(_CLAIM_ONE, job_id=item.job_id, **shared)
-    elif item.plugins is not None:
-        rows = await tx.fetch(
-            _CLAIM_OF_PLUGINS, caps=encode(dict(item.caps)), plugins=batch(item.plugins), limit=item.limit, **shared
-        )
     else:
-        rows = await tx.fetch(_CLAIM, caps=encode(dict(item.caps)), limit=item.limit, **shared)
+        shared |= {"caps": batch(item.caps.items()), "limit": item.limit}
+        if item.plugins is None:
+            rows = await tx.fetch(_CLAIM, **shared)
+        else:
+            rows = await tx.fetch(_CLAIM_OF_PLUGINS, plugins=batch((name,) for name in item.plugins), **shared)
     rows.sort(key=lambda row: (-row[8], row[0]))
     claimed = [_claimed_job(row) for row in rows]
     if not claimed:
@@ -516,7 +522,8 @@ def _attempt_end_row(item: Ending, now: Timestamp, status: JobStatus) -> tuple[A
     return (
         item.job.id, item.job.fence, outcome, now, report.run_s, report.cpu_s, report.peak_memory_bytes,
         report.worker_pid, report.plugin_version, error and error["type"], error and error["message"],
-        encode(report.metrics) if report.metrics else None, report.traceback, report.output,
+        encode(report.metrics) if report.metrics else None, report.traceback and storable_text(report.traceback),
+        report.output and storable_text(report.output),
     )  # fmt: skip
 
 

@@ -11,7 +11,8 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 import service
-from service.db.engine import create_writer_engine, sqlite_path
+from service.db import views
+from service.db.engine import DatabaseKind, create_migration_engine, database_kind, sqlite_path
 from service.errors import StartupError
 
 
@@ -28,18 +29,23 @@ async def upgrade(database_url: str) -> str:
     One transaction: it happens whole or not at all, and a second process waits. Raises `StartupError` when the database
     was made by a newer version, or a migration fails.
     """
-    sqlite_path(database_url).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_writer_engine(database_url, foreign_keys=False)
+    if database_kind(database_url) is DatabaseKind.SQLITE:
+        sqlite_path(database_url).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_migration_engine(database_url)
     try:
         async with engine.begin() as connection:
             return await connection.run_sync(_upgrade)
     except (sa.exc.DatabaseError, OSError) as error:
         cause = getattr(error, "orig", None) or error
         raise StartupError(
-            f"The database {sqlite_path(database_url)} cannot be opened or migrated: {cause}."
+            f"The database {_name(database_url)} cannot be opened or migrated: {str(cause).splitlines()[0]}."
         ) from error
     finally:
         await engine.dispose()
+
+
+def _name(database_url: str) -> str:
+    return str(sa.make_url(database_url).set(drivername="sqlite").database)
 
 
 def _upgrade(connection: sa.Connection) -> str:
@@ -52,9 +58,12 @@ def _upgrade(connection: sa.Connection) -> str:
             f"The database is at revision {current}, which this version (revision {head}) does not know: "
             "it was made by a newer version. Install that version, or use another database."
         )
+    if head is not None and current == head and views.are_current(connection):
+        return head
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
-    violations = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
+    is_sqlite = connection.dialect.name == "sqlite"
+    violations = connection.exec_driver_sql("PRAGMA foreign_key_check").all() if is_sqlite else ()
     if head is None or violations:
         raise StartupError(f"The migration to revision {head} left {len(violations)} broken references; undone.")
     return head

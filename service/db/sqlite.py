@@ -1,16 +1,64 @@
-"""Transactions on a held aiosqlite connection: each one trip to the thread that owns the connection."""
+"""SQLite: transactions on a held aiosqlite connection, each one trip to the thread that owns the connection."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import sqlite3
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
 import aiosqlite
 
+from service.db.engine import create_reader_engine, create_writer_engine, held_connection
 from service.db.statements import Statement
-from service.db.transaction import Transaction, Value
-from service.models import Timestamp
+from service.db.transaction import RefusedError, Transaction, Value
+from service.errors import ServiceUnavailableError
+from service.events import EventBus
+from service.models import Timestamp, timestamp
+
+
+class SqliteBackend:
+    """A `Backend` on one file."""
+
+    def __init__(self, database_url: str, *, readers: int, clock: Callable[[], Timestamp] = timestamp) -> None:
+        self._writer_engine = create_writer_engine(database_url)
+        self._reader_engine = create_reader_engine(database_url, connections=readers)
+        self._clock = clock
+
+    @contextlib.asynccontextmanager
+    async def writing(self) -> AsyncIterator[SqliteWriteConnection]:
+        """See `Backend`."""
+        async with held_connection(self._writer_engine) as connection:
+            yield SqliteWriteConnection(connection, self._clock)
+
+    @contextlib.asynccontextmanager
+    async def reading(self) -> AsyncIterator[SqliteReadConnection]:
+        """See `Backend`."""
+        async with held_connection(self._reader_engine) as connection:
+            yield SqliteReadConnection(connection)
+
+    async def relay(self, events: EventBus) -> None:
+        """See `Backend`. There is no other process."""
+        await asyncio.get_running_loop().create_future()
+
+    async def close(self) -> None:
+        """Readers first: the last connection to leave takes the write-ahead log with it, which they may not."""
+        await self._reader_engine.dispose()
+        await self._writer_engine.dispose()
+
+
+class SqliteReadConnection:
+    """A `ReadConnection` on SQLite."""
+
+    def __init__(self, connection: aiosqlite.Connection) -> None:
+        self._connection = connection
+
+    async def fetch(self, statement: Statement, **values: Any) -> list[Any]:
+        """See `ReadConnection`."""
+        compiled = statement.sqlite
+        with _translated("read"):
+            return list(await self._connection.execute_fetchall(compiled.text, compiled.bind(**values)))
 
 
 class SqliteWriteConnection:
@@ -29,7 +77,8 @@ class SqliteWriteConnection:
         connection = self._connection
         # aiosqlite has no public way to run a function there.
         on_thread, driver = connection._execute, connection._conn  # noqa: SLF001
-        return await on_thread(_transact, driver, self._clock, work)  # type: ignore[no-any-return, no-untyped-call]
+        with _translated("take writes"):
+            return await on_thread(_transact, driver, self._clock, work)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _SqliteTransaction:
@@ -42,10 +91,10 @@ class _SqliteTransaction:
         self.now = now
 
     async def fetch(self, statement: Statement, **values: Any) -> list[Any]:
-        return self._connection.execute(statement.text, statement.bind(**values)).fetchall()
+        return self._connection.execute(statement.sqlite.text, statement.sqlite.bind(**values)).fetchall()
 
     async def execute_many(self, statement: Statement, rows: Sequence[tuple[Any, ...]]) -> None:
-        self._connection.executemany(statement.text, rows)
+        self._connection.executemany(statement.sqlite.text, rows)
 
 
 def _transact(
@@ -61,6 +110,16 @@ def _transact(
         connection.rollback()
         raise
     return value
+
+
+@contextlib.contextmanager
+def _translated(doing: str) -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.OperationalError, OSError) as error:
+        raise ServiceUnavailableError(f"The database cannot {doing} now: {error}.") from error
+    except sqlite3.Error as error:
+        raise RefusedError(str(error)) from error
 
 
 def _run(coroutine: Coroutine[Any, Any, Value]) -> Value:

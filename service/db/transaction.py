@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeVar
 
 from service.db.statements import Statement
+from service.events import EventBus
 from service.models import Timestamp
 
 Item = TypeVar("Item", contravariant=True)
@@ -38,8 +40,39 @@ class Operation(Protocol[Item, Outcome]):
         """Apply `items`; raise and none of them has happened."""
 
 
+class RefusedError(Exception):
+    """The database refuses a statement for what it says: waiting and trying again does not help."""
+
+
 class WriteConnection(Protocol):
     """The one connection that the writer holds."""
 
     async def transact(self, work: Callable[[Transaction], Coroutine[Any, Any, Value]]) -> Value:
-        """Run `work` in a transaction and commit it; if anything is raised, nothing of it has happened."""
+        """Run `work` in a transaction and commit it; whatever `work` raises is raised, and nothing has happened.
+
+        Raises `RefusedError` when the database refuses what was asked, `ServiceUnavailableError` when it takes no
+        writes now. `work` may run more than once, each time from the beginning in a new transaction.
+        """
+
+
+class ReadConnection(Protocol):
+    """A connection that can only read."""
+
+    async def fetch(self, statement: Statement, **values: Any) -> list[Any]:
+        """All rows of one statement; raises as `WriteConnection.transact` does."""
+
+
+class Backend(Protocol):
+    """A kind of database: how connections are had that behave alike on all of them."""
+
+    def writing(self) -> AbstractAsyncContextManager[WriteConnection]:
+        """The writer's connection, for as long as the block runs."""
+
+    def reading(self) -> AbstractAsyncContextManager[ReadConnection]:
+        """One of the readers' connections, for as long as the block runs."""
+
+    async def relay(self, events: EventBus) -> None:
+        """Carry wake-ups between the processes on this database, until cancelled."""
+
+    async def close(self) -> None:
+        """Let go of everything, once all connections have been given back."""

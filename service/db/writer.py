@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncEngine
 
-from service.db.engine import held_connection
-from service.db.sqlite import SqliteWriteConnection
-from service.db.transaction import Item, Operation, Outcome, Transaction, WriteConnection
+from service.db.transaction import Backend, Item, Operation, Outcome, RefusedError, Transaction, WriteConnection
 from service.errors import ServiceUnavailableError
-from service.models import Timestamp, timestamp
 
 MAX_BATCH: Final = 500
 
@@ -33,13 +28,12 @@ class Writer:
     """Group commit: takes all queued writes, runs them in one transaction, commits once, then resolves the waiters.
 
     `write` returns only after the commit, so what it answers is durable. Cancelling a waiter cancels nothing: its write
-    happens or fails as a whole with its batch. When a batch fails, its items are tried again each alone, so that one
-    item the database refuses costs nobody else.
+    happens or fails as a whole with its batch. When a batch is refused, its items are tried again each alone, so that
+    one item costs nobody else.
     """
 
-    def __init__(self, engine: AsyncEngine, *, clock: Callable[[], Timestamp] = timestamp) -> None:
-        self._engine = engine
-        self._clock = clock
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
         self._queue: asyncio.Queue[_Write | None] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
         self.on_commit: Callable[[int], None] = lambda size: None
@@ -72,7 +66,8 @@ class Writer:
     async def write(self, operation: Operation[Item, Outcome], item: Item) -> Outcome:
         """Apply one item; its outcome, once committed.
 
-        Raises `ServiceUnavailableError` when the database takes no writes now (locked from outside, disk full, closed).
+        Raises `ServiceUnavailableError` when the database takes no writes now (locked from outside, disk full, away,
+        closed), `RefusedError` when it refuses this item.
         """
         done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         if not self.is_alive:
@@ -83,8 +78,7 @@ class Writer:
     async def _run(self) -> None:
         writes: list[_Write] = []
         try:
-            async with held_connection(self._engine) as held:
-                connection = SqliteWriteConnection(held, self._clock)
+            async with self._backend.writing() as connection:
                 stopping = False
                 while not stopping:
                     taken = await self._take()
@@ -110,13 +104,15 @@ class Writer:
             return
         try:
             outcomes = await self._apply(connection, writes)
-        except (sqlite3.Error, OSError, ValueError, TypeError, KeyError) as error:
-            if len(writes) > 1:
+        except (RefusedError, ServiceUnavailableError, ValueError, TypeError, KeyError) as error:
+            if len(writes) > 1 and not isinstance(error, ServiceUnavailableError):
                 log.warning("batch refused, trying its writes one by one", size=len(writes), error=str(error))
                 for write in writes:
                     await self._commit(connection, [write])
-            elif not writes[0].done.done():
-                writes[0].done.set_exception(_unavailable(error))
+                return
+            for write in writes:
+                if not write.done.done():
+                    write.done.set_exception(error)
             return
         self.on_commit(len(writes))
         for write, outcome in zip(writes, outcomes, strict=True):
@@ -138,9 +134,3 @@ class Writer:
             return outcomes
 
         return await connection.transact(apply)
-
-
-def _unavailable(error: Exception) -> Exception:
-    if isinstance(error, sqlite3.OperationalError):
-        return ServiceUnavailableError(f"The database cannot take writes now: {error}.")
-    return error
