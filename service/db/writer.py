@@ -11,6 +11,7 @@ from typing import Any, Final
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from service import failpoints
 from service.db.engine import held_connection
 from service.db.sqlite import SqliteWriteConnection
 from service.db.transaction import Item, Operation, Outcome, Transaction, WriteConnection
@@ -78,7 +79,10 @@ class Writer:
         if not self.is_alive:
             raise ServiceUnavailableError("The database is closed.")
         self._queue.put_nowait(_Write(operation, item, done))
-        return await done
+        outcome = await done
+        if failpoints.active:
+            await failpoints.reach(_point(operation, "before_reply"))
+        return outcome
 
     async def _run(self) -> None:
         writes: list[_Write] = []
@@ -135,9 +139,23 @@ class Writer:
                 results = await operation(tx, [writes[index].item for index in indexes])
                 for index, result in zip(indexes, results, strict=True):
                     outcomes[index] = result
+            if failpoints.active:
+                for operation in groups:
+                    failpoints.hit(_point(operation, "before_commit"))
             return outcomes
 
-        return await connection.transact(apply)
+        if not failpoints.active:
+            return await connection.transact(apply)
+        for operation in groups:
+            await failpoints.reach(_point(operation, "before_begin"))
+        applied = await connection.transact(apply)
+        for operation in groups:
+            await failpoints.reach(_point(operation, "after_commit"))
+        return applied
+
+
+def _point(operation: Operation[Any, Any], place: str) -> str:
+    return f"{getattr(operation, '__name__', '')}.{place}"
 
 
 def _unavailable(error: Exception) -> Exception:

@@ -1,0 +1,186 @@
+"""The service under torture: its real processes, and a connection that reads what they have stored."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+PLUGINS = Path(__file__).parent / "plugins"
+ROOT = Path(__file__).parents[2]
+SERVICE = (sys.executable, "-m", "service")
+
+
+class Rows(Protocol):
+    """A read-only connection to the database."""
+
+    async def fetch(self, sql: str) -> list[tuple[Any, ...]]: ...
+
+
+@dataclasses.dataclass
+class Member:
+    """One process of the service, and every process started again in its place."""
+
+    name: str
+    role: str  # serve or work
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    log: Path
+    url: str | None = None  # of a `serve`
+    popen: subprocess.Popen[bytes] | None = None
+    is_wanted: bool = True  # should be running now
+    exits: list[int] = dataclasses.field(default_factory=list)  # of processes that ended unasked
+
+    @property
+    def is_up(self) -> bool:
+        return self.popen is not None and self.popen.poll() is None
+
+    @property
+    def pid(self) -> int:
+        assert self.popen is not None
+        return self.popen.pid
+
+    def start(self, extra: Mapping[str, str] | None = None) -> None:
+        self.is_wanted = True
+        with self.log.open("ab") as log:
+            self.popen = subprocess.Popen(
+                self.command, env={**self.environment, **(extra or {})}, cwd=ROOT, stdout=log, stderr=log
+            )
+
+    def signal(self, number: signal.Signals) -> None:
+        if self.is_up:
+            assert self.popen is not None
+            self.popen.send_signal(number)
+
+    def kill(self) -> None:
+        self.is_wanted = False
+        self.signal(signal.SIGKILL)
+        if self.popen is not None:
+            self.popen.wait()
+
+    def workers(self) -> list[int]:
+        """Its living worker processes."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError, IndexError):
+                    if int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == self.pid and (
+                        b"service.tool_runner.worker" in (entry / "cmdline").read_bytes()
+                    ):
+                        found.append(int(entry.name))
+        return sorted(found)
+
+
+@dataclasses.dataclass
+class Deployment:
+    """All members on one database, and the folder that they share."""
+
+    database: str  # sqlite or postgresql
+    folder: Path
+    members: list[Member]
+
+    @property
+    def data_dir(self) -> Path:
+        return self.folder / "data"
+
+    @property
+    def log(self) -> Path:
+        """Where the plugin notes its executions: outside the service's own data."""
+        return self.folder / "executions.log"
+
+    @property
+    def urls(self) -> list[str]:
+        return [member.url for member in self.members if member.url is not None]
+
+    @contextlib.asynccontextmanager
+    async def rows(self) -> AsyncIterator[Rows]:
+        """Read the database as any reporting user may."""
+        raise NotImplementedError
+        yield
+
+    async def restart_database(self) -> None:
+        """Kill the database server and start it again; only where there is one."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        for member in self.members:
+            if member.is_up:
+                member.signal(signal.SIGCONT)
+            member.kill()
+
+
+class SqliteRows:
+    def __init__(self, path: Path) -> None:
+        self._connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30)
+
+    async def fetch(self, sql: str) -> list[tuple[Any, ...]]:
+        return self._connection.execute(sql).fetchall()
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+class SqliteDeployment(Deployment):
+    """One `serve` on one file; several only where the launcher takes the lock away."""
+
+    @property
+    def file(self) -> Path:
+        return self.data_dir / "jobs.db"
+
+    @contextlib.asynccontextmanager
+    async def rows(self) -> AsyncIterator[Rows]:
+        with contextlib.closing(SqliteRows(self.file)) as rows:
+            yield rows
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def environment(**settings: Any) -> dict[str, str]:
+    """What members start with: nobody's settings but these, and the torture plugin installed."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("JOBSERVICE_")}
+    chosen = {f"JOBSERVICE_{name.upper()}": str(value) for name, value in settings.items()}
+    return {**inherited, **chosen, "PYTHONPATH": str(PLUGINS)}
+
+
+def fleet(roles: Sequence[str], folder: Path, settings: Mapping[str, Any], launcher: Sequence[str]) -> list[Member]:
+    """A member for each role; ports stay the same over restarts, so that clients find them again."""
+    members = []
+    for number, role in enumerate(roles, 1):
+        port = free_port()
+        name = f"{role}{number}"
+        members.append(
+            Member(
+                name=name,
+                role=role,
+                command=[*launcher, role],
+                environment=environment(**settings, **({"port": port} if role == "serve" else {})),
+                log=folder / f"{name}.log",
+                url=f"http://127.0.0.1:{port}" if role == "serve" else None,
+            )
+        )
+    return members
+
+
+@contextlib.contextmanager
+def sqlite_deployment(
+    folder: Path, settings: Mapping[str, Any], *, launcher: Sequence[str] = SERVICE, replicas: int = 1
+) -> Iterator[SqliteDeployment]:
+    settings = {"data_dir": folder / "data", **settings}
+    deployment = SqliteDeployment("sqlite", folder, fleet(["serve"] * replicas, folder, settings, launcher))
+    try:
+        yield deployment
+    finally:
+        deployment.close()
