@@ -46,14 +46,14 @@ class Chaos:
         *,
         profile: str,
         seed: int,
-        lease_s: float,
+        unit_s: float,
         gap_s: float,
         members: Callable[[Member], bool] = lambda member: True,
     ) -> None:
         self._deployment = deployment
         self._history = history
         self._rng = random.Random(f"{seed}/chaos")
-        self._lease_s = lease_s
+        self._unit_s = unit_s
         self._gap_s = gap_s
         self._may = members
         chosen = {
@@ -136,7 +136,7 @@ class Chaos:
         """SIGSTOP for about a lease, then SIGCONT."""
         with self._one_member() as member:
             if member is not None:
-                seconds = self._rng.uniform(0.9, 1.6) * self._lease_s
+                seconds = self._rng.uniform(0.9, 1.6) * self._unit_s
                 self._history.fault("pause_service", f"{member.name} {member.pid} for {seconds:.3f} s")
                 member.signal(signal.SIGSTOP)
                 try:
@@ -225,7 +225,7 @@ class Chaos:
             self._busy.discard(member.name)
 
     async def _restart(self, member: Member) -> None:
-        await asyncio.sleep(self._rng.choice((0.0, self._rng.uniform(0, 2 * self._lease_s))))
+        await asyncio.sleep(self._rng.choice((0.0, self._rng.uniform(0, 2 * self._unit_s))))
         member.start()
         self._history.note(f"start {member.name} {member.pid}")
         # Let it get up before it may be chosen again: a service that is never up does nothing wrong.

@@ -20,20 +20,20 @@ from tests.torture.history import History, Submission
 REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=15)
 RETRY_S = 0.1
 
-#: How often each behaviour is asked for. The times are in leases: they must straddle one.
+#: How often each behaviour is asked for. Times are in units, by default of a lease: they must straddle one.
 MIX: dict[str, float] = {
     "fast": 65, "progress": 3, "short": 6, "long": 2, "bytes": 8,
     "raise": 4, "exit": 1, "segfault": 1, "hang": 0.5, "bad": 2, "absent": 2,
 }  # fmt: skip
 
 
-def payload_of(behaviour: str, number: int, rng: random.Random, lease_s: float, log: str) -> dict[str, Any]:
+def payload_of(behaviour: str, number: int, rng: random.Random, unit_s: float, log: str) -> dict[str, Any]:
     payload: dict[str, Any] = {"log": log, "behaviour": behaviour, "value": number}
     match behaviour:
         case "short" | "progress":
-            payload |= {"seconds": rng.uniform(0.5, 1.5) * lease_s}
+            payload |= {"seconds": rng.uniform(0.5, 1.5) * unit_s}
         case "long":
-            payload |= {"seconds": 3 * lease_s}
+            payload |= {"seconds": 3 * unit_s}
         case "bytes":
             data = rng.randbytes(rng.choice((10, 900, 5_000, 60_000)))
             payload |= {"data": {"$bytes": base64.b64encode(data).decode()}}
@@ -54,7 +54,7 @@ class Load:
         seed: int,
         clients: int,
         submissions: int,
-        lease_s: float,
+        unit_s: float,
         mix: dict[str, float] | None = None,
         cancels: float = 0.04,
     ) -> None:
@@ -64,7 +64,7 @@ class Load:
         self._seed = seed
         self._clients = clients
         self._left = submissions
-        self._lease_s = lease_s
+        self._unit_s = unit_s
         self._mix = mix or MIX
         self._cancels = cancels
         self._tasks: set[asyncio.Task[None]] = set()
@@ -112,14 +112,14 @@ class Load:
             self._history.submissions.append(submission)
             await self._submit(session, submission, rng)
             if submission.ids and rng.random() < self._cancels:
-                self._spawn(self._cancel(session, submission, rng.uniform(0, 2 * self._lease_s), rng))
+                self._spawn(self._cancel(session, submission, rng.uniform(0, 2 * self._unit_s), rng))
             if rng.random() < 0.85:
                 await self._follow(session, submission, rng)
 
     async def _submit(self, session: aiohttp.ClientSession, submission: Submission, rng: random.Random) -> None:
-        payload = payload_of(submission.behaviour, submission.number, rng, self._lease_s, self._log)
+        payload = payload_of(submission.behaviour, submission.number, rng, self._unit_s, self._log)
         plugin = "absent" if submission.behaviour == "absent" else "torture"
-        timeout_s = 3 * self._lease_s if submission.behaviour == "hang" else 12 * self._lease_s
+        timeout_s = 3 * self._unit_s if submission.behaviour == "hang" else 12 * self._unit_s
         body = json.dumps({"plugin": plugin, "payload": payload, "timeout_s": timeout_s}).encode()
         headers = {"Idempotency-Key": submission.key, "Content-Type": "application/json"}
         if rng.random() < 0.02:

@@ -39,6 +39,7 @@ class Plan:
     seconds: float = 60
     clients: int = 16
     lease_s: float = 1.0
+    unit_s: float = 1.0  # what lengths of jobs and pauses are multiples of
     gap_s: float = 2.0
     workers: int = 8
     patience_s: float = 20.0  # without any progress, before what is unfinished counts as stuck
@@ -61,9 +62,11 @@ def deployment_of(plan: Plan, folder: Path) -> Iterator[Deployment]:
         "log_format": "json",
     }
     if plan.database == "sqlite":
-        with _disk(folder, wanted=plan.profile == "disk"):
-            with sqlite_deployment(folder, settings, launcher=plan.launcher, replicas=plan.replicas) as deployment:
-                yield deployment
+        with (
+            _disk(folder, wanted=plan.profile == "disk"),
+            sqlite_deployment(folder, settings, launcher=plan.launcher, replicas=plan.replicas) as deployment,
+        ):
+            yield deployment
     else:
         raise SystemExit(f"There is no deployment for {plan.database} yet.")
 
@@ -104,7 +107,7 @@ async def torture(plan: Plan, folder: Path, say: Callable[[str], None] = lambda 
             seed=plan.seed,
             clients=plan.clients,
             submissions=plan.submissions,
-            lease_s=plan.lease_s,
+            unit_s=plan.unit_s,
             mix=plan.mix,
             cancels=plan.cancels,
         )
@@ -113,7 +116,7 @@ async def torture(plan: Plan, folder: Path, say: Callable[[str], None] = lambda 
             history,
             profile=plan.profile,
             seed=plan.seed,
-            lease_s=plan.lease_s,
+            unit_s=plan.unit_s,
             gap_s=plan.gap_s,
             members=plan.hurt,
         )

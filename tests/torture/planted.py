@@ -1,0 +1,178 @@
+"""The service with bugs that other queues have, planted at its start: `python -m tests.torture.planted BUG,... serve`.
+
+They live here and nowhere in the service. Each must be found by the oracle, or the oracle proves nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from service import app, cli
+from service.db import job_repository
+from service.db.job_repository import Inserted, NewJob
+from service.db.statements import Statement, batch
+from service.db.transaction import Transaction
+from service.db.writer import Writer
+from service.job_management import JobManagementService
+from service.models import ClaimedJob
+from service.tool_runner.worker_process import WorkerProcess
+
+_END_GUARDS = {
+    "status": " AND jobs.status = 'RUNNING'",
+    "fence": " AND jobs.fence = ending.fence",
+    "owner": " AND jobs.owner = ending.owner",
+}
+_KEY_CONFLICT = " ON CONFLICT (tenant, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING"
+
+
+def shared_file() -> None:
+    """No bug of the service: its lock taken away, so that several processes meet on one SQLite file."""
+    app.exclusive_lock = lambda path: contextlib.nullcontext()
+
+
+def acknowledged_before_commit() -> None:
+    write = Writer.write
+    made: dict[str | None, Inserted] = {}
+    tasks = set()
+
+    async def hasty(self: Writer, operation: Any, item: Any) -> Any:
+        if operation is not job_repository.insert:
+            return await write(self, operation, item)
+        if item.idempotency_key not in made:
+            made[item.idempotency_key] = Inserted(id=item.id, replayed=False, request_hash=item.request_hash)
+            tasks.add(asyncio.ensure_future(write(self, operation, item)))
+        return made[item.idempotency_key]
+
+    Writer.write = hasty
+
+
+def finished_without_guard() -> None:
+    _strip(job_repository._END, *_END_GUARDS.values())
+
+
+def finished_by_state_only() -> None:
+    _strip(job_repository._END, _END_GUARDS["fence"], _END_GUARDS["owner"])
+
+
+def key_checked_then_inserted() -> None:
+    upgrade, insert = app.upgrade, JobManagementService._insert
+    _strip(job_repository._INSERT_KEYED_JOBS, _KEY_CONFLICT)
+
+    async def without_index(database_url: str) -> str:
+        revision = await upgrade(database_url)
+        await _execute(database_url, "DROP INDEX IF EXISTS uq_jobs_idempotency")
+        return revision
+
+    async def checked(self: JobManagementService, new: NewJob) -> Inserted:
+        keys = batch([(new.tenant, new.idempotency_key)])
+        rows = await self._database.reader.fetch(job_repository._SELECT_BY_KEY, batch=keys)
+        if rows:
+            return Inserted(id=str(rows[0][2]), replayed=True, request_hash=rows[0][3])
+        return await insert(self, new)
+
+    app.upgrade = without_index
+    JobManagementService._insert = checked
+
+
+def selected_then_claimed() -> None:
+    claim = JobManagementService._claim
+    _strip(job_repository._CLAIM_ONE, " AND jobs.status = 'PENDING'")
+    select = _raw("SELECT id FROM jobs WHERE status = 'PENDING' AND due ORDER BY id LIMIT 8")
+
+    async def unguarded(self: JobManagementService, *, limit: int, **rest: Any) -> list[ClaimedJob]:
+        seen = await self._database.reader.fetch(select)
+        await asyncio.sleep(0.1)
+        return [job for (job_id,) in seen[:limit] for job in await claim(self, limit=1, job_id=str(job_id))]
+
+    JobManagementService._claim = unguarded
+
+
+def nothing_rescued() -> None:
+    async def never(self: JobManagementService) -> int:
+        return 0
+
+    JobManagementService.recover = never
+
+
+def rescued_from_a_stale_snapshot() -> None:
+    unguarded = _raw(job_repository._END.text, job_repository._END)
+    _strip(unguarded, *_END_GUARDS.values())
+
+    async def rescue(tx: Transaction, items: Sequence[Any]) -> list[None]:
+        guarded, job_repository._END = job_repository._END, unguarded
+        try:
+            for endings in items:
+                await job_repository._end(tx, endings, lost=True)
+        finally:
+            job_repository._END = guarded
+        return [None] * len(items)
+
+    async def recover(self: JobManagementService) -> int:
+        rows = await self._database.reader.fetch(job_repository._ORPHANS, by=self.instance_id)
+        await asyncio.sleep(0.7)
+        endings = [job_repository._orphan_ending(job_repository._claimed_job(row), *row[8:]) for row in rows]
+        if endings:
+            await self._database.writer.write(rescue, endings)
+        return len(endings)
+
+    JobManagementService.recover = recover
+
+
+def no_execution_deadline() -> None:
+    WorkerProcess._arm = lambda self, limit_s: None
+
+
+PLANTS: dict[str, Callable[[], None]] = {
+    plant.__name__: plant
+    for plant in (
+        shared_file,
+        acknowledged_before_commit,
+        finished_without_guard,
+        finished_by_state_only,
+        key_checked_then_inserted,
+        selected_then_claimed,
+        nothing_rescued,
+        rescued_from_a_stale_snapshot,
+        no_execution_deadline,
+    )
+}
+
+
+def launcher(*plants: str) -> tuple[str, ...]:
+    """The command that starts the service with `plants`."""
+    return (sys.executable, "-m", "tests.torture.planted", ",".join(plants))
+
+
+def _strip(statement: Statement, *guards: str) -> None:
+    for guard in guards:
+        assert guard in statement.text, f"the plant fits no more: {guard!r} is not in {statement.text}"
+        statement.text = statement.text.replace(guard, "")
+
+
+def _raw(text: str, like: Statement | None = None) -> Statement:
+    """A statement of `text` with the parameters of another one, or none."""
+    statement = Statement.__new__(Statement)
+    statement.text = text
+    statement._names = like._names if like else ()
+    statement._defaults = like._defaults if like else {}
+    return statement
+
+
+async def _execute(database_url: str, sql: str) -> None:
+    import sqlite3
+
+    from service.db.engine import sqlite_path
+
+    with contextlib.closing(sqlite3.connect(sqlite_path(database_url))) as connection:
+        connection.execute(sql)
+        connection.commit()
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1].split(","):
+        PLANTS[name]()
+    sys.exit(cli.run(sys.argv[2:]))
