@@ -14,6 +14,8 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from service.failpoints import VARIABLE
+
 PLUGINS = Path(__file__).parent / "plugins"
 ROOT = Path(__file__).parents[2]
 SERVICE = (sys.executable, "-m", "service")
@@ -38,6 +40,7 @@ class Member:
     popen: subprocess.Popen[bytes] | None = None
     is_wanted: bool = True  # should be running now
     exits: list[int] = dataclasses.field(default_factory=list)  # of processes that ended unasked
+    failpoints: list[str] = dataclasses.field(default_factory=list)  # of the next starts, one each
 
     @property
     def is_up(self) -> bool:
@@ -48,11 +51,12 @@ class Member:
         assert self.popen is not None
         return self.popen.pid
 
-    def start(self, extra: Mapping[str, str] | None = None) -> None:
+    def start(self) -> None:
         self.is_wanted = True
+        extra = {VARIABLE: self.failpoints.pop(0)} if self.failpoints else {}
         with self.log.open("ab") as log:
             self.popen = subprocess.Popen(
-                self.command, env={**self.environment, **(extra or {})}, cwd=ROOT, stdout=log, stderr=log
+                self.command, env={**self.environment, **extra}, cwd=ROOT, stdout=log, stderr=log
             )
 
     def signal(self, number: signal.Signals) -> None:

@@ -45,7 +45,7 @@ class Plan:
     patience_s: float = 20.0  # without any progress, before what is unfinished counts as stuck
     replicas: int = 1
     launcher: Sequence[str] = SERVICE
-    failpoints: str = ""  # of the first process of the first member; those started again have none
+    failpoints: Sequence[str] = ()  # of the first starts of the first member; the load ends when all are used
     mix: dict[str, float] | None = None
     cancels: float = 0.04
     hurt: Callable[[Member], bool] = lambda member: True  # the members that chaos may choose
@@ -95,7 +95,8 @@ async def torture(plan: Plan, folder: Path, say: Callable[[str], None] = lambda 
     with deployment_of(plan, folder) as deployment:
         first, *rest = deployment.members
         # One after the other, as migrations go.
-        first.start({"JOBSERVICE_FAILPOINTS": plan.failpoints} if plan.failpoints else None)
+        first.failpoints = list(plan.failpoints)
+        first.start()
         await _ready(first)
         for member in rest:
             member.start()
@@ -122,10 +123,13 @@ async def torture(plan: Plan, folder: Path, say: Callable[[str], None] = lambda 
         )
         loading, hurting = asyncio.create_task(load.run()), asyncio.create_task(chaos.run())
         ends = time.monotonic() + plan.seconds
+        pause_s = 0.2 if plan.failpoints else 10
         while not loading.done() and time.monotonic() < ends:
-            await asyncio.wait([loading, hurting], timeout=min(10, max(0, ends - time.monotonic())))
+            await asyncio.wait([loading, hurting], timeout=min(pause_s, max(0, ends - time.monotonic())))
             if hurting.done():
                 hurting.result()
+            if len(first.exits) >= len(plan.failpoints) > 0:
+                break
             say(f"{len(history.by_id)} acknowledged, {sum(history.fault_counts.values())} faults")
         load.stop()
         hurting.cancel()
