@@ -120,7 +120,10 @@ class Load:
         payload = payload_of(submission.behaviour, submission.number, rng, self._unit_s, self._log)
         plugin = "absent" if submission.behaviour == "absent" else "torture"
         timeout_s = 3 * self._unit_s if submission.behaviour == "hang" else 12 * self._unit_s
-        body = json.dumps({"plugin": plugin, "payload": payload, "timeout_s": timeout_s}).encode()
+        attempts = rng.choice((1, 1, 1, 3))
+        body = json.dumps(
+            {"plugin": plugin, "payload": payload, "timeout_s": timeout_s, "max_attempts": attempts}
+        ).encode()
         headers = {"Idempotency-Key": submission.key, "Content-Type": "application/json"}
         if rng.random() < 0.02:
             await self._reset(body, headers, submission, rng)

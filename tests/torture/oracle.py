@@ -29,7 +29,7 @@ MOVES: dict[tuple[str | None, str], str] = {
     ("RUNNING", "cancel_requested"): "RUNNING",
     ("RUNNING", "lost"): _BACK,
     ("RUNNING", "released"): _BACK,
-    ("RUNNING", "retry"): _BACK,
+    ("RUNNING", "retrying"): _BACK,
     **{("RUNNING", kind): status for kind, status in TERMINAL.items()},
 }
 

@@ -7,26 +7,35 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import sqlalchemy as sa
+
 from service import app, cli
 from service.db import job_repository
 from service.db.job_repository import Inserted, NewJob
+from service.db.schema import jobs
 from service.db.statements import Statement, batch
 from service.db.transaction import Transaction
 from service.db.writer import Writer
 from service.job_management import JobManagementService
-from service.models import ClaimedJob
+from service.models import ClaimedJob, timestamp
 from service.tool_runner.worker_process import WorkerProcess
 
 _END_GUARDS = {
-    "status": " AND jobs.status = 'RUNNING'",
-    "fence": " AND jobs.fence = ending.fence",
-    "owner": " AND jobs.owner = ending.owner",
+    "status": r" AND jobs\.status = 'RUNNING'",
+    "fence": r" AND jobs\.fence = ending\.fence",
+    "owner": r" AND jobs\.owner = ending\.owner",
 }
-_KEY_CONFLICT = " ON CONFLICT (tenant, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING"
+_KEY_CONFLICT = r" ON CONFLICT \(tenant, idempotency_key\) WHERE idempotency_key IS NOT NULL DO NOTHING"
+_CLAIM_GUARD = r" AND jobs\.status = 'PENDING'"
+_STILL_LOST = (
+    r" AND jobs\.fence = lost_runs\.fence AND jobs\.status = 'RUNNING'"
+    r" AND jobs\.(owner !=|lease_until <) (\?|\$\d+(?:::[\w ]+?)?)(?= RETURNING)"
+)
 
 
 def shared_file() -> None:
@@ -83,9 +92,11 @@ def key_checked_then_inserted() -> None:
 def selected_then_claimed() -> None:
     claim = JobManagementService._claim
     # The CHECK constraints of this schema would refuse to claim rows that have ended or were claimed already.
-    _strip(job_repository._CLAIM_ONE, " AND jobs.status = 'PENDING'", " AND jobs.finished_at IS NULL")
-    _strip(job_repository._CLAIM_ONE, "attempt=(jobs.attempt + 1)", "attempt=1")
-    select = _raw("SELECT id FROM jobs WHERE status = 'PENDING' AND due ORDER BY id LIMIT 8")
+    _strip(job_repository._CLAIM_ONE, _CLAIM_GUARD, " AND jobs.finished_at IS NULL")
+    _strip(job_repository._CLAIM_ONE, r"attempt=\(jobs\.attempt \+ 1\)", "attempt=1")
+    select = Statement(
+        sa.select(jobs.c.id).where(sa.text("status = 'PENDING' AND due")).order_by(jobs.c.id).limit(sa.text("8"))
+    )
 
     async def unguarded(self: JobManagementService, *, limit: int, **rest: Any) -> list[ClaimedJob]:
         seen = await self._database.reader.fetch(select)
@@ -96,35 +107,49 @@ def selected_then_claimed() -> None:
 
 
 def nothing_rescued() -> None:
-    async def never(self: JobManagementService) -> int:
-        return 0
+    async def never(tx: Transaction, items: Sequence[Any]) -> list[list[Any]]:
+        return [[] for _ in items]
 
-    JobManagementService.recover = never
+    job_repository.recover = job_repository.rescue = never
 
 
 def rescued_from_a_stale_snapshot() -> None:
-    unguarded = _raw(job_repository._END.text, job_repository._END)
-    for guard in _END_GUARDS.values():
-        _strip(unguarded, guard)
+    for _, change in (job_repository._FOREIGN, job_repository._LAPSED):
+        _strip(change, _STILL_LOST, r" AND \2 IS NOT NULL")
+        _strip(change, "owner=NULL", "owner=NULL, result=NULL")
 
-    async def rescue(tx: Transaction, items: Sequence[Any]) -> list[None]:
-        guarded, job_repository._END = job_repository._END, unguarded
-        try:
-            for endings in items:
-                await job_repository._end(tx, endings, lost=True)
-        finally:
-            job_repository._END = guarded
-        return [None] * len(items)
+    looks = (job_repository._FOREIGN[0], job_repository._LAPSED[0])
+
+    class Snapshot:
+        """A transaction that has looked long ago."""
+
+        def __init__(self, tx: Transaction, rows: list[Any]) -> None:
+            self.now = tx.now
+            self.execute_many = tx.execute_many
+            self._tx, self._rows = tx, rows
+
+        async def fetch(self, statement: Statement, **values: Any) -> list[Any]:
+            return self._rows if statement in looks else await self._tx.fetch(statement, **values)
+
+    async def take_back(tx: Transaction, items: Sequence[Any]) -> list[Any]:
+        (((look, change), condition, rows),) = items
+        return [await job_repository._take_back(Snapshot(tx, rows), look, change, **condition)]
+
+    async def stale(self: JobManagementService, statements: Any, **condition: str) -> int:
+        rows = await self._database.reader.fetch(statements[0], **condition)
+        await asyncio.sleep(0.7)
+        if not rows:
+            return 0
+        return len(await self._database.writer.write(take_back, (statements, condition, rows)))
 
     async def recover(self: JobManagementService) -> int:
-        rows = await self._database.reader.fetch(job_repository._ORPHANS, by=self.instance_id)
-        await asyncio.sleep(0.7)
-        endings = [job_repository._orphan_ending(job_repository._claimed_job(row), *row[8:]) for row in rows]
-        if endings:
-            await self._database.writer.write(rescue, endings)
-        return len(endings)
+        return await stale(self, job_repository._FOREIGN, by=self.instance_id)
+
+    async def rescue(self: JobManagementService) -> int:
+        return await stale(self, job_repository._LAPSED, now=timestamp())
 
     JobManagementService.recover = recover
+    JobManagementService.rescue = rescue
 
 
 def no_execution_deadline() -> None:
@@ -153,17 +178,9 @@ def launcher(*plants: str) -> tuple[str, ...]:
 
 
 def _strip(statement: Statement, guard: str, instead: str = "") -> None:
-    assert guard in statement.text, f"the plant fits no more: {guard!r} is not in {statement.text}"
-    statement.text = statement.text.replace(guard, instead)
-
-
-def _raw(text: str, like: Statement | None = None) -> Statement:
-    """A statement of `text` with the parameters of another one, or none."""
-    statement = Statement.__new__(Statement)
-    statement.text = text
-    statement._names = like._names if like else ()
-    statement._defaults = like._defaults if like else {}
-    return statement
+    """Replace a guard, a regular expression, in the compiled text of a statement."""
+    statement.text, count = re.subn(guard, instead, statement.text)
+    assert count, f"the plant fits no more: {guard!r} is not in {statement.text}"
 
 
 async def _execute(database_url: str, sql: str) -> None:

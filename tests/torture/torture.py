@@ -58,6 +58,8 @@ def deployment_of(plan: Plan, folder: Path) -> Iterator[Deployment]:
         "workers": plan.workers,
         "warm": plan.workers,
         "drain_s": 1,
+        "retry_base_s": 0.2,
+        "retry_cap_s": 1,
         "inline_blob_kb": 1,
         "log_format": "json",
     }
