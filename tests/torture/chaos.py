@@ -229,7 +229,8 @@ class Chaos:
         member.start()
         self._history.note(f"start {member.name} {member.pid}")
         # Let it get up before it may be chosen again: a service that is never up does nothing wrong.
-        await asyncio.sleep(self._rng.uniform(0.5, 4))
+        await member.ready(timeout_s=15)
+        await asyncio.sleep(self._rng.uniform(0, 2 * self._unit_s))
 
 
 def _fill(filler: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import os
@@ -10,9 +11,12 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
+
+import aiohttp
 
 from service.failpoints import VARIABLE
 
@@ -69,6 +73,20 @@ class Member:
         self.signal(signal.SIGKILL)
         if self.popen is not None:
             self.popen.wait()
+
+    async def ready(self, timeout_s: float = 60) -> bool:
+        """Wait until it serves; False when it does not in time."""
+        end = time.monotonic() + timeout_s
+        async with aiohttp.ClientSession() as session:
+            while self.url is not None:
+                with contextlib.suppress(aiohttp.ClientError, OSError):
+                    async with session.get(f"{self.url}/readyz") as answer:
+                        if answer.status == 200:
+                            break
+                if time.monotonic() > end:
+                    return False
+                await asyncio.sleep(0.05)
+        return True
 
     def workers(self) -> list[int]:
         """Its living worker processes."""

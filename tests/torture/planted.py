@@ -22,7 +22,7 @@ from service.db.statements import Statement, batch
 from service.db.transaction import Transaction
 from service.db.writer import Writer
 from service.job_management import JobManagementService
-from service.models import ClaimedJob, timestamp
+from service.models import timestamp
 from service.tool_runner.worker_process import WorkerProcess
 
 _END_GUARDS = {
@@ -90,20 +90,23 @@ def key_checked_then_inserted() -> None:
 
 
 def selected_then_claimed() -> None:
-    claim = JobManagementService._claim
+    claim_and_start = JobManagementService._claim_and_start
     # The CHECK constraints of this schema would refuse to claim rows that have ended or were claimed already.
     _strip(job_repository._CLAIM_ONE, _CLAIM_GUARD, " AND jobs.finished_at IS NULL")
-    _strip(job_repository._CLAIM_ONE, r"attempt=\(jobs\.attempt \+ 1\)", "attempt=1")
+    _strip(job_repository._CLAIM_ONE, r"attempt=\(jobs\.attempt \+ [^)]+\)", "attempt=1")
     select = Statement(
-        sa.select(jobs.c.id).where(sa.text("status = 'PENDING' AND due")).order_by(jobs.c.id).limit(sa.text("8"))
+        sa.select(jobs.c.id)
+        .where(sa.text("status = 'PENDING' AND due"))
+        .order_by(jobs.c.id)
+        .limit(sa.literal_column("8"))
     )
 
-    async def unguarded(self: JobManagementService, *, limit: int, **rest: Any) -> list[ClaimedJob]:
+    async def unguarded(self: JobManagementService, *, limit: int, **rest: Any) -> list[asyncio.Task[Any]]:
         seen = await self._database.reader.fetch(select)
         await asyncio.sleep(0.1)
-        return [job for (job_id,) in seen[:limit] for job in await claim(self, limit=1, job_id=str(job_id))]
+        return [task for (job_id,) in seen[:limit] for task in await claim_and_start(self, limit=1, job_id=str(job_id))]
 
-    JobManagementService._claim = unguarded
+    JobManagementService._claim_and_start = unguarded
 
 
 def nothing_rescued() -> None:

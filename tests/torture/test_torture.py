@@ -23,8 +23,8 @@ def is_second(member):
 #: Two services on one file; the second is killed and started again, and takes what the first one runs. The lease is
 #: long, so that the first one notices its loss late.
 REPLACED = Plan(
-    profile="replace", replicas=2, seconds=5, gap_s=0.2, clients=10, mix=SLOW, hurt=is_second, patience_s=4, workers=4,
-    lease_s=20,
+    profile="replace", replicas=2, seconds=40, faults=3, gap_s=0.2, clients=10, mix=SLOW, hurt=is_second, patience_s=4,
+    workers=4, lease_s=20,
 )  # fmt: skip
 #: One service that ends itself in the middle of its work, and is started again.
 CRASH = Plan(profile="none", seconds=3, clients=6, mix=FAST, patience_s=4)

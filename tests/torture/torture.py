@@ -16,8 +16,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import aiohttp
-
 from tests.torture.chaos import PROFILES, Chaos
 from tests.torture.deployment import SERVICE, Deployment, Member, sqlite_deployment
 from tests.torture.history import History
@@ -30,13 +28,14 @@ SHOWN = 1
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a run does. `submissions` or `seconds` ends the load, whichever comes first."""
+    """What a run does. `submissions`, `seconds` or `faults` ends it, whichever comes first."""
 
     profile: str = "mixed"
     database: str = "sqlite"
     seed: int = 1
     submissions: int = 1_000_000
     seconds: float = 60
+    faults: int = 1_000_000
     clients: int = 16
     lease_s: float = 1.0
     unit_s: float = 1.0  # what lengths of jobs and pauses are multiples of
@@ -125,8 +124,8 @@ async def torture(plan: Plan, folder: Path, say: Callable[[str], None] = lambda 
         )
         loading, hurting = asyncio.create_task(load.run()), asyncio.create_task(chaos.run())
         ends = time.monotonic() + plan.seconds
-        pause_s = 0.2 if plan.failpoints else 10
-        while not loading.done() and time.monotonic() < ends:
+        pause_s = 0.2 if plan.failpoints or plan.faults < 100 else 10
+        while not loading.done() and time.monotonic() < ends and history.fault_counts.total() < plan.faults:
             await asyncio.wait([loading, hurting], timeout=min(pause_s, max(0, ends - time.monotonic())))
             if hurting.done():
                 hurting.result()
@@ -137,6 +136,7 @@ async def torture(plan: Plan, folder: Path, say: Callable[[str], None] = lambda 
         hurting.cancel()
         await asyncio.wait([hurting])
         await chaos.heal()
+        await asyncio.gather(*(member.ready() for member in deployment.members))
         supervising = asyncio.create_task(chaos.supervise())
         say("healed")
         await loading
@@ -162,17 +162,9 @@ async def torture(plan: Plan, folder: Path, say: Callable[[str], None] = lambda 
     return oracle
 
 
-async def _ready(member: Member, timeout_s: float = 60) -> None:
-    end = time.monotonic() + timeout_s
-    async with aiohttp.ClientSession() as session:
-        while member.url is not None:
-            with contextlib.suppress(aiohttp.ClientError, OSError):
-                async with session.get(f"{member.url}/readyz") as answer:
-                    if answer.status == 200:
-                        return
-            if time.monotonic() > end:
-                raise SystemExit(f"{member.name} did not get ready; see {member.log}")
-            await asyncio.sleep(0.05)
+async def _ready(member: Member) -> None:
+    if not await member.ready():
+        raise SystemExit(f"{member.name} did not get ready; see {member.log}")
 
 
 async def _drained(deployment: Deployment, plan: Plan, say: Callable[[str], None]) -> None:
