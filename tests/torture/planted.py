@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from service import app, cli
 from service.db import job_repository
@@ -187,13 +188,10 @@ def _strip(statement: Statement, guard: str, instead: str = "") -> None:
 
 
 async def _execute(database_url: str, sql: str) -> None:
-    import sqlite3
-
-    from service.db.engine import sqlite_path
-
-    with contextlib.closing(sqlite3.connect(sqlite_path(database_url))) as connection:
-        connection.execute(sql)
-        connection.commit()
+    engine = create_async_engine(database_url)
+    async with engine.begin() as connection:
+        await connection.exec_driver_sql(sql)
+    await engine.dispose()
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.torture.chaos import PROFILES, Chaos
-from tests.torture.deployment import SERVICE, Deployment, Member, sqlite_deployment
+from tests.torture.deployment import SERVICE, Deployment, Member, postgres_deployment, sqlite_deployment
 from tests.torture.history import History
 from tests.torture.load import Load
 from tests.torture.oracle import Oracle
@@ -42,7 +42,8 @@ class Plan:
     gap_s: float = 2.0
     workers: int = 8
     patience_s: float = 20.0  # without any progress, before what is unfinished counts as stuck
-    replicas: int = 1
+    replicas: int = 1  # on SQLite; several only with a launcher that takes the lock away
+    roles: Sequence[str] = ("serve", "serve", "work", "work")  # on PostgreSQL
     launcher: Sequence[str] = SERVICE
     failpoints: Sequence[str] = ()  # of the first starts of the first member; the load ends when all are used
     mix: dict[str, float] | None = None
@@ -69,7 +70,8 @@ def deployment_of(plan: Plan, folder: Path) -> Iterator[Deployment]:
         ):
             yield deployment
     else:
-        raise SystemExit(f"There is no deployment for {plan.database} yet.")
+        with postgres_deployment(folder, settings, launcher=plan.launcher, roles=plan.roles) as deployment:
+            yield deployment
 
 
 @contextlib.contextmanager
