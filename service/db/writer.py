@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import structlog
 
+from service import failpoints
 from service.db.transaction import Backend, Item, Operation, Outcome, RefusedError, Transaction, WriteConnection
 from service.errors import ServiceUnavailableError
 
@@ -73,7 +74,10 @@ class Writer:
         if not self.is_alive:
             raise ServiceUnavailableError("The database is closed.")
         self._queue.put_nowait(_Write(operation, item, done))
-        return await done
+        outcome = await done
+        if failpoints.active:
+            await failpoints.reach(_point(operation, "before_reply"))
+        return outcome
 
     async def _run(self) -> None:
         writes: list[_Write] = []
@@ -131,6 +135,20 @@ class Writer:
                 results = await operation(tx, [writes[index].item for index in indexes])
                 for index, result in zip(indexes, results, strict=True):
                     outcomes[index] = result
+            if failpoints.active:
+                for operation in groups:
+                    failpoints.hit(_point(operation, "before_commit"))
             return outcomes
 
-        return await connection.transact(apply)
+        if not failpoints.active:
+            return await connection.transact(apply)
+        for operation in groups:
+            await failpoints.reach(_point(operation, "before_begin"))
+        applied = await connection.transact(apply)
+        for operation in groups:
+            await failpoints.reach(_point(operation, "after_commit"))
+        return applied
+
+
+def _point(operation: Operation[Any, Any], place: str) -> str:
+    return f"{getattr(operation, '__name__', '')}.{place}"

@@ -25,6 +25,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+from service import failpoints
 from service.errors import InputInvalidError, JobCancelledError, OutputInvalidError, PluginDefinitionError
 from service.plugins.context import Context
 from service.plugins.loading import LoadedPlugin, load
@@ -105,8 +106,17 @@ class Channel:
     def send(self, buffers: Sequence[bytes]) -> None:
         """Send one packed frame, whole; raises `OSError` where nobody listens any more."""
         with self._sending:
+            if failpoints.active:
+                self._send_in_halves(b"".join(buffers))
+                return
             for buffer in buffers:
                 self.connection.sendall(buffer)
+
+    def _send_in_halves(self, frame: bytes) -> None:
+        self.connection.sendall(frame[: len(frame) // 2])
+        failpoints.hit("child.frame_half_written")
+        self.connection.sendall(frame[len(frame) // 2 :])
+        failpoints.hit("child.frame_written")
 
     def _read(self, flags: int) -> None:
         data = self.connection.recv(_READ_SIZE, flags)
