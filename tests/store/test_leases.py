@@ -121,7 +121,10 @@ async def test_rescue_takes_the_longest_lost_first_and_a_page_at_a_time(database
 async def test_rescue_finds_lost_jobs_by_index_however_many_wait(database_file):
     connection = sqlite3.connect(database_file)
     look, _ = job_repository._LAPSED
-    plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {look.text}", look.bind(now=timestamp()))]
+    plan = [
+        row[3]
+        for row in connection.execute(f"EXPLAIN QUERY PLAN {look.sqlite.text}", look.sqlite.bind(now=timestamp()))
+    ]
     connection.close()
     assert len(plan) == 1
     assert "ix_jobs_leased" in plan[0]
