@@ -184,7 +184,7 @@ async def test_a_lease_that_has_ended_cannot_be_renewed(database):
 async def test_a_run_its_owner_does_not_know_of_is_not_renewed(database):
     """A claim may be committed although its owner was told that it failed; somebody must take the job back."""
     await insert(database, new_job(), new_job())
-    known, unknown = await database.writer.write(job_repository.claim, Claim(owner=ME, limit=2, lease_s=0.05))
+    known, unknown = await database.writer.write(job_repository.claim, Claim(owner=ME, limit=2, lease_s=0.5))
     assert await renew(database, known) == {(known.id, 1): False}
     rescued = []
     while not rescued:
