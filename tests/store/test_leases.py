@@ -121,7 +121,10 @@ async def test_rescue_takes_the_longest_lost_first_and_a_page_at_a_time(database
 async def test_rescue_finds_lost_jobs_by_index_however_many_wait(database_file):
     connection = sqlite3.connect(database_file)
     look, _ = job_repository._LAPSED
-    plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {look.text}", look.bind(now=timestamp()))]
+    plan = [
+        row[3]
+        for row in connection.execute(f"EXPLAIN QUERY PLAN {look.sqlite.text}", look.sqlite.bind(now=timestamp()))
+    ]
     connection.close()
     assert len(plan) == 1
     assert "ix_jobs_leased" in plan[0]
@@ -181,7 +184,7 @@ async def test_a_lease_that_has_ended_cannot_be_renewed(database):
 async def test_a_run_its_owner_does_not_know_of_is_not_renewed(database):
     """A claim may be committed although its owner was told that it failed; somebody must take the job back."""
     await insert(database, new_job(), new_job())
-    known, unknown = await database.writer.write(job_repository.claim, Claim(owner=ME, limit=2, lease_s=0.05))
+    known, unknown = await database.writer.write(job_repository.claim, Claim(owner=ME, limit=2, lease_s=0.5))
     assert await renew(database, known) == {(known.id, 1): False}
     rescued = []
     while not rescued:
