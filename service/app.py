@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, Final
 
 import structlog
@@ -21,11 +21,12 @@ from service.api.app import create_app, create_runner
 from service.db import instances, plugin_metrics
 from service.db.database import Database
 from service.db.engine import sqlite_path
+from service.db.ground import Healing
 from service.db.instances import Instance
 from service.db.lock import exclusive_lock
 from service.db.migrate import upgrade
 from service.dispatcher import Dispatcher
-from service.errors import ServiceError, StartupError
+from service.errors import ServiceError, ServiceUnavailableError, StartupError
 from service.events import EventBus
 from service.housekeeper import Housekeeper
 from service.job_management import JobManagementService
@@ -55,11 +56,24 @@ class Health:
         """True once no new work is taken."""
         return not self._jobs.accepting
 
+    @property
+    def must_end_at_once(self) -> bool:
+        """True when nothing that this process writes can be trusted any more."""
+        fault = self._database.ground.fault
+        return fault is not None and fault.healing is Healing.NEVER
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What people should know although the process can serve."""
+        return self._database.ground.warnings
+
     async def readiness(self) -> list[str]:
         """Why the process cannot serve now; empty when it can. Commits a probe, so that it tells the truth."""
         reasons = [f"The {name} loop has ended." for name in self.dead_loops]
         if self.draining:
             reasons.append("The service is shutting down.")
+        if (fault := self._database.ground.fault) is not None:
+            return [*reasons, fault.reason]
         probe = asyncio.ensure_future(self._database.writer.write(instances.beat, self._jobs.instance_id))
         try:
             await asyncio.wait_for(asyncio.shield(probe), _PROBE_S)
@@ -114,12 +128,13 @@ class Service:
             jobs = JobManagementService(database, plugins, events=events, metrics=metrics, lease_s=settings.lease_s)
             metrics.gauge("jobservice_jobs_running", "Jobs running now", lambda: sum(jobs.running.values()))
             await _register(database, jobs.instance_id)
-            stack.push_async_callback(database.writer.write, instances.stop, jobs.instance_id)
+            stack.push_async_callback(_deregister, database, jobs.instance_id)
             recovered = await jobs.recover()
 
             health = Health(database, jobs)
             failed = asyncio.Event()
             loops = {
+                "writer": database.writer.watch,
                 "dispatcher": Dispatcher(jobs, plugins, events, capacity=runner.capacity).run,
                 "housekeeper": Housekeeper(jobs, events, lease_s=settings.lease_s).run,
                 "lag": lambda: measure_loop_lag(metrics),
@@ -161,6 +176,10 @@ async def _serve(settings: Settings) -> int:
         await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
         for waiter in ended:
             waiter.cancel()
+        if service.health.must_end_at_once:
+            # Closing the database would copy what the disk may have dropped from the log into it.
+            logs.flush()
+            os._exit(1)
         log.info("stopping", running=sum(service.jobs.running.values()), patience_s=settings.drain_s)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, service.jobs.hurry)
@@ -190,6 +209,13 @@ async def _register(database: Database, instance_id: str) -> None:
         id=instance_id, version=__version__, host=socket.gethostname(), pid=os.getpid(), started_at=timestamp()
     )
     await database.writer.write(instances.register, instance)
+
+
+async def _deregister(database: Database, instance_id: str) -> None:
+    try:
+        await database.writer.write(instances.stop, instance_id)
+    except ServiceUnavailableError as error:
+        log.warning("stopped without a record of it", error=str(error))
 
 
 @contextlib.asynccontextmanager

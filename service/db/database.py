@@ -7,8 +7,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from service.db.blobs import BlobStore
-from service.db.engine import create_reader_engine, create_writer_engine
+from service.db.engine import create_reader_engine, create_writer_engine, sqlite_path
+from service.db.ground import Ground
 from service.db.reader import Reader
+from service.db.sqlite_file import SqliteFile
 from service.db.writer import Writer
 
 READER_CONNECTIONS = 4
@@ -18,6 +20,7 @@ class Database:
     """An open database at this version's schema (see `migrate.upgrade`)."""
 
     def __init__(self, writer: Writer, reader: Reader, blobs: BlobStore) -> None:
+        self.ground = writer.ground
         self.writer = writer
         self.reader = reader
         self.blobs = blobs
@@ -28,8 +31,9 @@ class Database:
         """The database for as long as the block runs; leaving it commits what is queued and closes every connection."""
         writer_engine = create_writer_engine(database_url)
         reader_engine = create_reader_engine(database_url, connections=READER_CONNECTIONS)
-        writer = Writer(writer_engine)
-        reader = Reader(reader_engine, connections=READER_CONNECTIONS)
+        file = SqliteFile(sqlite_path(database_url))
+        writer = Writer(writer_engine, file, Ground())
+        reader = Reader(reader_engine, file, connections=READER_CONNECTIONS)
         try:
             await writer.start()
             await reader.start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Protocol, TypeVar
 
+from service.db.ground import Fault
 from service.db.statements import Statement
 from service.models import Timestamp
 
@@ -43,3 +44,9 @@ class WriteConnection(Protocol):
 
     async def transact(self, work: Callable[[Transaction], Coroutine[Any, Any, Value]]) -> Value:
         """Run `work` in a transaction and commit it; if anything is raised, nothing of it has happened."""
+
+    async def probe(self) -> None:
+        """Commit something small that changes nothing; raises what stands in the way."""
+
+    def diagnose(self, error: BaseException) -> Fault | None:
+        """The fault of the whole database behind `error`; None when it lies with an item."""
