@@ -470,7 +470,6 @@ class JobManagementService:
             try:
                 ending = await make()  # its bytes go to files, whose disk may be full too
                 held = await self._database.writer.write(job_repository.end, ending)
-                break
             except ServiceUnavailableError as error:
                 if error.retry_after_s is None:
                     raise
@@ -479,6 +478,11 @@ class JobManagementService:
                     return
                 log.debug("outcome not written yet", error=str(error))
                 await asyncio.sleep(_RETRY_WRITE_S)
+            else:
+                self._tell_end(job, ending, held=held)
+                return
+
+    def _tell_end(self, job: ClaimedJob, ending: Ending, *, held: bool) -> None:
         if not held:
             self._metrics.stale_writes.inc()
             log.warning("late outcome refused: the job is no longer held", fence=job.fence, status=ending.status)

@@ -33,17 +33,19 @@ def sqlite_path(database_url: str) -> Path:
     return Path(url.database)
 
 
-def create_writer_engine(database_url: str, *, foreign_keys: bool = True) -> AsyncEngine:
+def create_writer_engine(
+    database_url: str, *, foreign_keys: bool = True, busy_timeout_ms: int = BUSY_TIMEOUT_MS
+) -> AsyncEngine:
     """One connection that may write and the only one that checkpoints; every transaction is `BEGIN IMMEDIATE`.
 
     Commits are durable (`synchronous=FULL`: NORMAL loses acknowledged rows in a power cut). Migrations run with
     `foreign_keys` off: batch mode rebuilds tables, and cascades would empty their children.
     """
     pragmas = (
+        f"busy_timeout={busy_timeout_ms}",
         "journal_mode=WAL",
         "synchronous=FULL",
         f"foreign_keys={'ON' if foreign_keys else 'OFF'}",
-        f"busy_timeout={BUSY_TIMEOUT_MS}",
         f"cache_size=-{_CACHE_KIB}",
         f"journal_size_limit={_JOURNAL_LIMIT_BYTES}",
         "trusted_schema=OFF",

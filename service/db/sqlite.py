@@ -34,8 +34,13 @@ class SqliteWriteConnection:
         """Run `work` between `BEGIN IMMEDIATE` and `COMMIT`, in the connection's thread."""
 
         def transact(connection: sqlite3.Connection) -> Value:
-            value = _transact(connection, self._clock, work)
-            self._file.verify()
+            async def verified(tx: Transaction) -> Value:
+                value = await work(tx)
+                self._file.verify()  # what is refused here has not happened
+                return value
+
+            value = _transact(connection, self._clock, verified)
+            self._file.verify()  # and what is acknowledged has a name
             return value
 
         return await self._on_thread(transact)

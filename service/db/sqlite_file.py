@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -56,7 +58,11 @@ class FileGoneError(Exception):
 
 
 class NoRoomError(Exception):
-    """A probe would commit, but hardly anything else."""
+    """A probe would commit, but hardly anything else; `code` is what SQLite would say then."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
 
 
 class SqliteFile:
@@ -85,9 +91,14 @@ class SqliteFile:
         return size
 
     def check_room(self) -> None:
-        """Raise `NoRoomError` when less than `HEADROOM_BYTES` is free on its disk."""
+        """Raise `NoRoomError` when the log could not grow by `HEADROOM_BYTES`: a probe may fit where a job does not."""
         if shutil.disk_usage(self.path.parent).free < HEADROOM_BYTES:
-            raise NoRoomError(f"less than {HEADROOM_BYTES:,} bytes are free")
+            raise NoRoomError(sqlite3.SQLITE_FULL, f"less than {HEADROOM_BYTES:,} bytes are free")
+        with tempfile.TemporaryFile(dir=self.path.parent, buffering=0) as file:
+            try:
+                os.pwrite(file.fileno(), b"\0", self.wal.stat().st_size + HEADROOM_BYTES)
+            except OSError as error:
+                raise NoRoomError(sqlite3.SQLITE_IOERR_WRITE, f"its log cannot grow: {error.strerror}") from error
 
     def diagnose(self, error: BaseException) -> Fault | None:
         """The fault of the whole database behind `error`; None when it lies with what was asked of it."""
@@ -96,7 +107,7 @@ class SqliteFile:
                 advice = "put it back, or stop the service and restore a backup"
                 return Fault(kind="gone", reason=f"The database is not available: {error}; {advice}.")
             case NoRoomError():
-                code = sqlite3.SQLITE_FULL
+                code = error.code
             case sqlite3.Error():
                 code = getattr(error, "sqlite_errorcode", 0)
             case _:
