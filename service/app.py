@@ -117,6 +117,9 @@ class Service:
             metrics, events = Metrics(), EventBus()
             database.writer.on_commit = metrics.batch_size.observe
             metrics.gauge("jobservice_writer_queue", "Writes waiting for a transaction", lambda: database.writer.depth)
+            wal = database.writer.log
+            metrics.gauge("jobservice_wal_bytes", "Size of the write-ahead log", lambda: wal.size_bytes)
+            metrics.gauge("jobservice_wal_age_seconds", "Time since the log was empty", lambda: wal.age_s)
 
             sources = await asyncio.to_thread(installed_plugins)
             runner = ToolRunner(WorkerPool(settings), sources, settings)

@@ -374,6 +374,7 @@ class JobManagementService:
         return new, stored
 
     async def _insert(self, new: NewJob) -> Inserted:
+        self._database.ground.check_intake()
         inserted = await self._database.writer.write(job_repository.insert, new)
         if not inserted.replayed:
             self._count_submitted(new.plugin).inc()

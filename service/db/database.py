@@ -11,6 +11,7 @@ from service.db.engine import create_reader_engine, create_writer_engine, sqlite
 from service.db.ground import Ground
 from service.db.reader import Reader
 from service.db.sqlite_file import SqliteFile
+from service.db.wal import WalLimits
 from service.db.writer import Writer
 
 READER_CONNECTIONS = 4
@@ -27,12 +28,14 @@ class Database:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, database_url: str, blob_directory: Path, *, inline_bytes: int) -> AsyncIterator[Database]:
+    async def open(
+        cls, database_url: str, blob_directory: Path, *, inline_bytes: int, wal_limits: WalLimits | None = None
+    ) -> AsyncIterator[Database]:
         """The database for as long as the block runs; leaving it commits what is queued and closes every connection."""
         writer_engine = create_writer_engine(database_url)
         reader_engine = create_reader_engine(database_url, connections=READER_CONNECTIONS)
         file = SqliteFile(sqlite_path(database_url))
-        writer = Writer(writer_engine, file, Ground())
+        writer = Writer(writer_engine, file, Ground(), wal_limits=wal_limits)
         reader = Reader(reader_engine, file, connections=READER_CONNECTIONS)
         try:
             await writer.start()

@@ -49,6 +49,8 @@ def create_writer_engine(
         f"cache_size=-{_CACHE_KIB}",
         f"journal_size_limit={_JOURNAL_LIMIT_BYTES}",
         "trusted_schema=OFF",
+        # `wal.WriteAheadLog` checkpoints: SQLite's own would hold up the commit it follows, and hide its errors.
+        "wal_autocheckpoint=0",
     )
     engine = create_async_engine(
         f"sqlite+aiosqlite:///{sqlite_path(database_url)}", pool_size=1, max_overflow=0, hide_parameters=True

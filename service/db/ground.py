@@ -35,6 +35,7 @@ class Ground:
     def __init__(self) -> None:
         self.fault: Fault | None = None
         self._warnings: dict[str, str] = {}
+        self._no_intake: str | None = None
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -45,6 +46,17 @@ class Ground:
         """Raise `ServiceUnavailableError` while a fault holds."""
         if self.fault is not None:
             raise ServiceUnavailableError(self.fault.reason)
+
+    def check_intake(self) -> None:
+        """Raise `ServiceUnavailableError` while there is no room for new jobs; what is there goes on."""
+        if self._no_intake is not None:
+            raise ServiceUnavailableError(self._no_intake)
+
+    def refuse_intake(self, reason: str | None) -> None:
+        """Take no new jobs for `reason`; None takes them again."""
+        if (reason is None) != (self._no_intake is None):
+            log.warning("new jobs refused" if reason else "new jobs taken again", reason=reason)
+        self._no_intake = reason
 
     def fall(self, fault: Fault) -> None:
         """A fault holds from now on."""

@@ -48,5 +48,8 @@ class WriteConnection(Protocol):
     async def probe(self) -> None:
         """Commit something small that changes nothing; raises what stands in the way."""
 
+    async def tidy(self) -> None:
+        """Do what is due between two transactions; raises as they do."""
+
     def diagnose(self, error: BaseException) -> Fault | None:
         """The fault of the whole database behind `error`; None when it lies with an item."""

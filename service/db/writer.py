@@ -17,6 +17,7 @@ from service.db.ground import Fault, Ground, Healing
 from service.db.sqlite import SqliteWriteConnection
 from service.db.sqlite_file import FileGoneError, NoRoomError, SqliteFile
 from service.db.transaction import Item, Operation, Outcome, Transaction, WriteConnection
+from service.db.wal import WalLimits, WriteAheadLog
 from service.errors import ServiceUnavailableError
 from service.models import Timestamp, timestamp
 
@@ -49,9 +50,16 @@ class Writer:
     """
 
     def __init__(
-        self, engine: AsyncEngine, file: SqliteFile, ground: Ground, *, clock: Callable[[], Timestamp] = timestamp
+        self,
+        engine: AsyncEngine,
+        file: SqliteFile,
+        ground: Ground,
+        *,
+        wal_limits: WalLimits | None = None,
+        clock: Callable[[], Timestamp] = timestamp,
     ) -> None:
         self._engine = engine
+        self.log = WriteAheadLog(file, ground, wal_limits)
         self._file = file
         self.ground = ground
         self._clock = clock
@@ -102,7 +110,7 @@ class Writer:
         writes: list[_Write] = []
         try:
             async with held_connection(self._engine) as held:
-                connection = SqliteWriteConnection(held, self._file, self._clock)
+                connection = SqliteWriteConnection(held, self._file, self.log, self._clock)
                 stopping = False
                 while not stopping:
                     if (fault := self.ground.fault) is not None:
@@ -113,6 +121,7 @@ class Writer:
                     stopping = None in taken
                     writes = [write for write in taken if write is not None]
                     await self._commit(connection, writes)
+                    await self._tidy(connection)
         finally:
             self._refuse(writes, ServiceUnavailableError("The database is closed."))
 
@@ -131,6 +140,16 @@ class Writer:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PROBE_S):
                     await self._closing.wait()
+
+    async def _tidy(self, connection: WriteConnection) -> None:
+        if self.ground.fault is None:
+            try:
+                await connection.tidy()
+            except _REFUSALS as error:
+                if (fault := connection.diagnose(error)) is None:
+                    raise
+                self.ground.fall(fault)
+                self._refuse((), ServiceUnavailableError(fault.reason))
 
     def _refuse(self, writes: Sequence[_Write], error: ServiceUnavailableError) -> None:
         """Tell `writes` and all that waits."""
