@@ -71,6 +71,11 @@ def migrating(path: Path, chain: Path) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
 
 
+def parts(path: Path) -> list[tuple[str, list[str]]]:
+    """The schema, whatever order Alembic gave to the constraints of a table that it rebuilt."""
+    return [(name, sorted(line.strip(" \t,") for line in text.splitlines())) for name, text in schema(path)]
+
+
 def backups(path: Path) -> list[Path]:
     return sorted(path.parent.glob("*.backup"))
 
@@ -96,7 +101,7 @@ def test_four_processes_migrate_at_once_and_one_is_killed_and_no_row_changes(dat
     os.kill(victim, signal.SIGKILL)
     answers = {pid: process.communicate(timeout=90)[0].strip().rpartition("\n")[2] for pid, process in by_pid.items()}
     assert [answer for pid, answer in answers.items() if pid != victim] == ["9001"] * 3
-    assert schema(database_file) == schema(fresh)
+    assert parts(database_file) == parts(fresh)
     assert rows_of(database_file) == before
     (backup,) = backups(database_file)
     assert rows_of(backup) == before
