@@ -42,14 +42,14 @@ def fill(path: Path, rows: int) -> None:
             (rows,),
         )
         connection.execute(
-            f"INSERT INTO job_attempts (job_id, fence, attempt, plugin, owner, outcome, started_at, finished_at) {numbers} "
-            f"SELECT {job_id}, 1, 1, 'sleep', '{OWNER}', iif(i <= {ORPHANS}, NULL, 'SUCCESS'), {at}, "
+            "INSERT INTO job_attempts (job_id, fence, attempt, plugin, owner, outcome, started_at, finished_at) "
+            f"{numbers} SELECT {job_id}, 1, 1, 'sleep', '{OWNER}', iif(i <= {ORPHANS}, NULL, 'SUCCESS'), {at}, "
             f"iif(i <= {ORPHANS}, NULL, {at}) FROM n",
             (rows,),
         )
         for n in (1, 2):
             connection.execute(
-                f"INSERT INTO job_events SELECT {job_id}, {n}, 'submitted', {at}, '{{}}' FROM ({numbers} SELECT i FROM n)",
+                f"INSERT INTO job_events {numbers} SELECT {job_id}, {n}, 'submitted', {at}, '{{}}' FROM n",
                 (rows,),
             )
         connection.commit()
