@@ -2,6 +2,10 @@
 
 PYTHON ?= python3
 ROUNDS ?= 100
+MINUTES ?= 1
+SEED ?= 1
+PROFILE ?= mixed
+DATABASE ?= sqlite
 PYTEST_FLAGS ?= -n auto --maxprocesses 4 --dist loadgroup
 
 VENV := .venv
@@ -14,7 +18,7 @@ CHECKS := tests/architecture $(wildcard tests/schema tests/*/test_docs*.py tests
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check serve hostile bench lock clean
+.PHONY: help demo test check serve hostile torture bench lock clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
@@ -37,6 +41,9 @@ serve: $(INSTALLED) ## Run the service here, with its data in ./data
 
 hostile: $(INSTALLED) ## Run every hostile plugin ROUNDS times and look for leaks (ROUNDS=100)
 	$(BIN)/python -m benchmarks.hostile --rounds $(ROUNDS)
+
+torture: $(INSTALLED) ## Load and hurt the real service, then judge it (MINUTES=1 SEED=1 PROFILE=mixed DATABASE=sqlite)
+	$(BIN)/python -m tests.torture --minutes $(MINUTES) --seed $(SEED) --profile $(PROFILE) --database $(DATABASE)
 
 bench: $(INSTALLED) ## Measure durable submission and latency under load (needs the system package wrk)
 	$(BIN)/python -m benchmarks.submit

@@ -7,13 +7,18 @@ import asyncio
 import sqlalchemy as sa
 from alembic import context
 
-from service.db.engine import create_writer_engine
+from service.db.engine import create_migration_engine
 from service.db.schema import metadata
 from service.db.views import create_views, drop_views
 from service.settings import Settings
 
+#: Any number that nobody else locks: processes that migrate one PostgreSQL at once take turns.
+LOCK = 0x6A6F6273
+
 
 def migrate(connection: sa.Connection) -> None:
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK)))
     drop_views(connection)
     context.configure(
         connection=connection,
@@ -28,7 +33,7 @@ def migrate(connection: sa.Connection) -> None:
 
 
 async def migrate_from_command_line() -> None:
-    engine = create_writer_engine(Settings().resolved_database_url, foreign_keys=False)
+    engine = create_migration_engine(Settings().resolved_database_url)
     try:
         async with engine.begin() as connection:
             await connection.run_sync(migrate)

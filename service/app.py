@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any, Final
 
 import structlog
@@ -20,7 +20,8 @@ from service import __version__, logs
 from service.api.app import create_app, create_runner
 from service.db import instances, plugin_metrics
 from service.db.database import Database
-from service.db.engine import sqlite_path
+from service.db.directories import make_directory
+from service.db.engine import DatabaseKind, database_kind, sqlite_path
 from service.db.ground import Healing
 from service.db.instances import Instance
 from service.db.lock import exclusive_lock
@@ -28,17 +29,22 @@ from service.db.migrate import upgrade
 from service.dispatcher import Dispatcher
 from service.errors import ServiceError, ServiceUnavailableError, StartupError
 from service.events import EventBus
+from service.first_process import run_below
 from service.housekeeper import Housekeeper
 from service.job_management import JobManagementService
 from service.metrics import Metrics, measure_loop_lag
 from service.models import timestamp
 from service.plugin_management import PluginManagementService
 from service.plugins.discovery import installed_plugins
+from service.plugins.manifest import PluginSource
+from service.rescuer import LeaseKeeper, Rescuer
+from service.retries import RetryPolicy
 from service.settings import Settings
 from service.tool_runner.pool import WorkerPool
 from service.tool_runner.runner import ToolRunner
 
 _PROBE_S: Final = 2.0
+_SWITCH_S: Final = 0.0005
 
 log = structlog.get_logger(__name__)
 
@@ -89,7 +95,7 @@ class Health:
 class Service:
     """A running service."""
 
-    url: str
+    url: str | None  # None where it only works
     jobs: JobManagementService
     plugins: PluginManagementService
     health: Health
@@ -98,8 +104,12 @@ class Service:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, settings: Settings) -> AsyncIterator[Service]:
+    async def open(
+        cls, settings: Settings, *, listen: bool = True, only_plugins: Collection[str] = ()
+    ) -> AsyncIterator[Service]:
         """A service that listens and works for as long as the block runs.
+
+        With `listen` false it only works; with `only_plugins`, it takes jobs of those alone.
 
         Leaving it takes no more jobs, lets the running ones finish for `drain_s`, gives the rest back, and stops.
         Raises `StartupError` with the one line that says why it cannot start.
@@ -107,7 +117,7 @@ class Service:
         async with contextlib.AsyncExitStack() as stack:
             database_url = settings.resolved_database_url
             _make_data_dir(settings)
-            stack.enter_context(exclusive_lock(sqlite_path(database_url)))
+            stack.enter_context(_alone(database_url))
             revision = await upgrade(database_url)
             database = await stack.enter_async_context(
                 Database.open(
@@ -117,63 +127,88 @@ class Service:
             metrics, events = Metrics(), EventBus()
             database.writer.on_commit = metrics.batch_size.observe
             metrics.gauge("jobservice_writer_queue", "Writes waiting for a transaction", lambda: database.writer.depth)
-            wal = database.writer.log
-            metrics.gauge("jobservice_wal_bytes", "Size of the write-ahead log", lambda: wal.size_bytes)
-            metrics.gauge("jobservice_wal_age_seconds", "Time since the log was empty", lambda: wal.age_s)
+            for gauge in database.gauges:
+                metrics.gauge(gauge.name, gauge.text, gauge.read)
 
-            sources = await asyncio.to_thread(installed_plugins)
+            sources = _chosen(await asyncio.to_thread(installed_plugins), only_plugins)
             runner = ToolRunner(WorkerPool(settings), sources, settings)
             await runner.start()
             stack.push_async_callback(runner.close)
             plugins = PluginManagementService(runner, lambda: plugin_metrics.load(database.reader))
             await plugins.start()
             stack.push_async_callback(plugins.close)
-            jobs = JobManagementService(database, plugins, events=events, metrics=metrics, lease_s=settings.lease_s)
+            jobs = JobManagementService(
+                database,
+                plugins,
+                events=events,
+                metrics=metrics,
+                lease_s=settings.lease_s,
+                retries=RetryPolicy(base_s=settings.retry_base_s, cap_s=settings.retry_cap_s),
+            )
             metrics.gauge("jobservice_jobs_running", "Jobs running now", lambda: sum(jobs.running.values()))
             await _register(database, jobs.instance_id)
             stack.push_async_callback(_deregister, database, jobs.instance_id)
-            recovered = await jobs.recover()
+            # What runs elsewhere on a shared database is not ours to take back before its lease ends, and whether
+            # another process has a plugin is not ours to say.
+            is_alone = database_kind(database_url) is DatabaseKind.SQLITE
+            recovered = await jobs.recover() if is_alone else 0
+            plugin_wait_s = settings.plugin_wait_s if is_alone else None
 
             health = Health(database, jobs)
             failed = asyncio.Event()
             loops = {
-                "writer": database.writer.watch,
                 "dispatcher": Dispatcher(jobs, plugins, events, capacity=runner.capacity).run,
-                "housekeeper": Housekeeper(jobs, events, lease_s=settings.lease_s).run,
+                "housekeeper": Housekeeper(jobs, plugins, events, plugin_wait_s=plugin_wait_s).run,
+                "lease keeper": LeaseKeeper(jobs, lease_s=settings.lease_s).run,
+                "rescuer": Rescuer(jobs).run,
+                "writer": database.writer.ended,
+                "worker watch": runner.ended,
+                "wake-ups": lambda: database.relay(events),
                 "lag": lambda: measure_loop_lag(metrics),
             }
             for name, loop in loops.items():
                 await stack.enter_async_context(_supervised(name, loop, health, failed))
-            url = await stack.enter_async_context(
-                _listening(create_app(jobs, plugins, health, settings, metrics), settings)
-            )
+            url = None
+            if listen:
+                app = create_app(jobs, plugins, health, settings, metrics)
+                url = await stack.enter_async_context(_listening(app, settings))
             stack.push_async_callback(jobs.drain, settings.drain_s)
             log.info("ready", url=url, revision=revision, plugins=sorted(sources), recovered_jobs=recovered)
             yield cls(url=url, jobs=jobs, plugins=plugins, health=health, metrics=metrics, failed=failed)
 
 
-def run_service(settings: Settings) -> int:
+def run_service(settings: Settings, *, listen: bool = True, only_plugins: Collection[str] = ()) -> int:
     """Serve until SIGTERM or SIGINT; the exit code. A second signal ends the drain at once.
 
-    Raises `StartupError` when the service cannot start.
+    See `Service.open` for `listen` and `only_plugins`. Raises `StartupError` when the service cannot start.
     """
     if sys.platform != "linux":
         raise StartupError(f"jobservice runs on Linux; this is {sys.platform}.")
+    if os.getpid() == 1:
+        return run_below(lambda: _run_service(settings, listen, only_plugins))
+    return _run_service(settings, listen, only_plugins)
+
+
+def _run_service(settings: Settings, listen: bool, only_plugins: Collection[str]) -> int:
     logs.configure(settings.log_level, settings.log_format)
+    # The database's thread asks for the interpreter after every statement; at the default of 5 ms a busy loop kept it
+    # waiting for most of a commit (32 clients submit 15 % more with this).
+    sys.setswitchinterval(_SWITCH_S)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_serve(settings))
+        return runner.run(_serve(settings, listen, only_plugins))
 
 
-async def _serve(settings: Settings) -> int:
+async def _serve(settings: Settings, listen: bool, only_plugins: Collection[str]) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with Service.open(settings) as service:
+    async with Service.open(settings, listen=listen, only_plugins=only_plugins) as service:
         # What is loaded now stays: without this each full collection walks all of it, some 10 % of a busy loop.
         gc.collect()
         gc.freeze()
-        print(f"jobservice {__version__} listens on {service.url}", flush=True)
+        does = f"listens on {service.url}" if listen else f"works as {service.jobs.instance_id}"
+        print(f"jobservice {__version__} {does}", flush=True)
         print(f"data is in {settings.data_dir.absolute()}", flush=True)
         ended = [asyncio.ensure_future(event.wait()) for event in (stop, service.failed)]
         await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
@@ -194,13 +229,28 @@ async def _serve(settings: Settings) -> int:
 async def migrate(settings: Settings) -> str:
     """Bring the database to this version's schema; its revision. Raises `StartupError`."""
     _make_data_dir(settings)
-    with exclusive_lock(sqlite_path(settings.resolved_database_url)):
+    with _alone(settings.resolved_database_url):
         return await upgrade(settings.resolved_database_url)
+
+
+def _alone(database_url: str) -> contextlib.AbstractContextManager[None]:
+    """Hold off every other process where one database takes one service."""
+    if database_kind(database_url) is DatabaseKind.SQLITE:
+        return exclusive_lock(sqlite_path(database_url))
+    return contextlib.nullcontext()
+
+
+def _chosen(installed: Mapping[str, PluginSource], names: Collection[str]) -> dict[str, PluginSource]:
+    if unknown := sorted(set(names) - installed.keys()):
+        raise StartupError(
+            f"Plugin {unknown[0]!r} is not installed here. Installed are: {', '.join(sorted(installed)) or 'none'}."
+        )
+    return {name: source for name, source in installed.items() if not names or name in names}
 
 
 def _make_data_dir(settings: Settings) -> None:
     try:
-        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(settings.data_dir)
     except OSError as error:
         raise StartupError(
             f"{settings.data_dir.absolute()} cannot be made: {error.strerror}. Choose another JOBSERVICE_DATA_DIR."
@@ -218,7 +268,7 @@ async def _deregister(database: Database, instance_id: str) -> None:
     try:
         await database.writer.write(instances.stop, instance_id)
     except ServiceUnavailableError as error:
-        log.warning("stopped without a record of it", error=str(error))
+        log.error("the end of this process could not be recorded", error=str(error))
 
 
 @contextlib.asynccontextmanager
@@ -226,10 +276,12 @@ async def _supervised(
     name: str, loop: Callable[[], Coroutine[Any, Any, None]], health: Health, failed: asyncio.Event
 ) -> AsyncIterator[None]:
     """Run a loop that must not end by itself: if it does, the service is not ready any more, and stops."""
+    is_wanted = True
 
     def on_end(task: asyncio.Task[None]) -> None:
-        if not task.cancelled():
-            log.critical("a loop has ended", loop=name, exc_info=task.exception())
+        if is_wanted:
+            error = None if task.cancelled() else task.exception()
+            log.critical("a loop has ended; the service stops", loop=name, exc_info=error)
             health.dead_loops.append(name)
             failed.set()
 
@@ -238,6 +290,7 @@ async def _supervised(
     try:
         yield
     finally:
+        is_wanted = False
         task.cancel()
         await asyncio.wait([task])
 

@@ -27,6 +27,8 @@ class CallReport:
     cpu_s: float | None = None
     peak_memory_bytes: int | None = None  # resident, of the worker's process group
     traceback: str | None = None
+    retryable: bool | None = None  # the plugin's own word about its failure, where it gave one
+    retry_after_s: float | None = None
     output: str | None = None  # the tail of what the plugin printed
     artifacts: list[Artifact] = dataclasses.field(default_factory=list)
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)

@@ -223,8 +223,26 @@ def serve(*, settings: _ServiceSettings = None) -> int:
 
 
 @app.command
+def work(
+    *,
+    plugin: Annotated[tuple[str, ...], _Many, Parameter(name=("--plugin", "-p"))] = (),
+    settings: _ServiceSettings = None,
+) -> int:
+    """Run jobs from a shared PostgreSQL without listening for requests, until SIGTERM or Ctrl-C.
+
+    Parameters:
+        plugin: Take jobs of this plugin only; may be repeated. Default: of every plugin installed here
+    """
+    settings = settings or Settings()
+    # As in `serve`.
+    from service.app import run_service
+
+    return run_service(settings, listen=False, only_plugins=plugin)
+
+
+@app.command
 async def migrate(*, settings: _ServiceSettings = None, json: _Json = False) -> None:
-    """Bring the database to this version. `serve` does it by itself for the embedded SQLite."""
+    """Bring the database to this version, as `serve` and `work` do when they start."""
     settings = settings or Settings()
     # As in `serve`.
     from service.app import migrate as migrate_database
@@ -247,6 +265,7 @@ async def submit(
     tag: Annotated[tuple[str, ...], _Many] = (),
     metadata: str | None = None,
     timeout_s: float | None = None,
+    max_attempts: int | None = None,
     run_at: str | None = None,
     expires_at: str | None = None,
     idempotency_key: str | None = None,
@@ -266,6 +285,7 @@ async def submit(
         tag: Label to find the job by; may be repeated.
         metadata: Your own data, a JSON object.
         timeout_s: Limit of its execution in seconds, if lower than the plugin's.
+        max_attempts: How often it may be tried, 1 to 100; default: what the plugin says, or 1.
         run_at: The job may not start before, as 2026-01-31T12:00:00Z.
         expires_at: The job may not start after.
         idempotency_key: The same key never makes a second job.
@@ -288,6 +308,7 @@ async def submit(
         tags=tag,
         metadata={} if metadata is None else _json_object("--metadata", metadata),
         timeout_s=timeout_s,
+        max_attempts=max_attempts,
         run_at=None if run_at is None else Timestamp(run_at),
         expires_at=None if expires_at is None else Timestamp(expires_at),
     )

@@ -48,10 +48,8 @@ class Dispatcher:
         """Claim and start what fits in now; how many jobs."""
         started = 0
         while self._jobs.accepting and (free := self._capacity - sum(self._jobs.running.values())) > 0:
-            claimed = await self._jobs.claim(free, self._caps())
-            for job in claimed:
-                self._jobs.start(job)
-            started += len(claimed)
+            claimed = await self._jobs.claim_and_start(free, self._caps(), self._plugins.names)
+            started += claimed
             if not claimed:
                 break
         return started

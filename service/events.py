@@ -5,15 +5,23 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Final
+
+#: What `EventBus.tell_others` is told when there may be work; else it is the id of a job that changed.
+WORK: Final = "work"
 
 
 class EventBus:
-    """Tells waiters that a job has changed, or that there may be work to claim. Used on one event loop."""
+    """Tells waiters that a job has changed, or that there may be work to claim. Used on one event loop.
+
+    What happens here is told to `tell_others` too, for processes on the same database; what they tell, to `heard`.
+    """
 
     def __init__(self) -> None:
         self._watchers: dict[str, set[asyncio.Event]] = collections.defaultdict(set)
         self.work = asyncio.Event()
+        self.tell_others: Callable[[str], None] = lambda what: None
 
     @contextlib.contextmanager
     def watch(self, job_id: str) -> Iterator[asyncio.Event]:
@@ -29,9 +37,24 @@ class EventBus:
 
     def job_changed(self, job_id: str) -> None:
         """A change of the job is committed."""
-        for changed in self._watchers.get(job_id, ()):
-            changed.set()
+        self.heard(job_id)
+        self.tell_others(job_id)
 
     def work_arrived(self) -> None:
         """There may be something to claim."""
+        self.heard(WORK)
+        self.tell_others(WORK)
+
+    def heard(self, what: str) -> None:
+        """Another process says that there is `WORK`, or that the job of this id has changed."""
+        if what == WORK:
+            self.work.set()
+        for changed in self._watchers.get(what, ()):
+            changed.set()
+
+    def missed_some(self) -> None:
+        """Others may have told anything meanwhile: everybody looks again."""
         self.work.set()
+        for watchers in self._watchers.values():
+            for changed in watchers:
+                changed.set()

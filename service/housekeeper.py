@@ -1,4 +1,4 @@
-"""The loop that lets time pass in the database: schedules, expiry, leases."""
+"""The loop that lets time pass in the database: what is due, what has expired, what nobody can run."""
 
 from __future__ import annotations
 
@@ -10,22 +10,35 @@ import structlog
 from service.errors import ServiceUnavailableError
 from service.events import EventBus
 from service.job_management import JobManagementService
+from service.plugin_management import PluginManagementService
 
 TICK_S: Final = 1.0
-#: Leases are renewed this many times before they would end.
-RENEWALS_PER_LEASE: Final = 4
+#: How often, at most, jobs are looked for whose plugin is not installed.
+LOOK_FOR_ABANDONED_S: Final = 300.0
 
 log = structlog.get_logger(__name__)
 
 
 class Housekeeper:
-    """Makes scheduled jobs due, fails expired ones, and prolongs the leases of what this process runs."""
+    """Makes scheduled jobs due, fails expired ones, and those whose plugin was missing for `plugin_wait_s`.
 
-    def __init__(self, jobs: JobManagementService, events: EventBus, *, lease_s: float) -> None:
+    None as `plugin_wait_s` leaves the last to others: where several processes share the work, what is not installed
+    here may be installed there.
+    """
+
+    def __init__(
+        self,
+        jobs: JobManagementService,
+        plugins: PluginManagementService,
+        events: EventBus,
+        *,
+        plugin_wait_s: float | None,
+    ) -> None:
         self._jobs = jobs
+        self._plugins = plugins
         self._events = events
-        self._renew_every_s = lease_s / RENEWALS_PER_LEASE
-        self._renewed_at = float("-inf")
+        self._plugin_wait_s = plugin_wait_s
+        self._looked_at = float("-inf")
 
     async def run(self) -> None:
         """Tick until cancelled."""
@@ -41,6 +54,7 @@ class Housekeeper:
         if await self._jobs.promote_and_expire():
             self._events.work_arrived()
         now = asyncio.get_running_loop().time()
-        if now - self._renewed_at >= self._renew_every_s:
-            await self._jobs.renew_leases()
-            self._renewed_at = now
+        wait_s = self._plugin_wait_s
+        if wait_s is not None and now - self._looked_at >= min(LOOK_FOR_ABANDONED_S, wait_s):
+            await self._jobs.fail_abandoned(self._plugins.names, wait_s)
+            self._looked_at = now

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import structlog
@@ -25,11 +25,24 @@ from service.codec import (
     off_loop,
     plain_text,
     replace_marked,
+    storable_text,
 )
 from service.db import instances, job_queries, job_repository
 from service.db.blobs import NewBlob
 from service.db.database import Database
-from service.db.job_repository import CancelRequest, Claim, Ending, Inserted, NewJob, ProgressMade, Renewal
+from service.db.job_repository import (
+    RESCUE_PAGE,
+    Abandonment,
+    CancelRequest,
+    Claim,
+    Ending,
+    Inserted,
+    NewJob,
+    ProgressMade,
+    Renewal,
+    Rescued,
+)
+from service.db.transaction import Operation
 from service.errors import (
     FileNotInJobError,
     IdempotencyConflictError,
@@ -37,6 +50,7 @@ from service.errors import (
     JobStateError,
     ServiceError,
     ServiceUnavailableError,
+    error_object,
 )
 from service.events import EventBus
 from service.metrics import Metrics
@@ -55,24 +69,33 @@ from service.models import (
     Progress,
     StoredArtifact,
     Submission,
+    later,
     timestamp,
 )
 from service.outcomes import Failed, Outcome, Succeeded, failed, judge
 from service.plugin_management import PluginManagementService
+from service.retries import RetryPolicy
 
 #: How long a waiter trusts the wake-ups of this process before it looks at the row again.
 _LOOK_AGAIN_S: Final = 2.0
 _RETRY_WRITE_S: Final = 0.5
+#: The part of a lease, counted from before it was asked for, in which this process trusts it without another word from
+#: the database. What is left is for stopping the plugin before anybody else may start it.
+_TRUSTED_PART: Final = 2 / 3
 
 log = structlog.get_logger(__name__)
 
 
 @dataclasses.dataclass(slots=True)
 class _Execution:
-    """A job that this process runs. `stopping` says why its plugin was stopped; None while it may run on."""
+    """A job that this process runs. `stopping` says why its plugin was stopped; None while it may run on.
+
+    `trusted_until` is a time of the event loop's clock: then the lease is as good as lost, if it is not renewed before.
+    """
 
     job: ClaimedJob
     task: asyncio.Task[Pair | None]
+    trusted_until: float
     in_plugin: bool = False
     ending: bool = False
     stopping: JobStatus | None = None
@@ -99,6 +122,7 @@ class JobManagementService:
         events: EventBus | None = None,
         metrics: Metrics | None = None,
         lease_s: float = 30.0,
+        retries: RetryPolicy | None = None,
     ) -> None:
         self._database = database
         self._plugin_management = plugin_management
@@ -107,7 +131,8 @@ class JobManagementService:
         # Finding a counter by its labels takes longer than counting; there are few.
         self._count_submitted = functools.cache(self._metrics.submitted.labels)
         self._lease_s = lease_s
-        self._executions: dict[str, _Execution] = {}
+        self._retries = retries or RetryPolicy()
+        self._executions: dict[tuple[str, int], _Execution] = {}  # by job and fence
         self._tasks: set[asyncio.Task[Any]] = set()
         self.instance_id = str(uuid7())
         self.accepting = True
@@ -147,6 +172,7 @@ class JobManagementService:
             document,
             options or JobOptions(),
             plugin_version=manifest.version,
+            default_max_attempts=manifest.max_attempts or 1,
             idempotency_key=idempotency_key,
         )
         inserted = await self._insert(new)
@@ -218,8 +244,9 @@ class JobManagementService:
         job_id = _canonical(job_id)
         await self.get_record(job_id)
         await self._database.writer.write(job_repository.request_cancel, CancelRequest(job_id=job_id, reason=reason))
-        if (execution := self._executions.get(job_id)) is not None:
-            execution.stop(JobStatus.CANCELLED)
+        for execution in self._executions.values():
+            if execution.job.id == job_id:
+                execution.stop(JobStatus.CANCELLED)
         self._events.job_changed(job_id)
         record = await self.get_record(job_id)
         if record.status in (JobStatus.SUCCESS, JobStatus.FAILED):
@@ -230,15 +257,16 @@ class JobManagementService:
         """Run one PENDING job now, and return its pair.
 
         On a RUNNING job, wait for the recorded outcome; on SUCCESS or FAILED return the recorded pair without running.
-        However many ask at once, the plugin runs once; it goes on when a caller stops waiting. Raises
-        `JobNotFoundError`, and `JobStateError` on a CANCELLED job.
+        However many ask at once, the plugin runs once; it goes on when a caller stops waiting. The pair is this
+        attempt's, even where it failed and another attempt is to follow. Raises `JobNotFoundError`, and `JobStateError`
+        on a CANCELLED job.
         """
         while True:
             record = await self.get_record(job_id)
             match record.status:
                 case JobStatus.PENDING:
                     # Held as one: a caller cancelled between claim and start would leave the job RUNNING for ever.
-                    starting = asyncio.create_task(self._claim_and_start(record.id))
+                    starting = asyncio.create_task(self._claim_and_start(limit=1, job_id=record.id))
                     self._hold(starting)
                     for task in await asyncio.shield(starting):
                         pair = await asyncio.shield(task)
@@ -264,13 +292,12 @@ class JobManagementService:
             counts[execution.job.plugin] = counts.get(execution.job.plugin, 0) + 1
         return counts
 
-    async def claim(self, limit: int, caps: Mapping[str, int]) -> list[ClaimedJob]:
-        """Set up to `limit` due jobs RUNNING, best first, at most `caps[plugin]` of the plugins named there."""
-        return await self._claim(limit=limit, caps=caps)
+    async def claim_and_start(self, limit: int, caps: Mapping[str, int], plugins: Collection[str]) -> int:
+        """Set up to `limit` due jobs of `plugins` RUNNING, best first, and execute each in a task of its own.
 
-    def start(self, job: ClaimedJob) -> None:
-        """Execute a job that was just claimed, in a task of its own; see `execute`."""
-        self._hold(self._start(job))
+        At most `caps[plugin]` of the plugins named there. How many jobs; see `execute`.
+        """
+        return len(await self._claim_and_start(limit=limit, caps=caps, plugins=plugins))
 
     async def execute(self, job: ClaimedJob) -> Pair | None:
         """Run a claimed job and record how it ended, if its fence still holds.
@@ -278,7 +305,7 @@ class JobManagementService:
         The pair of this attempt, or None when there is none: the job was cancelled, or given back.
         """
         structlog.contextvars.bind_contextvars(job_id=job.id)
-        execution = self._executions[job.id]
+        execution = self._executions[job.id, job.fence]
         report = CallReport()
         outcome: Outcome | None = None
         if execution.stopping is None:
@@ -293,7 +320,7 @@ class JobManagementService:
         try:
             outcome = await self._record(job, outcome, report, cancelled=execution.stopping is JobStatus.CANCELLED)
         finally:
-            del self._executions[job.id]
+            del self._executions[job.id, job.fence]
             self._events.job_changed(job.id)
             self._events.work_arrived()
         return None if outcome is None else outcome.pair
@@ -310,20 +337,62 @@ class JobManagementService:
         return promoted
 
     async def renew_leases(self) -> None:
-        """Prolong the leases of what this process runs, and stop what it has lost."""
-        writer = self._database.writer
-        renewal = Renewal(owner=self.instance_id, lease_s=self._lease_s)
-        mine = list(self._executions.values())
-        held = await writer.write(job_repository.renew, renewal)
-        await writer.write(instances.beat, self.instance_id)
-        for execution in mine:
-            if (execution.job.id, execution.job.fence) not in held:
-                execution.stop(JobStatus.PENDING)
+        """Prolong the leases of what this process runs; stop what it has lost, and what somebody asked to cancel."""
+        mine = dict(self._executions)
+        trusted_until = self._trusted_until()
+        await self._database.writer.write(instances.beat, self.instance_id)
+        if not mine:
+            return
+        renewal = Renewal(owner=self.instance_id, lease_s=self._lease_s, runs=list(mine))
+        held = await self._database.writer.write(job_repository.renew, renewal)
+        for run, execution in mine.items():
+            if run not in held:
+                self._lose(execution, "its lease had ended")
+                continue
+            execution.trusted_until = trusted_until
+            if held[run]:
+                execution.stop(JobStatus.CANCELLED)
+
+    def stop_untrusted(self) -> int:
+        """Stop every plugin whose lease was not renewed in time, without asking the database; how many.
+
+        It may be away, and another process may start those jobs soon.
+        """
+        now = asyncio.get_running_loop().time()
+        untrusted = [execution for execution in self._executions.values() if execution.trusted_until <= now]
+        return sum(self._lose(execution, "its lease could not be renewed in time") for execution in untrusted)
+
+    async def rescue(self) -> int:
+        """Take back jobs whose runner, of whatever process, has let its lease end; how many."""
+        rescued = await self._taken_back(job_repository.rescue, None)
+        for job in rescued:
+            if (execution := self._executions.get((job.id, job.fence))) is not None:
+                self._lose(execution, "its lease had ended")
+        return len(rescued)
 
     async def recover(self) -> int:
         """Take back what other processes left RUNNING; only when they are known to be gone. How many jobs."""
-        recovered = await self._database.writer.write(job_repository.recover, self.instance_id)
-        return len(recovered)
+        return len(await self._taken_back(job_repository.recover, self.instance_id))
+
+    async def fail_abandoned(self, plugins: Collection[str], wait_s: float) -> int:
+        """Fail jobs that have been due for longer than `wait_s` and whose plugin is none of `plugins`; how many."""
+        abandoned = await job_queries.find_abandoned(self._database.reader, plugins, later(timestamp(), -wait_s))
+        errors = {
+            job_id: error_object(
+                ErrorType.PLUGIN, f"No plugin {plugin!r} was installed for {wait_s:g} s; it had to wait.", plugin=plugin
+            )
+            for job_id, plugin in abandoned
+        }
+        if not errors:
+            return 0
+        failed_ids = await self._database.writer.write(
+            job_repository.abandon, Abandonment(wait_s=wait_s, errors=errors)
+        )
+        for job_id in failed_ids:
+            self._metrics.transitions.labels(JobStatus.FAILED, errors[job_id]["plugin"]).inc()
+            self._events.job_changed(job_id)
+        log.warning("jobs failed: their plugin is not installed", jobs=failed_ids)
+        return len(failed_ids)
 
     async def drain(self, patience_s: float) -> None:
         """Take no more jobs, let the running ones finish for `patience_s`, then give the rest back unharmed."""
@@ -349,6 +418,7 @@ class JobManagementService:
         options: JobOptions,
         *,
         plugin_version: str | None = None,
+        default_max_attempts: int = 1,
         idempotency_key: str | None = None,
     ) -> tuple[NewJob, dict[str, Any]]:
         """A job to insert, and its payload as a stored document."""
@@ -366,7 +436,7 @@ class JobManagementService:
             payload=payload,
             blobs=blobs,
             options=options,
-            max_attempts=1,
+            max_attempts=options.max_attempts or default_max_attempts,
             created_at=timestamp(),
             idempotency_key=idempotency_key,
             request_hash=request_hash,
@@ -382,30 +452,63 @@ class JobManagementService:
                 self._events.work_arrived()
         return inserted
 
-    async def _claim(
-        self, *, limit: int, caps: Mapping[str, int] | None = None, job_id: str | None = None
-    ) -> list[ClaimedJob]:
-        claim = Claim(owner=self.instance_id, limit=limit, lease_s=self._lease_s, caps=caps or {}, job_id=job_id)
+    async def _claim_and_start(
+        self,
+        *,
+        limit: int,
+        caps: Mapping[str, int] | None = None,
+        plugins: Collection[str] | None = None,
+        job_id: str | None = None,
+    ) -> list[asyncio.Task[Pair | None]]:
+        claim = Claim(
+            owner=self.instance_id, limit=limit, lease_s=self._lease_s, caps=caps or {}, plugins=plugins, job_id=job_id
+        )
+        trusted_until = self._trusted_until()
         claimed = await self._database.writer.write(job_repository.claim, claim)
+        tasks = []
         for job in claimed:
+            task = asyncio.create_task(self.execute(job), name=f"job {job.id}")
+            self._executions[job.id, job.fence] = _Execution(job, task, trusted_until)
+            self._hold(task)
+            tasks.append(task)
             self._metrics.transitions.labels(JobStatus.RUNNING, job.plugin).inc()
             self._events.job_changed(job.id)
-        return claimed
-
-    def _start(self, job: ClaimedJob) -> asyncio.Task[Pair | None]:
-        task = asyncio.create_task(self.execute(job), name=f"job {job.id}")
-        self._executions[job.id] = _Execution(job, task)
-        return task
-
-    async def _claim_and_start(self, job_id: str) -> list[asyncio.Task[Pair | None]]:
-        tasks = [self._start(job) for job in await self._claim(limit=1, job_id=job_id)]
-        for task in tasks:
-            self._hold(task)
         return tasks
+
+    def _trusted_until(self) -> float:
+        """Until when a lease that is asked for now can be trusted."""
+        return asyncio.get_running_loop().time() + self._lease_s * _TRUSTED_PART
+
+    def _lose(self, execution: _Execution, why: str) -> bool:
+        """Stop a plugin whose job this process holds no more; False if it had stopped before, or has its outcome."""
+        if execution.ending or execution.stopping is not None:
+            return False
+        job = execution.job
+        log.error("stopping a job that is no longer held", job_id=job.id, plugin=job.plugin, fence=job.fence, why=why)
+        self._metrics.lost_leases.inc()
+        execution.stop(JobStatus.PENDING)
+        return True
+
+    async def _taken_back(self, operation: Operation[Any, list[Rescued]], item: str | None) -> list[Rescued]:
+        """What `operation` takes back, page by page."""
+        taken: list[Rescued] = []
+        while True:
+            page = await self._database.writer.write(operation, item)
+            taken += page
+            for job in page:
+                self._metrics.transitions.labels(job.status, job.plugin).inc()
+                self._metrics.rescued.labels(job.plugin).inc()
+                self._events.job_changed(job.id)
+                log.warning("job taken back", job_id=job.id, plugin=job.plugin, fence=job.fence, status=job.status)
+            if len(page) < RESCUE_PAGE:
+                break
+        if taken:
+            self._events.work_arrived()
+        return taken
 
     async def _run_plugin(self, job: ClaimedJob, report: CallReport) -> Outcome:
         def on_progress(fraction: float, message: str) -> None:
-            progress = Progress(fraction=fraction, message=message)
+            progress = Progress(fraction=fraction, message=storable_text(message))
             self._hold(asyncio.create_task(self._show_progress(job, progress)))
 
         call = Call(job_id=job.id, attempt=job.attempt, timeout_s=job.timeout_s, on_progress=on_progress, report=report)
@@ -424,9 +527,12 @@ class JobManagementService:
     async def _show_progress(self, job: ClaimedJob, progress: Progress) -> None:
         made = ProgressMade(job=job, owner=self.instance_id, progress=progress)
         try:
-            await self._database.writer.write(job_repository.make_progress, made)
+            is_held = await self._database.writer.write(job_repository.make_progress, made)
         except ServiceError as error:
             log.debug("progress not written", error=str(error))
+        else:
+            if not is_held and (execution := self._executions.get((job.id, job.fence))) is not None:
+                self._lose(execution, "it is another runner's now")
         self._events.job_changed(job.id)
 
     async def _record(
@@ -456,6 +562,8 @@ class JobManagementService:
                     artifacts=artifacts,
                     blobs=[*blobs, *artifact_blobs],
                 )
+            case Failed() if (delay_s := self._retries.delay_s(job, outcome.error["type"], report)) is not None:
+                return dataclasses.replace(ending, error=outcome.error, retry_in_s=delay_s)
             case Failed():
                 return dataclasses.replace(
                     ending, status=outcome.status, error=outcome.error, artifacts=artifacts, blobs=artifact_blobs
@@ -470,7 +578,7 @@ class JobManagementService:
         while True:
             try:
                 ending = await make()  # its bytes go to files, whose disk may be full too
-                held = await self._database.writer.write(job_repository.end, ending)
+                status = await self._database.writer.write(job_repository.end, ending)
             except ServiceUnavailableError as error:
                 if error.retry_after_s is None:
                     raise
@@ -480,22 +588,23 @@ class JobManagementService:
                 log.debug("outcome not written yet", error=str(error))
                 await asyncio.sleep(_RETRY_WRITE_S)
             else:
-                self._tell_end(job, ending, held=held)
+                self._tell_end(job, ending, status)
                 return
 
-    def _tell_end(self, job: ClaimedJob, ending: Ending, *, held: bool) -> None:
-        if not held:
+    def _tell_end(self, job: ClaimedJob, ending: Ending, status: JobStatus | None) -> None:
+        if status is None:
             self._metrics.stale_writes.inc()
             log.warning("late outcome refused: the job is no longer held", fence=job.fence, status=ending.status)
             return
-        self._metrics.transitions.labels(ending.status, job.plugin).inc()
+        self._metrics.transitions.labels(status, job.plugin).inc()
         if ending.report.run_s is not None:
             self._metrics.run_seconds.labels(job.plugin).observe(ending.report.run_s)
         log.info(
             "job ended",
             plugin=job.plugin,
-            status=str(ending.status),
+            status=str(status),
             attempt=job.attempt,
+            retry_in_s=ending.retry_in_s,
             run_s=ending.report.run_s,
             error=ending.error and ending.error["message"],
         )

@@ -27,6 +27,13 @@ class Metrics:
         self.stale_writes = Counter(
             "jobservice_stale_writes", "Late results refused because the fence had moved on", registry=self.registry
         )
+        self.lost_leases = Counter(
+            "jobservice_lost_leases", "Plugins stopped because their lease was lost or could not be renewed",
+            registry=self.registry,
+        )  # fmt: skip
+        self.rescued = Counter(
+            "jobservice_rescued", "Jobs taken back from a runner that was lost", ["plugin"], registry=self.registry
+        )
         self.run_seconds = Histogram(
             "jobservice_run_seconds", "Execution time of plugins", ["plugin"], buckets=_RUN_BUCKETS,
             registry=self.registry,

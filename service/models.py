@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
+import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
@@ -19,12 +21,22 @@ Timestamp = NewType("Timestamp", str)
 Pair = tuple[dict[str, Any], dict[str, Any]]
 
 DEFAULT_TENANT: Final = "default"
+#: The most that a job or a plugin may ask for.
+MAX_ATTEMPTS: Final = 100
 
 
 def timestamp(moment: datetime | None = None) -> Timestamp:
     """`moment` (aware; now if not given) as a `Timestamp`."""
-    text = (moment.astimezone(UTC) if moment else datetime.now(UTC)).isoformat(timespec="milliseconds")
-    return Timestamp(f"{text[:-6]}Z")
+    if moment is None:
+        seconds, milliseconds = divmod(time.time_ns() // 1_000_000, 1000)
+        return Timestamp(f"{_second(seconds)}.{milliseconds:03d}Z")
+    return Timestamp(f"{moment.astimezone(UTC).isoformat(timespec='milliseconds')[:-6]}Z")
+
+
+@functools.lru_cache(maxsize=2)
+def _second(since_epoch: int) -> str:
+    # Every request asks for the time, thousands within one second.
+    return datetime.fromtimestamp(since_epoch, UTC).isoformat()[:-6]
 
 
 def later(moment: Timestamp, seconds: float) -> Timestamp:
@@ -102,7 +114,7 @@ class StoredArtifact:
     blob: BlobRef
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(slots=True, kw_only=True)  # not frozen: that would make each five times as dear
 class JobOptions:
     """What a submitter may ask for beside plugin and payload."""
 
@@ -110,6 +122,7 @@ class JobOptions:
     run_at: Timestamp | None = None  # may not start before
     expires_at: Timestamp | None = None  # may not start after; then FAILED with `Expired`
     timeout_s: float | None = None  # of execution; the plugin's limit and the host's ceiling win
+    max_attempts: int | None = None  # 1..MAX_ATTEMPTS; default: what the plugin says, or 1
     tags: tuple[str, ...] = ()
     metadata: Mapping[str, JSON] = dataclasses.field(default_factory=dict)
 

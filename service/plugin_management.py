@@ -127,6 +127,11 @@ class PluginManagementService:
         _, schema = await self._described(name)
         return schema.bytes_field
 
+    @property
+    def names(self) -> frozenset[str]:
+        """Every plugin that is installed here, whether it can be loaded or not."""
+        return frozenset(self._entries)
+
     def concurrency_limits(self) -> dict[str, int]:
         """How many jobs of a plugin may run at once, for the plugins that say so."""
         return {
@@ -176,6 +181,9 @@ class PluginManagementService:
         except (PluginLoadError, ValueError) as error:
             entry.reason = error.reason if isinstance(error, PluginLoadError) else f"its input schema is wrong: {error}"
             log.warning("plugin unavailable", plugin=entry.source.name, reason=entry.reason)
+        except Exception:
+            entry.reason = "the service failed to read what it says about itself; the log says why"
+            log.exception("plugin not described", plugin=entry.source.name)
         finally:
             entry.described_at = time.monotonic()
 

@@ -18,7 +18,7 @@ from service.api import strict_json
 from service.api.problems import Problem, bad_request, unacceptable
 from service.codec import check_document, escape_pointer
 from service.errors import FieldProblem, NotStorableError
-from service.models import JSON, JobOptions, JobQuery, JobStatus, Timestamp, timestamp
+from service.models import JSON, MAX_ATTEMPTS, JobOptions, JobQuery, JobStatus, Timestamp, timestamp
 
 MAX_METADATA_BYTES: Final = 16_384
 MAX_WAIT_S: Final = 60
@@ -28,6 +28,8 @@ OPTION_PREFIX: Final = "job."
 
 _RFC_3339: Final = re.compile(r"\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})", re.ASCII)
 
+#: Already as we write it; only whether there is such a day must be asked.
+_STORED: Final = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:[0-5]\d\.\d{3}Z", re.ASCII)
 _LEAP_SECOND: Final = re.compile(r":60(?=[.Z+-])")
 
 
@@ -38,6 +40,9 @@ def _whole(value: Any) -> Any:
 
 def _moment(text: str) -> str:
     try:
+        if _STORED.fullmatch(text):
+            datetime.fromisoformat(text)
+            return text
         if not _RFC_3339.fullmatch(text):
             raise ValueError
         # A leap second is the end of its minute.
@@ -90,6 +95,13 @@ class OptionsInput(TypedDict):
     expires_at: NotRequired[Annotated[Moment, Field(description="The job may not start after; then it is FAILED")]]
     timeout_s: NotRequired[
         Annotated[float, Field(gt=0, le=1e9, description="Limit of its execution, if lower than the plugin's")]
+    ]
+    max_attempts: NotRequired[
+        Annotated[
+            int,
+            Field(ge=1, le=MAX_ATTEMPTS, description="How often it may be tried; default: what the plugin says, or 1"),
+            BeforeValidator(_whole),
+        ]
     ]
     tags: NotRequired[Annotated[list[Tag], Field(max_length=20, description="Labels to find the job by")]]
     metadata: NotRequired[
@@ -185,7 +197,7 @@ SubmitHeaders = TypedDict(
 _job: Final = TypeAdapter[JobInput](JobInput)
 _options: Final = TypeAdapter[OptionsInput](OptionsInput)
 #: Options whose text in a query is JSON; the others are text already, and `tags` may be repeated.
-_JSON_OPTIONS: Final = frozenset({"priority", "timeout_s", "metadata"})
+_JSON_OPTIONS: Final = frozenset({"priority", "timeout_s", "max_attempts", "metadata"})
 
 
 def check_job(value: Any) -> tuple[str, dict[str, JSON], JobOptions]:
@@ -298,6 +310,7 @@ def _job_options(options: OptionsInput) -> JobOptions:
         run_at=_timestamp(options.get("run_at")),
         expires_at=_timestamp(options.get("expires_at")),
         timeout_s=options.get("timeout_s"),
+        max_attempts=options.get("max_attempts"),
         tags=tuple(tags) if tags else (),
         metadata=options.get("metadata") or {},
     )

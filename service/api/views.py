@@ -116,6 +116,7 @@ class PluginLimitsView(TypedDict):
     timeout_s: float | None
     memory_mb: float | None
     concurrency: int | None
+    max_attempts: int | None
 
 
 class PluginSummaryView(TypedDict):
@@ -263,6 +264,7 @@ def _limits(manifest: PluginManifest | None) -> PluginLimitsView | None:
         "timeout_s": manifest.timeout_s,
         "memory_mb": manifest.memory_mb,
         "concurrency": manifest.concurrency,
+        "max_attempts": manifest.max_attempts,
     }
 
 

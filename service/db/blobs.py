@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Final
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 
+from service.db.directories import make_directory, sync_directory
 from service.db.reader import Reader
 from service.db.schema import blobs
-from service.db.statements import Statement, batch
+from service.db.statements import Statement, batch, batch_table
 from service.db.transaction import Transaction
 from service.errors import ServiceUnavailableError
 from service.models import BlobRef, Timestamp, timestamp
@@ -29,15 +31,12 @@ _PASSING: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFI
 _RETRY_S: Final = 5
 
 _INSERT = Statement(
-    sa.insert(blobs)
-    .prefix_with("OR IGNORE")
+    postgresql.insert(blobs)
     .values({column.name: sa.bindparam(column.name) for column in blobs.columns})
+    .on_conflict_do_nothing()
 )
-_SELECT = Statement(
-    sa.select(blobs.c.sha256, blobs.c.data).where(
-        blobs.c.sha256.in_(sa.select(sa.func.json_each(sa.bindparam("batch")).table_valued("value").c.value))
-    )
-)
+_wanted = batch_table("wanted", blobs.c.sha256)
+_SELECT = Statement(sa.select(blobs.c.sha256, blobs.c.data).where(blobs.c.sha256.in_(sa.select(_wanted.c.sha256))))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +56,7 @@ class BlobStore:
         self._directory = directory
         self._reader = reader
         self._inline_bytes = inline_bytes
+        self._is_synced = False  # the directory itself, into the one above
 
     async def prepare(self, values: Sequence[bytes]) -> list[NewBlob]:
         """Hash `values` and put the large ones on stable storage; in the order given.
@@ -77,6 +77,11 @@ class BlobStore:
         sha256 = hashlib.sha256(value).hexdigest()
         inline = len(value) <= self._inline_bytes
         if not inline:
+            if not self._is_synced:
+                make_directory(self._directory)
+                # Also when it was there: another thread may have made it, and not have come to this yet.
+                sync_directory(self._directory.parent)
+                self._is_synced = True
             write_durably(self._path(sha256), value)
         return NewBlob(sha256=sha256, size=len(value), created_at=timestamp(), data=value if inline else None)
 
@@ -84,7 +89,8 @@ class BlobStore:
     async def insert(tx: Transaction, new: Iterable[NewBlob]) -> None:
         """Add the rows; bytes that are stored already stay as they are."""
         rows = {blob.sha256: (blob.sha256, blob.size, blob.created_at, blob.data) for blob in new}
-        await tx.execute_many(_INSERT, list(rows.values()))
+        # In one order everywhere: processes that add the same bytes then wait for each other, never in a circle.
+        await tx.execute_many(_INSERT, [row for _, row in sorted(rows.items())])
 
     async def read(self, refs: Iterable[BlobRef]) -> dict[str, bytes]:
         """The bytes behind `refs` by their hash; raises `ServiceUnavailableError` when some are missing."""
@@ -92,7 +98,7 @@ class BlobStore:
         if not wanted:
             return {}
         found: dict[str, bytes] = {}
-        for sha256, data in await self._reader.fetch(_SELECT, batch=batch(wanted)):
+        for sha256, data in await self._reader.fetch(_SELECT, batch=batch((sha256,) for sha256 in wanted)):
             found[sha256] = data if data is not None else await asyncio.to_thread(self._read_file, sha256)
         if missing := set(wanted) - found.keys():
             raise ServiceUnavailableError(f"Stored bytes are missing: {', '.join(sorted(missing))}.")
@@ -124,8 +130,4 @@ def write_durably(path: Path, data: bytes) -> None:
             raise
     # Also when the file was there: whoever renamed it may not have come to this yet.
     for directory in (path.parent, path.parent.parent):
-        handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        sync_directory(directory)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 from service.db.blobs import BlobStore
-from service.db.engine import create_reader_engine, create_writer_engine, sqlite_path
+from service.db.engine import NO_DRIVER, DatabaseKind, database_kind
 from service.db.ground import Ground
 from service.db.reader import Reader
-from service.db.sqlite_file import SqliteFile
+from service.db.sqlite import SqliteBackend
+from service.db.transaction import Backend, Gauge
 from service.db.wal import WalLimits
 from service.db.writer import Writer
+from service.errors import StartupError
+from service.events import EventBus
+from service.models import Timestamp, timestamp
 
 READER_CONNECTIONS = 4
 
@@ -20,7 +24,8 @@ READER_CONNECTIONS = 4
 class Database:
     """An open database at this version's schema (see `migrate.upgrade`)."""
 
-    def __init__(self, writer: Writer, reader: Reader, blobs: BlobStore) -> None:
+    def __init__(self, backend: Backend, writer: Writer, reader: Reader, blobs: BlobStore) -> None:
+        self._backend = backend
         self.ground = writer.ground
         self.writer = writer
         self.reader = reader
@@ -29,20 +34,49 @@ class Database:
     @classmethod
     @contextlib.asynccontextmanager
     async def open(
-        cls, database_url: str, blob_directory: Path, *, inline_bytes: int, wal_limits: WalLimits | None = None
+        cls,
+        database_url: str,
+        blob_directory: Path,
+        *,
+        inline_bytes: int,
+        clock: Callable[[], Timestamp] = timestamp,
+        wal_limits: WalLimits | None = None,
     ) -> AsyncIterator[Database]:
-        """The database for as long as the block runs; leaving it commits what is queued and closes every connection."""
-        writer_engine = create_writer_engine(database_url)
-        reader_engine = create_reader_engine(database_url, connections=READER_CONNECTIONS)
-        file = SqliteFile(sqlite_path(database_url))
-        writer = Writer(writer_engine, file, Ground(), wal_limits=wal_limits)
-        reader = Reader(reader_engine, file, connections=READER_CONNECTIONS)
+        """The database for as long as the block runs; leaving it commits what is queued and closes every connection.
+
+        `clock` decides what is due, expired or lost on SQLite, whose log has `wal_limits`; PostgreSQL has its own.
+        """
+        ground = Ground()
+        backend = _backend(database_url, ground, clock, wal_limits)
+        writer = Writer(backend, ground)
+        reader = Reader(backend, connections=READER_CONNECTIONS)
         try:
             await writer.start()
             await reader.start()
-            yield cls(writer, reader, BlobStore(blob_directory, reader, inline_bytes=inline_bytes))
+            yield cls(backend, writer, reader, BlobStore(blob_directory, reader, inline_bytes=inline_bytes))
         finally:
             await writer.close()
             await reader.close()
-            await reader_engine.dispose()
-            await writer_engine.dispose()
+            await backend.close()
+
+    @property
+    def gauges(self) -> Sequence[Gauge]:
+        """What only this kind of database has to show."""
+        return self._backend.gauges
+
+    async def relay(self, events: EventBus) -> None:
+        """Carry wake-ups between the processes on this database, until cancelled."""
+        await self._backend.relay(events)
+
+
+def _backend(
+    database_url: str, ground: Ground, clock: Callable[[], Timestamp], wal_limits: WalLimits | None
+) -> Backend:
+    if database_kind(database_url) is DatabaseKind.SQLITE:
+        return SqliteBackend(database_url, ground, readers=READER_CONNECTIONS, clock=clock, wal_limits=wal_limits)
+    # Its driver is an extra.
+    try:
+        from service.db.postgresql import PostgresqlBackend
+    except ImportError as error:
+        raise StartupError(NO_DRIVER) from error
+    return PostgresqlBackend(database_url)

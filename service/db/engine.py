@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
@@ -18,16 +19,47 @@ from service.errors import StartupError
 BUSY_TIMEOUT_MS: Final = 5_000
 _CACHE_KIB: Final = 64 * 1024
 _JOURNAL_LIMIT_BYTES: Final = 64 * 1024 * 1024
+_MIGRATION_LOCK_TIMEOUT: Final = "10s"
+#: How long a process waits for another one's migration of the same file.
+_MIGRATION_BUSY_TIMEOUT_MS: Final = 600_000
+
+NO_DRIVER: Final = (
+    "PostgreSQL needs the extra `postgres`: pip install 'jobservice[postgres]', "
+    "or leave JOBSERVICE_DATABASE_URL unset for the embedded database."
+)
+
+
+class DatabaseKind(enum.Enum):
+    """The databases this service runs on."""
+
+    SQLITE = "sqlite+aiosqlite"
+    POSTGRESQL = "postgresql+asyncpg"
+
+
+_KINDS: Final = {kind.name.lower(): kind for kind in DatabaseKind}
+
+
+def database_kind(database_url: str) -> DatabaseKind:
+    """Which database a URL names; raises `StartupError` for any that is not supported."""
+    try:
+        url = make_url(database_url)
+    except sa.exc.ArgumentError as error:
+        raise StartupError(
+            "JOBSERVICE_DATABASE_URL is not a database URL: use postgresql+asyncpg://USER:PASSWORD@HOST/DATABASE, "
+            "or leave it unset for the embedded database."
+        ) from error
+    backend = url.get_backend_name()
+    if url.drivername not in (backend, *(kind.value for kind in DatabaseKind)) or backend not in _KINDS:
+        raise StartupError(
+            f"Database {url.render_as_string()} is not supported: use postgresql+asyncpg://USER:PASSWORD@HOST/DATABASE "
+            "or sqlite+aiosqlite:///PATH, or leave JOBSERVICE_DATABASE_URL unset for the embedded database."
+        )
+    return _KINDS[backend]
 
 
 def sqlite_path(database_url: str) -> Path:
-    """The file behind an `sqlite+aiosqlite:///...` URL; raises `StartupError` for any other URL."""
+    """The file behind an `sqlite+aiosqlite:///...` URL; raises `StartupError` when there is none."""
     url = make_url(database_url)
-    if url.drivername not in ("sqlite", "sqlite+aiosqlite"):
-        raise StartupError(
-            f"Database {url.render_as_string()} is not supported by this version: "
-            "use sqlite+aiosqlite:///PATH, or leave JOBSERVICE_DATABASE_URL unset for the embedded database."
-        )
     if not url.database or url.database == ":memory:":
         raise StartupError("An in-memory database cannot keep jobs: name a file, sqlite+aiosqlite:///PATH.")
     return Path(url.database)
@@ -85,6 +117,22 @@ def _with_profile(engine: AsyncEngine, pragmas: tuple[str, ...], *, begin: str) 
         connection.exec_driver_sql(begin)
 
     return engine
+
+
+def create_migration_engine(database_url: str) -> AsyncEngine:
+    """For changes of the schema, whatever the database; raises `StartupError` when its driver is not installed."""
+    if database_kind(database_url) is DatabaseKind.SQLITE:
+        return create_writer_engine(database_url, foreign_keys=False, busy_timeout_ms=_MIGRATION_BUSY_TIMEOUT_MS)
+    settings = {"application_name": "jobservice migrate", "lock_timeout": _MIGRATION_LOCK_TIMEOUT}
+    try:
+        return create_async_engine(
+            make_url(database_url).set(drivername=DatabaseKind.POSTGRESQL.value),
+            poolclass=sa.NullPool,
+            hide_parameters=True,
+            connect_args={"server_settings": settings},
+        )
+    except ImportError as error:
+        raise StartupError(NO_DRIVER) from error
 
 
 @contextlib.asynccontextmanager

@@ -29,6 +29,14 @@ class Fault:
     healing: Healing = Healing.BY_ITSELF
 
 
+class AwayError(ServiceUnavailableError):
+    """The whole database takes no statements now, for `fault`; what was asked has not happened."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.reason)
+        self.fault = fault
+
+
 class Ground:
     """The fault that holds now, if any, and warnings about what may become one; each is logged as it comes and goes."""
 
@@ -43,9 +51,9 @@ class Ground:
         return tuple(self._warnings.values())
 
     def check(self) -> None:
-        """Raise `ServiceUnavailableError` while a fault holds."""
+        """Raise `AwayError` while a fault holds."""
         if self.fault is not None:
-            raise ServiceUnavailableError(self.fault.reason)
+            raise AwayError(self.fault)
 
     def check_intake(self) -> None:
         """Raise `ServiceUnavailableError` while there is no room for new jobs; what is there goes on."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from service.codec import decode
 from service.db.reader import Reader
 from service.db.schema import job_attempts, jobs
-from service.db.statements import Statement, literal
+from service.db.statements import JsonHas, Statement, batch, batch_table, literal
 from service.models import (
     AttemptRecord,
     BlobRef,
@@ -22,6 +22,7 @@ from service.models import (
     JobStatus,
     Progress,
     StoredArtifact,
+    Timestamp,
 )
 
 _SUMMARY: Final = (
@@ -41,12 +42,21 @@ _SELECT_ATTEMPTS = Statement(
     .order_by(job_attempts.c.fence)
 )
 
+_known_plugins: Final = batch_table("known_plugins", jobs.c.plugin, parameter="plugins")
+_SELECT_ABANDONED = Statement(
+    sa.select(jobs.c.id, jobs.c.plugin)
+    .where(
+        sa.text("jobs.status = 'PENDING' AND jobs.due"),
+        jobs.c.run_at < sa.bindparam("before"),
+        jobs.c.plugin.not_in(sa.select(_known_plugins.c.plugin)),
+    )
+    .limit(500)
+)
+
 #: The condition that each filter of a list adds; its value is bound under the same name.
 _FILTERS: Final[Mapping[str, sa.ColumnElement[bool]]] = {
     "plugin": jobs.c.plugin == sa.bindparam("plugin"),
-    "tag": sa.exists().where(
-        sa.func.json_each(jobs.c.tags).table_valued("value", name="tag").c.value == sa.bindparam("tag")
-    ),
+    "tag": JsonHas(jobs.c.tags, sa.bindparam("tag", type_=sa.Text)),
     "error_type": jobs.c.error_type == sa.bindparam("error_type"),
     "created_after": jobs.c.created_at > sa.bindparam("created_after"),
     "created_before": jobs.c.created_at < sa.bindparam("created_before"),
@@ -78,6 +88,12 @@ async def list_page(reader: Reader, query: JobQuery, tenant: str) -> JobPage:
     rows = await reader.fetch(statement, of_tenant=tenant, limit=query.limit + 1, **values)
     items = [_record(row, payload=None, result=None) for row in rows[: query.limit]]
     return JobPage(items=items, next=items[-1].id if len(rows) > query.limit else None)
+
+
+async def find_abandoned(reader: Reader, plugins: Collection[str], before: Timestamp) -> list[tuple[str, str]]:
+    """Id and plugin of jobs that have been due since `before` and are of none of `plugins`, at most 500."""
+    rows = await reader.fetch(_SELECT_ABANDONED, plugins=batch((name,) for name in plugins), before=before)
+    return [(job_id, plugin) for job_id, plugin in rows]
 
 
 async def list_attempts(reader: Reader, job_id: str) -> list[AttemptRecord]:

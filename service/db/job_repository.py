@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import sqlite
+from sqlalchemy.dialects import postgresql
 
 from service.calls import CallReport
-from service.codec import encode
+from service.codec import encode, storable_text
 from service.db.blobs import BlobStore, NewBlob
 from service.db.plugin_metrics import Execution, record_executions
-from service.db.schema import job_attempts, job_events, jobs
+from service.db.schema import Time, job_attempts, job_events, jobs
 from service.db.statements import Statement, batch, batch_table, literal
 from service.db.transaction import Transaction
 from service.errors import error_object
@@ -30,6 +30,8 @@ from service.models import (
 )
 
 MAX_LOST: Final = 3
+#: So many jobs are taken back in one transaction, the longest lost first.
+RESCUE_PAGE: Final = 500
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)  # not frozen: that would make each five times as dear
@@ -66,18 +68,26 @@ class Inserted:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """Up to `limit` due jobs, at most `caps[plugin]` of each plugin named there; or `job_id` alone, due or not."""
+    """Up to `limit` due jobs, at most `caps[plugin]` of each plugin named there; or `job_id` alone, due or not.
+
+    `plugins` are the only ones to claim for; None means any.
+    """
 
     owner: str
     limit: int
     lease_s: float
     caps: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    plugins: Collection[str] | None = None
     job_id: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
-    """How an execution ended: a terminal status with what belongs to it, or PENDING to give the job back."""
+    """How an execution ended: a terminal status with what belongs to it, or PENDING.
+
+    PENDING gives the job back and returns its attempt; with `retry_in_s` (and the error of this attempt) the attempt is
+    used, and the job waits for its next one.
+    """
 
     job: ClaimedJob
     owner: str
@@ -88,6 +98,7 @@ class Ending:
     artifacts: Sequence[StoredArtifact] = ()
     blobs: Sequence[NewBlob] = ()
     report: CallReport = dataclasses.field(default_factory=CallReport)
+    retry_in_s: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,15 +119,17 @@ class CancelRequest:
 
 
 _NEW_COLUMNS: Final = (
-    "id", "tenant", "idempotency_key", "request_hash", "plugin", "plugin_version", "priority", "due", "run_at",
-    "expires_at", "timeout_s", "max_attempts", "created_at", "tags", "metadata", "payload",
+    jobs.c.id, jobs.c.tenant, jobs.c.idempotency_key, jobs.c.request_hash, jobs.c.plugin, jobs.c.plugin_version,
+    jobs.c.priority, jobs.c.due, jobs.c.run_at, jobs.c.expires_at, jobs.c.timeout_s, jobs.c.max_attempts,
+    jobs.c.created_at, jobs.c.tags, jobs.c.metadata, jobs.c.payload,
 )  # fmt: skip
 _new = batch_table("new", *_NEW_COLUMNS)
-_insert_jobs = sqlite.insert(jobs).from_select(
+# PostgreSQL's form of INSERT: SQLAlchemy compiles its ON CONFLICT for SQLite too, where it is the same.
+_insert_jobs = postgresql.insert(jobs).from_select(
     [*_NEW_COLUMNS, "status", "attempt", "lost", "max_lost", "fence", "event_count", "artifacts"],
     sa.select(
         *_new.c, literal("PENDING"), sa.text("0"), sa.text("0"), sa.text(str(MAX_LOST)), sa.text("0"), sa.text("1"),
-        literal("[]"),
+        sa.text("'[]'"),
     ).where(sa.true()),
 )  # fmt: skip
 _INSERT_JOBS = Statement(_insert_jobs)
@@ -125,22 +138,25 @@ _INSERT_KEYED_JOBS = Statement(
         index_elements=["tenant", "idempotency_key"], index_where=sa.text("idempotency_key IS NOT NULL")
     ).returning(jobs.c.id)
 )
-_keys = batch_table("keys", "tenant", "idempotency_key")
+_keys = batch_table("keys", jobs.c.tenant, jobs.c.idempotency_key)
 _SELECT_BY_KEY = Statement(
     sa.select(jobs.c.tenant, jobs.c.idempotency_key, jobs.c.id, jobs.c.request_hash).join(
         _keys, (jobs.c.tenant == _keys.c.tenant) & (jobs.c.idempotency_key == _keys.c.idempotency_key)
     )
 )
-_EVENT_COLUMNS: Final = ("job_id", "n", "type", "at", "data")
+_EVENT_COLUMNS: Final = tuple(job_events.c)
 _INSERT_EVENTS = Statement(
     sa.insert(job_events).from_select(_EVENT_COLUMNS, sa.select(*batch_table("new", *_EVENT_COLUMNS).c))
 )
-_ATTEMPT_COLUMNS: Final = ("job_id", "fence", "attempt", "plugin", "owner", "started_at")
+_ATTEMPT_COLUMNS: Final = tuple(
+    job_attempts.c[name] for name in ("job_id", "fence", "attempt", "plugin", "owner", "started_at")
+)
 _INSERT_ATTEMPTS = Statement(
     sa.insert(job_attempts).from_select(_ATTEMPT_COLUMNS, sa.select(*batch_table("new", *_ATTEMPT_COLUMNS).c))
 )
 
-_CLAIMABLE: Final = sa.text("jobs.status = 'PENDING' AND jobs.due")
+_known_plugins: Final = batch_table("known_plugins", jobs.c.plugin, parameter="plugins")
+_CLAIMABLE: Final[sa.ColumnElement[bool] | sa.TextClause] = sa.text("jobs.status = 'PENDING' AND jobs.due")
 _EVENT: Final = {jobs.c.event_count: jobs.c.event_count + sa.text("1")}
 _RUN: Final = {
     jobs.c.status: literal("RUNNING"),
@@ -159,15 +175,20 @@ _CLAIMED: Final = (
 )  # fmt: skip
 
 
-def _claim_statement() -> Statement:
-    caps = sa.func.json_each(sa.bindparam("caps")).table_valued("key", "value", name="caps")
-    full = sa.select(caps.c.key).where(caps.c.value <= sa.text("0"))
+def _claim_statement(*, of_some_plugins: bool) -> Statement:
+    caps = batch_table("caps", jobs.c.plugin, sa.column("room", sa.Integer), parameter="caps")
+    claimable = [_CLAIMABLE, jobs.c.plugin.not_in(sa.select(caps.c.plugin).where(caps.c.room <= sa.text("0")))]
+    if of_some_plugins:
+        claimable.append(jobs.c.plugin.in_(sa.select(_known_plugins.c.plugin)))
+    # Materialized, or PostgreSQL may run it again for each row and lock more than the limit. SQLite locks no rows.
     next_jobs = (
         sa.select(jobs.c.id, jobs.c.plugin, jobs.c.priority)
-        .where(_CLAIMABLE, jobs.c.plugin.not_in(full))
+        .where(*claimable)
         .order_by(jobs.c.priority.desc(), jobs.c.id)
-        .limit(sa.bindparam("limit"))
-        .subquery("next_jobs")
+        .limit(sa.bindparam("limit", type_=sa.Integer))
+        .with_for_update(skip_locked=True)
+        .cte("next_jobs")
+        .prefix_with("MATERIALIZED", dialect="postgresql")
     )
     rank = sa.func.row_number().over(
         partition_by=next_jobs.c.plugin, order_by=(next_jobs.c.priority.desc(), next_jobs.c.id)
@@ -175,13 +196,14 @@ def _claim_statement() -> Statement:
     ranked = sa.select(next_jobs.c.id, next_jobs.c.plugin, rank.label("rank")).subquery("ranked")
     allowed = (
         sa.select(ranked.c.id)
-        .join(caps, caps.c.key == ranked.c.plugin, isouter=True)
-        .where(caps.c.key.is_(None) | (ranked.c.rank <= caps.c.value))
+        .join(caps, caps.c.plugin == ranked.c.plugin, isouter=True)
+        .where(caps.c.plugin.is_(None) | (ranked.c.rank <= caps.c.room))
     )
     return Statement(sa.update(jobs).where(jobs.c.id.in_(allowed), _CLAIMABLE).values(_RUN).returning(*_CLAIMED))
 
 
-_CLAIM = _claim_statement()
+_CLAIM = _claim_statement(of_some_plugins=False)
+_CLAIM_OF_PLUGINS = _claim_statement(of_some_plugins=True)
 _CLAIM_ONE = Statement(
     sa.update(jobs)
     .where(jobs.c.id == sa.bindparam("job_id"), jobs.c.status == literal("PENDING"))
@@ -189,12 +211,16 @@ _CLAIM_ONE = Statement(
     .returning(*_CLAIMED)
 )
 
-_ENDING_COLUMNS: Final = (
-    "id", "fence", "owner", "status", "at", "result", "error", "error_type", "error_message", "cancel_reason",
-    "artifacts", "plugin_version", "used", "lost",
+_ending = batch_table(
+    "ending", jobs.c.id, jobs.c.fence, jobs.c.owner, jobs.c.status, sa.column("at", Time), jobs.c.result, jobs.c.error,
+    jobs.c.error_type, jobs.c.error_message, jobs.c.cancel_reason, jobs.c.artifacts, jobs.c.plugin_version,
+    sa.column("used", sa.Integer), jobs.c.run_at,
 )  # fmt: skip
-_ending = batch_table("ending", *_ENDING_COLUMNS)
-_PENDING_AGAIN: Final = _ending.c.status == literal("PENDING")
+_CANCEL_REASON: Final = "requested while running"
+# Whoever asked to cancel while the outcome was on its way does not want another attempt.
+_cancelled_instead: Final = (_ending.c.status == literal("PENDING")) & jobs.c.cancel_requested_at.is_not(None)
+_pending_again: Final = (_ending.c.status == literal("PENDING")) & jobs.c.cancel_requested_at.is_(None)
+_next_run_at: Final = sa.func.coalesce(_ending.c.run_at, jobs.c.run_at)
 _END = Statement(
     sa.update(jobs)
     .where(
@@ -205,30 +231,32 @@ _END = Statement(
     )
     .values(
         {
-            jobs.c.status: _ending.c.status,
+            jobs.c.status: sa.case((_cancelled_instead, literal("CANCELLED")), else_=_ending.c.status),
             jobs.c.owner: sa.null(),
             jobs.c.lease_until: sa.null(),
-            jobs.c.finished_at: sa.case((_PENDING_AGAIN, sa.null()), else_=_ending.c.at),
-            jobs.c.due: sa.true(),
-            jobs.c.attempt: jobs.c.attempt - sa.text("1") + _ending.c.used,
-            jobs.c.lost: jobs.c.lost + _ending.c.lost,
+            jobs.c.finished_at: sa.case((_pending_again, sa.null()), else_=_ending.c.at),
+            jobs.c.run_at: _next_run_at,
+            jobs.c.due: _next_run_at <= _ending.c.at,
+            jobs.c.attempt: sa.case(
+                (_pending_again, jobs.c.attempt - sa.text("1") + _ending.c.used), else_=jobs.c.attempt
+            ),
             jobs.c.result: _ending.c.result,
             jobs.c.error: _ending.c.error,
             jobs.c.error_type: _ending.c.error_type,
             jobs.c.error_message: _ending.c.error_message,
-            jobs.c.cancel_reason: _ending.c.cancel_reason,
+            jobs.c.cancel_reason: sa.case((_cancelled_instead, literal(_CANCEL_REASON)), else_=_ending.c.cancel_reason),
             jobs.c.artifacts: _ending.c.artifacts,
             jobs.c.plugin_version: sa.func.coalesce(_ending.c.plugin_version, jobs.c.plugin_version),
             **_EVENT,
         }
     )
-    .returning(jobs.c.id, jobs.c.event_count)
+    .returning(jobs.c.id, jobs.c.event_count, jobs.c.status)
 )
 _ATTEMPT_END_COLUMNS: Final = (
     "job_id", "fence", "outcome", "finished_at", "run_s", "cpu_s", "peak_memory_bytes", "worker_pid",
     "plugin_version", "error_type", "error_message", "metrics", "traceback", "output",
 )  # fmt: skip
-_attempt_end = batch_table("ended", *_ATTEMPT_END_COLUMNS)
+_attempt_end = batch_table("ended", *(job_attempts.c[name] for name in _ATTEMPT_END_COLUMNS))
 _END_ATTEMPTS = Statement(
     sa.update(job_attempts)
     .where(
@@ -288,33 +316,86 @@ _OVERDUE = Statement(
     .where(sa.text("jobs.status = 'PENDING' AND jobs.expires_at IS NOT NULL"), jobs.c.expires_at < sa.bindparam("now"))
     .limit(500)
 )
-_overdue = batch_table("overdue", "id", "error", "error_message")
-_EXPIRE = Statement(
-    sa.update(jobs)
-    .where(jobs.c.id == _overdue.c.id, jobs.c.status == literal("PENDING"))
-    .values(
-        {
-            jobs.c.status: literal("FAILED"),
-            jobs.c.finished_at: sa.bindparam("now"),
-            jobs.c.error: _overdue.c.error,
-            jobs.c.error_type: literal(ErrorType.EXPIRED),
-            jobs.c.error_message: _overdue.c.error_message,
-            **_EVENT,
-        }
+_doomed = batch_table("doomed", jobs.c.id, jobs.c.error, jobs.c.error_type, jobs.c.error_message)
+
+
+def _failing(condition: sa.ColumnElement[bool]) -> Statement:
+    """Fail PENDING jobs for which `condition` holds still."""
+    return Statement(
+        sa.update(jobs)
+        .where(jobs.c.id == _doomed.c.id, jobs.c.status == literal("PENDING"), condition)
+        .values(
+            {
+                jobs.c.status: literal("FAILED"),
+                jobs.c.finished_at: sa.bindparam("now"),
+                jobs.c.error: _doomed.c.error,
+                jobs.c.error_type: _doomed.c.error_type,
+                jobs.c.error_message: _doomed.c.error_message,
+                **_EVENT,
+            }
+        )
+        .returning(jobs.c.id, jobs.c.event_count)
     )
-    .returning(jobs.c.id, jobs.c.event_count)
-)
+
+
+_EXPIRE = _failing(jobs.c.expires_at < sa.bindparam("now"))
+_ABANDON = _failing(jobs.c.run_at < sa.bindparam("before"))
+_held = batch_table("held", jobs.c.id, jobs.c.fence)
 _RENEW = Statement(
     sa.update(jobs)
-    .where(jobs.c.status == literal("RUNNING"), jobs.c.owner == sa.bindparam("by"))
-    .values(lease_until=sa.bindparam("until"))
-    .returning(jobs.c.id, jobs.c.fence)
-)
-_ORPHANS = Statement(
-    sa.select(*_CLAIMED[:8], jobs.c.owner, jobs.c.cancel_requested_at, jobs.c.lost, jobs.c.max_lost).where(
-        jobs.c.status == literal("RUNNING"), jobs.c.owner != sa.bindparam("by")
+    .where(
+        jobs.c.id == _held.c.id,
+        jobs.c.status == literal("RUNNING"),
+        jobs.c.fence == _held.c.fence,
+        jobs.c.owner == sa.bindparam("by"),
+        jobs.c.lease_until > sa.bindparam("now"),
     )
+    .values(lease_until=sa.bindparam("until"))
+    .returning(jobs.c.id, jobs.c.fence, jobs.c.cancel_requested_at)
 )
+
+_lost = batch_table("lost_runs", jobs.c.id, jobs.c.fence, jobs.c.error, jobs.c.error_message)
+_asked_to_cancel: Final = jobs.c.cancel_requested_at.is_not(None)
+_hopeless: Final = jobs.c.cancel_requested_at.is_(None) & (jobs.c.lost + sa.text("1") >= jobs.c.max_lost)
+
+
+def _taking_back(is_lost: sa.ColumnElement[bool]) -> tuple[Statement, Statement]:
+    """A look for lost runs, the longest lost first, and the change that takes them back if they still are lost.
+
+    The change tests everything again by itself: between look and change the owner may have ended or renewed the job.
+    """
+    running = jobs.c.status == literal("RUNNING")
+    look = sa.select(*_CLAIMED[:8], jobs.c.lost).where(running, is_lost).order_by(jobs.c.lease_until).limit(RESCUE_PAGE)
+    change = (
+        sa.update(jobs)
+        .where(jobs.c.id == _lost.c.id, jobs.c.fence == _lost.c.fence, running, is_lost)
+        .values(
+            {
+                jobs.c.status: sa.case(
+                    (_asked_to_cancel, literal("CANCELLED")), (_hopeless, literal("FAILED")), else_=literal("PENDING")
+                ),
+                jobs.c.owner: sa.null(),
+                jobs.c.lease_until: sa.null(),
+                jobs.c.finished_at: sa.case((_asked_to_cancel | _hopeless, sa.bindparam("now")), else_=sa.null()),
+                jobs.c.due: jobs.c.run_at <= sa.bindparam("now"),
+                jobs.c.attempt: sa.case(
+                    (_asked_to_cancel | _hopeless, jobs.c.attempt), else_=jobs.c.attempt - sa.text("1")
+                ),
+                jobs.c.lost: sa.case((_asked_to_cancel, jobs.c.lost), else_=jobs.c.lost + sa.text("1")),
+                jobs.c.error: sa.case((_hopeless, _lost.c.error), else_=sa.null()),
+                jobs.c.error_type: sa.case((_hopeless, literal(ErrorType.WORKER_LOST)), else_=sa.null()),
+                jobs.c.error_message: sa.case((_hopeless, _lost.c.error_message), else_=sa.null()),
+                jobs.c.cancel_reason: sa.case((_asked_to_cancel, literal(_CANCEL_REASON)), else_=sa.null()),
+                **_EVENT,
+            }
+        )
+        .returning(jobs.c.id, jobs.c.event_count, jobs.c.status)
+    )
+    return Statement(look), Statement(change)
+
+
+_LAPSED = _taking_back(jobs.c.lease_until < sa.bindparam("now"))
+_FOREIGN = _taking_back(jobs.c.owner != sa.bindparam("by"))
 
 
 async def insert(tx: Transaction, items: Sequence[NewJob]) -> list[Inserted]:
@@ -354,7 +435,7 @@ def _new_row(item: NewJob) -> tuple[Any, ...]:
     return (
         item.id, item.tenant, item.idempotency_key, item.request_hash, item.plugin, item.plugin_version,
         options.priority, run_at <= item.created_at, run_at, options.expires_at, options.timeout_s, item.max_attempts,
-        item.created_at, encode(list(options.tags)), encode(dict(options.metadata)), item.payload,
+        item.created_at, encode(options.tags), encode(options.metadata), item.payload,
     )  # fmt: skip
 
 
@@ -365,11 +446,15 @@ async def claim(tx: Transaction, items: Sequence[Claim]) -> list[list[ClaimedJob
 
 async def _claim(tx: Transaction, item: Claim) -> list[ClaimedJob]:
     now = tx.now
-    shared = {"owner": item.owner, "lease_until": later(now, item.lease_s), "now": now}
+    shared: dict[str, Any] = {"owner": item.owner, "lease_until": later(now, item.lease_s), "now": now}
     if item.job_id is not None:
         rows = await tx.fetch(_CLAIM_ONE, job_id=item.job_id, **shared)
     else:
-        rows = await tx.fetch(_CLAIM, caps=encode(dict(item.caps)), limit=item.limit, **shared)
+        shared |= {"caps": batch(item.caps.items()), "limit": item.limit}
+        if item.plugins is None:
+            rows = await tx.fetch(_CLAIM, **shared)
+        else:
+            rows = await tx.fetch(_CLAIM_OF_PLUGINS, plugins=batch((name,) for name in item.plugins), **shared)
     rows.sort(key=lambda row: (-row[8], row[0]))
     claimed = [_claimed_job(row) for row in rows]
     if not claimed:
@@ -400,62 +485,59 @@ def _claimed_job(row: Sequence[Any]) -> ClaimedJob:
     )
 
 
-async def end(tx: Transaction, items: Sequence[Ending]) -> list[bool]:
-    """Write how executions ended; False where the fence no longer holds, and nothing about that job has changed."""
-    return await _end(tx, items, lost=False)
+async def end(tx: Transaction, items: Sequence[Ending]) -> list[JobStatus | None]:
+    """Write how executions ended; where each job is now, None where the fence no longer holds and nothing has changed.
 
-
-async def _end(tx: Transaction, items: Sequence[Ending], *, lost: bool) -> list[bool]:
+    A job that somebody asked to cancel meanwhile is CANCELLED where it would have been PENDING again.
+    """
     now = tx.now
     await BlobStore.insert(tx, (blob for item in items for blob in item.blobs))
-    # A terminal end uses the attempt up; a job that is given back has its attempt returned, never its fence.
-    counts = {
-        item.job.id: (int(item.status is not JobStatus.PENDING), int(lost and item.cancel_reason is None))
-        for item in items
-    }
-    rows = await tx.fetch(_END, batch=batch(_ending_row(item, now, *counts[item.job.id]) for item in items))
-    event_numbers = dict(rows)
-    held = [item for item in items if item.job.id in event_numbers]
+    rows = await tx.fetch(_END, batch=batch(_ending_row(item, now) for item in items))
+    moved = {job_id: (n, JobStatus(status)) for job_id, n, status in rows}
+    held = [item for item in items if item.job.id in moved]
     if held:
-        await tx.fetch(_END_ATTEMPTS, batch=batch(_attempt_end_row(item, now, lost=lost) for item in held))
-        await _add_events(tx, (_ending_event(item, event_numbers[item.job.id], now, lost=lost) for item in held))
+        await tx.fetch(_END_ATTEMPTS, batch=batch(_attempt_end_row(item, now, moved[item.job.id][1]) for item in held))
+        await _add_events(tx, (_ending_event(item, now, *moved[item.job.id]) for item in held))
         await record_executions(tx, _executions(held, now))
-    return [item.job.id in event_numbers for item in items]
+    return [moved[item.job.id][1] if item.job.id in moved else None for item in items]
 
 
-def _ending_row(item: Ending, now: Timestamp, used: int, lost: int) -> tuple[Any, ...]:
-    error = item.error
+def _run_at(item: Ending, now: Timestamp) -> Timestamp | None:
+    return None if item.retry_in_s is None else later(now, item.retry_in_s)
+
+
+def _ending_row(item: Ending, now: Timestamp) -> tuple[Any, ...]:
+    error = item.error if item.status is JobStatus.FAILED else None
     artifacts = [{"name": artifact.name, **dataclasses.asdict(artifact.blob)} for artifact in item.artifacts]
     return (
         item.job.id, item.job.fence, item.owner, item.status, now, item.result, error and encode(error),
         error and error["type"], error and error["message"], item.cancel_reason, encode(artifacts),
-        item.report.plugin_version, used, lost,
+        item.report.plugin_version, int(item.retry_in_s is not None), _run_at(item, now),
     )  # fmt: skip
 
 
-def _outcome(item: Ending, *, lost: bool) -> str:
-    if lost:
-        return "LOST"
-    return "RELEASED" if item.status is JobStatus.PENDING else item.status
-
-
-def _attempt_end_row(item: Ending, now: Timestamp, *, lost: bool) -> tuple[Any, ...]:
+def _attempt_end_row(item: Ending, now: Timestamp, status: JobStatus) -> tuple[Any, ...]:
     report, error = item.report, item.error
+    outcome = JobStatus.FAILED if error else "RELEASED" if status is JobStatus.PENDING else status
     return (
-        item.job.id, item.job.fence, _outcome(item, lost=lost), now, report.run_s, report.cpu_s,
-        report.peak_memory_bytes, report.worker_pid, report.plugin_version, error and error["type"],
-        error and error["message"], encode(report.metrics) if report.metrics else None, report.traceback,
-        report.output,
+        item.job.id, item.job.fence, outcome, now, report.run_s, report.cpu_s, report.peak_memory_bytes,
+        report.worker_pid, report.plugin_version, error and error["type"], error and error["message"],
+        encode(report.metrics) if report.metrics else None, report.traceback and storable_text(report.traceback),
+        report.output and storable_text(report.output),
     )  # fmt: skip
 
 
-def _ending_event(item: Ending, n: int, now: Timestamp, *, lost: bool) -> tuple[str, int, str, Timestamp, JSON]:
+def _ending_event(item: Ending, now: Timestamp, n: int, status: JobStatus) -> tuple[str, int, str, Timestamp, JSON]:
     data: dict[str, JSON] = {"attempt": item.job.attempt, "fence": item.job.fence}
+    kind = status.lower()
     if item.error:
         data["error_type"] = item.error["type"]
-    if item.cancel_reason:
-        data["reason"] = item.cancel_reason
-    kind = ("lost" if lost else "released") if item.status is JobStatus.PENDING else item.status.lower()
+    if status is JobStatus.CANCELLED:
+        data["reason"] = item.cancel_reason or _CANCEL_REASON
+    if status is JobStatus.PENDING:
+        kind = "released" if item.retry_in_s is None else "retrying"
+        if item.retry_in_s is not None:
+            data["run_at"] = _run_at(item, now)
     return item.job.id, n, kind, now, data
 
 
@@ -468,8 +550,7 @@ def _executions(items: Iterable[Ending], now: Timestamp) -> list[Execution]:
             error=None if item.error is None else f"{item.error['type']}: {item.error['message']}",
         )
         for item in items
-        if item.status is JobStatus.SUCCESS
-        or (item.error is not None and item.error["type"] not in (ErrorType.VALIDATION, ErrorType.WORKER_LOST))
+        if item.status is JobStatus.SUCCESS or (item.error is not None and item.error["type"] != ErrorType.VALIDATION)
     ]
 
 
@@ -516,67 +597,127 @@ async def promote(tx: Transaction, items: Sequence[None]) -> list[int]:
 
 async def expire(tx: Transaction, items: Sequence[None]) -> list[list[str]]:
     """Fail PENDING jobs whose time to start has passed, at most 500; their ids."""
-    now = tx.now
-    overdue = await tx.fetch(_OVERDUE, now=now)
     errors = {
         job_id: error_object(ErrorType.EXPIRED, f"The job did not start before {expires_at}.", plugin=plugin)
-        for job_id, plugin, expires_at in overdue
+        for job_id, plugin, expires_at in await tx.fetch(_OVERDUE, now=tx.now)
     }
+    return [await _fail_pending(tx, _EXPIRE, errors)] * len(items)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Abandonment:
+    """Jobs, each with its error object, to be failed if they have been due for longer than `wait_s`."""
+
+    wait_s: float
+    errors: Mapping[str, Mapping[str, JSON]]
+
+
+async def abandon(tx: Transaction, items: Sequence[Abandonment]) -> list[list[str]]:
+    """Fail PENDING jobs that nobody has claimed for too long; the ids of those that have."""
+    return [await _fail_pending(tx, _ABANDON, item.errors, before=later(tx.now, -item.wait_s)) for item in items]
+
+
+async def _fail_pending(
+    tx: Transaction, statement: Statement, errors: Mapping[str, Mapping[str, JSON]], **condition: str
+) -> list[str]:
     if not errors:
-        return [[] for _ in items]
-    rows = await tx.fetch(
-        _EXPIRE, now=now, batch=batch((job_id, encode(error), error["message"]) for job_id, error in errors.items())
-    )
-    await _add_events(tx, ((job_id, n, "failed", now, {"error_type": ErrorType.EXPIRED}) for job_id, n in rows))
-    return [[job_id for job_id, _ in rows]] * len(items)
+        return []
+    now = tx.now
+    doomed = ((job_id, encode(error), error["type"], error["message"]) for job_id, error in errors.items())
+    rows = await tx.fetch(statement, **condition, now=now, batch=batch(doomed))
+    await _add_events(tx, ((job_id, n, "failed", now, {"error_type": errors[job_id]["type"]}) for job_id, n in rows))
+    return [job_id for job_id, _ in rows]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Renewal:
-    """Keep the leases of everything `owner` runs."""
+    """Keep the leases of the (job id, fence) pairs that `owner` runs."""
 
     owner: str
     lease_s: float
+    runs: Collection[tuple[str, int]]
 
 
-async def renew(tx: Transaction, items: Sequence[Renewal]) -> list[set[tuple[str, int]]]:
-    """Prolong leases; the (job id, fence) pairs that the owner still holds."""
+async def renew(tx: Transaction, items: Sequence[Renewal]) -> list[dict[tuple[str, int], bool]]:
+    """Prolong leases that have not ended; the runs still held, and of each whether somebody asked to cancel it.
+
+    A run that is left out is prolonged by nobody: so a claim that its owner never heard of is taken back some day.
+    """
     return [
-        {(job_id, fence) for job_id, fence in await tx.fetch(_RENEW, by=item.owner, until=later(tx.now, item.lease_s))}
+        {
+            (job_id, fence): cancel_requested_at is not None
+            for job_id, fence, cancel_requested_at in await tx.fetch(
+                _RENEW, by=item.owner, now=tx.now, until=later(tx.now, item.lease_s), batch=batch(item.runs)
+            )
+        }
         for item in items
     ]
 
 
-async def recover(tx: Transaction, items: Sequence[str]) -> list[list[str]]:
-    """Take back everything that another owner than `items[i]` left RUNNING: only when all others are known to be gone.
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Rescued:
+    """A run that was taken back from a lost owner, and where its job is now: PENDING, FAILED or CANCELLED."""
 
-    A lost run uses no attempt but has its own cap; beyond it the job is FAILED with `WorkerLost`. A job that was being
-    cancelled is CANCELLED. Returns the ids of the jobs taken back.
+    id: str
+    fence: int
+    plugin: str
+    status: JobStatus
+
+
+async def rescue(tx: Transaction, items: Sequence[None]) -> list[list[Rescued]]:
+    """Take back what is RUNNING on a lease that has ended, whoever its owner is, at most `RESCUE_PAGE` jobs.
+
+    A lost run uses no attempt but has its own cap; at the cap the job is FAILED with `WorkerLost`. A job that was being
+    cancelled is CANCELLED.
     """
-    return [await _recover(tx, owner) for owner in items]
+    return [await _take_back(tx, *_LAPSED, now=tx.now)] + [[] for _ in items[1:]]
 
 
-async def _recover(tx: Transaction, owner: str) -> list[str]:
-    orphans = [_orphan_ending(_claimed_job(row), *row[8:]) for row in await tx.fetch(_ORPHANS, by=owner)]
-    if orphans:
-        await _end(tx, orphans, lost=True)
-    return [ending.job.id for ending in orphans]
+async def recover(tx: Transaction, items: Sequence[str]) -> list[list[Rescued]]:
+    """As `rescue`, but everything that another owner than `items[i]` left RUNNING, whatever its lease.
+
+    Only when all others are known to be gone.
+    """
+    return [await _take_back(tx, *_FOREIGN, by=owner) for owner in items]
 
 
-def _orphan_ending(
-    job: ClaimedJob, owner: str, cancel_requested_at: Timestamp | None, lost: int, max_lost: int
-) -> Ending:
-    if cancel_requested_at is not None:
-        return Ending(job=job, owner=owner, status=JobStatus.CANCELLED, cancel_reason="requested while running")
-    if lost + 1 < max_lost:
-        return Ending(job=job, owner=owner, status=JobStatus.PENDING)
-    error = error_object(
-        ErrorType.WORKER_LOST,
-        f"The service that ran this job was lost {lost + 1} times; it is not tried again.",
-        plugin=job.plugin,
-        details={"lost": lost + 1},
+async def _take_back(tx: Transaction, look: Statement, change: Statement, **condition: str) -> list[Rescued]:
+    now = tx.now
+    lost = {row[0]: (_claimed_job(row), _lost_error(row)) for row in await tx.fetch(look, **condition)}
+    if not lost:
+        return []
+    runs = ((job.id, job.fence, encode(error), error["message"]) for job, error in lost.values())
+    moved = [
+        (*lost[job_id], n, JobStatus(status))
+        for job_id, n, status in await tx.fetch(change, **{**condition, "now": now}, batch=batch(runs))
+    ]
+    await tx.fetch(
+        _END_ATTEMPTS,
+        batch=batch(_lost_attempt_row(job, error, status, now) for job, error, _, status in moved),
     )
-    return Ending(job=job, owner=owner, status=JobStatus.FAILED, error=error)
+    await _add_events(tx, (_lost_event(job, n, status, now) for job, _, n, status in moved))
+    return [Rescued(id=job.id, fence=job.fence, plugin=job.plugin, status=status) for job, _, _, status in moved]
+
+
+def _lost_error(row: Sequence[Any]) -> Mapping[str, JSON]:
+    times = row[8] + 1
+    message = f"The service that ran this job was lost {times} times; it is not tried again."
+    return error_object(ErrorType.WORKER_LOST, message, plugin=row[1], details={"lost": times})
+
+
+def _lost_attempt_row(job: ClaimedJob, error: Mapping[str, JSON], status: JobStatus, now: Timestamp) -> tuple[Any, ...]:
+    why = (error["type"], error["message"]) if status is JobStatus.FAILED else (None, None)
+    nothing = (None,) * 5
+    return (job.id, job.fence, "LOST", now, *nothing, *why, None, None, None)
+
+
+def _lost_event(job: ClaimedJob, n: int, status: JobStatus, now: Timestamp) -> tuple[str, int, str, Timestamp, JSON]:
+    data: dict[str, JSON] = {"attempt": job.attempt, "fence": job.fence}
+    if status is JobStatus.FAILED:
+        data["error_type"] = ErrorType.WORKER_LOST
+    if status is JobStatus.CANCELLED:
+        data["reason"] = _CANCEL_REASON
+    return job.id, n, "lost" if status is JobStatus.PENDING else status.lower(), now, data
 
 
 async def _add_events(tx: Transaction, events: Iterable[tuple[str, int, str, Timestamp, JSON]]) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import sqlite3
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -17,13 +18,13 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 import service
-from service.db import preflight
-from service.db.engine import create_writer_engine, sqlite_path
+from service.db import preflight, views
+from service.db.engine import DatabaseKind, create_migration_engine, database_kind, sqlite_path
 from service.errors import StartupError
 from service.models import timestamp
 
-#: How long a process waits for another one's migration.
-_PATIENCE_MS: Final = 600_000
+#: Copies a database that is at a revision, before it leaves it.
+_Copy = Callable[[sa.Connection, str], None]
 
 log = structlog.get_logger(__name__)
 
@@ -44,29 +45,49 @@ def alembic_config(script_location: Path | None = None) -> Config:
 async def upgrade(database_url: str, *, script_location: Path | None = None) -> str:
     """Upgrade the database, making it first if there is none; the revision it is at afterwards.
 
-    One transaction: it happens whole or not at all, and a second process waits. Where there are jobs, a copy of the
-    database as it was is left beside it. Raises `StartupError` when the database is damaged or gone, was made by a
+    One transaction: it happens whole or not at all, and a second process waits. Where there are jobs in an SQLite file,
+    a copy of it as it was is left beside it. Raises `StartupError` when the database is damaged or gone, was made by a
     newer version, or a migration fails.
     """
-    path = sqlite_path(database_url)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    await asyncio.to_thread(preflight.inspect, path)
-    engine = create_writer_engine(database_url, foreign_keys=False, busy_timeout_ms=_PATIENCE_MS)
+    guarded = _GUARDS[database_kind(database_url)]
+    engine = create_migration_engine(database_url)
     try:
-        async with engine.begin() as connection:
-            revision = await connection.run_sync(_upgrade, path, alembic_config(script_location))
-        await asyncio.to_thread(preflight.remember, path)
-        return revision
+        async with guarded(database_url) as copy, engine.begin() as connection:
+            return await connection.run_sync(_upgrade, alembic_config(script_location), copy)
     except (sa.exc.DatabaseError, OSError) as error:
         cause = getattr(error, "orig", None) or error
         raise StartupError(
-            f"The database {sqlite_path(database_url)} cannot be opened or migrated: {cause}."
+            f"The database {_name(database_url)} cannot be opened or migrated: {str(cause).splitlines()[0]}."
         ) from error
     finally:
         await engine.dispose()
 
 
-def _upgrade(connection: sa.Connection, path: Path, config: Config) -> str:
+def _name(database_url: str) -> str:
+    return str(sa.make_url(database_url).set(drivername="sqlite").database)
+
+
+@contextlib.asynccontextmanager
+async def _file_guarded(database_url: str) -> AsyncIterator[_Copy]:
+    path = sqlite_path(database_url)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    await asyncio.to_thread(preflight.inspect, path)
+    yield lambda connection, revision: _back_up(connection, path, revision)
+    await asyncio.to_thread(preflight.remember, path)
+
+
+@contextlib.asynccontextmanager
+async def _server_guarded(_database_url: str) -> AsyncIterator[_Copy]:
+    yield lambda _connection, _revision: None  # whoever keeps a server keeps its backups
+
+
+_GUARDS: Final[Mapping[DatabaseKind, Callable[[str], contextlib.AbstractAsyncContextManager[_Copy]]]] = {
+    DatabaseKind.SQLITE: _file_guarded,
+    DatabaseKind.POSTGRESQL: _server_guarded,
+}
+
+
+def _upgrade(connection: sa.Connection, config: Config, copy: _Copy) -> str:
     known = ScriptDirectory.from_config(config)
     head = known.get_current_head()
     current = MigrationContext.configure(connection).get_current_revision()
@@ -76,12 +97,15 @@ def _upgrade(connection: sa.Connection, path: Path, config: Config) -> str:
             "it was made by a newer version. Install that version, or use another database."
         )
     is_current = current == head
+    if head is not None and is_current and views.are_current(connection):
+        return head
     if current is not None and not is_current:
-        _back_up(connection, path, current)
+        copy(connection, current)
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
-    # It reads every row, so only where rows have moved.
-    violations = () if is_current else connection.exec_driver_sql("PRAGMA foreign_key_check").all()
+    # It reads every row, so only where rows have moved; PostgreSQL keeps its keys checked while it migrates.
+    is_unchecked = connection.dialect.name == "sqlite" and not is_current
+    violations = connection.exec_driver_sql("PRAGMA foreign_key_check").all() if is_unchecked else ()
     if head is None or violations:
         raise StartupError(f"The migration to revision {head} left {len(violations)} broken references; undone.")
     return head

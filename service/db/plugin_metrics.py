@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import sqlite
+from sqlalchemy.dialects import postgresql
 
 from service.db.reader import Reader
 from service.db.schema import plugin_metrics
@@ -27,7 +27,7 @@ class Execution:
 
 def _upsert() -> Statement:
     table = plugin_metrics
-    insert = sqlite.insert(table).values({column.name: sa.bindparam(column.name) for column in table.columns})
+    insert = postgresql.insert(table).values({column.name: sa.bindparam(column.name) for column in table.columns})
     new = insert.excluded
     sums = ("success_count", "error_count", "timed_count", "total_run_s")
     return Statement(
@@ -56,7 +56,8 @@ async def record_executions(tx: Transaction, executions: Iterable[Execution]) ->
     by_plugin: dict[str, list[Execution]] = {}
     for execution in executions:
         by_plugin.setdefault(execution.plugin, []).append(execution)
-    await tx.execute_many(_UPSERT, [_row(plugin, ended) for plugin, ended in by_plugin.items()])
+    # In one order everywhere, so that processes never wait for each other in a circle.
+    await tx.execute_many(_UPSERT, [_row(plugin, ended) for plugin, ended in sorted(by_plugin.items())])
 
 
 def _row(plugin: str, ended: list[Execution]) -> tuple[object, ...]:

@@ -4,50 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sqlite3
 from typing import Any
 
-import aiosqlite
-from sqlalchemy.ext.asyncio import AsyncEngine
-
-from service.db.engine import held_connection
-from service.db.sqlite_file import SqliteFile
 from service.db.statements import Statement
-from service.errors import ServiceUnavailableError
+from service.db.transaction import Backend, ReadConnection
 
 
 class Reader:
     """Reads committed rows. Each `fetch` is one statement and so one consistent snapshot."""
 
-    def __init__(self, engine: AsyncEngine, file: SqliteFile, *, connections: int) -> None:
-        self._engine = engine
-        self._file = file
+    def __init__(self, backend: Backend, *, connections: int) -> None:
+        self._backend = backend
         self._size = connections
-        self._idle: asyncio.LifoQueue[aiosqlite.Connection] = asyncio.LifoQueue()
+        self._idle: asyncio.LifoQueue[ReadConnection] = asyncio.LifoQueue()
         self._held = contextlib.AsyncExitStack()
 
     async def start(self) -> None:
         """Open the connections."""
         for _ in range(self._size):
-            self._idle.put_nowait(await self._held.enter_async_context(held_connection(self._engine)))
+            self._idle.put_nowait(await self._held.enter_async_context(self._backend.reading()))
 
     async def close(self) -> None:
         """Close them; nobody may be reading."""
         await self._held.aclose()
 
     async def fetch(self, statement: Statement, **values: Any) -> list[Any]:
-        """All rows of one statement, each in the order of its columns.
-
-        Raises `ServiceUnavailableError` when the database cannot be read now.
-        """
+        """All rows of one statement, each in the order of its columns; raises `ServiceUnavailableError`."""
         connection = await self._idle.get()
         try:
-            return list(await connection.execute_fetchall(statement.text, statement.bind(**values)))
-        except sqlite3.Error as error:
-            fault = self._file.diagnose(error)
-            if fault is None or fault.kind == "read-only":  # no fault of the ground: somebody wrote where one reads
-                raise
-            raise ServiceUnavailableError(fault.reason) from error
+            return await connection.fetch(statement, **values)
         finally:
             self._idle.put_nowait(connection)
 

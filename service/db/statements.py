@@ -1,25 +1,31 @@
-"""Statements as SQLAlchemy compiles them, once; and batches as one JSON parameter that SQL reads as a table."""
+"""Statements as SQLAlchemy compiles them, once for each database; batches as one JSON parameter read as a table."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import orjson
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.dialects.sqlite.aiosqlite import SQLiteDialect_aiosqlite
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 
-_DIALECT = SQLiteDialect_aiosqlite()
+_SQLITE: Final = SQLiteDialect_aiosqlite()
+POSTGRESQL: Final = PGDialect_asyncpg()  # type: ignore[no-untyped-call]
 
 
-class Statement:
-    """One compiled statement. `text` is the dialect's SQL; `bind` puts named values into the driver's order."""
+class Compiled:
+    """A statement for one database. `text` is its SQL; `bind` puts named values into the driver's order."""
 
     __slots__ = ("_defaults", "_names", "text")
 
-    def __init__(self, expression: sa.ClauseElement) -> None:
-        compiled = expression.compile(dialect=_DIALECT, compile_kwargs={"render_postcompile": True})
-        assert isinstance(compiled, sa.sql.compiler.SQLCompiler)  # noqa: S101 - for the type checker
+    def __init__(self, expression: sa.ClauseElement, dialect: sa.Dialect) -> None:
+        compiled = expression.compile(dialect=dialect, compile_kwargs={"render_postcompile": True})
+        assert isinstance(compiled, SQLCompiler)  # noqa: S101 - for the type checker
         self.text = str(compiled)
         self._names: Sequence[str] = compiled.positiontup or ()
         self._defaults = compiled.params
@@ -32,22 +38,103 @@ class Statement:
         return tuple(merged[name] for name in self._names)
 
 
-def batch_table(name: str, *columns: str) -> sa.Subquery:
-    """The rows of the JSON array in parameter `batch` (see `batch`) as a table called `name`.
+class Statement:
+    """One expression, compiled for a database when that first runs it."""
 
-    One statement then guards and changes many rows and tells by RETURNING which ones. It also gives the interpreter up
-    once: `executemany` does so for every row, and each time has to get it back from a busy event loop.
+    def __init__(self, expression: sa.ClauseElement) -> None:
+        self._expression = expression
+
+    @functools.cached_property
+    def sqlite(self) -> Compiled:
+        """As SQLite takes it."""
+        return Compiled(self._expression, _SQLITE)
+
+    @functools.cached_property
+    def postgresql(self) -> Compiled:
+        """As PostgreSQL takes it."""
+        return Compiled(self._expression, POSTGRESQL)
+
+
+def batch_table(name: str, *columns: sa.ColumnClause[Any], parameter: str = "batch") -> sa.Subquery:
+    """The rows of the JSON array in a parameter (see `batch`) as a table called `name`.
+
+    Its columns have the names and types of `columns`. One statement then guards and changes many rows and tells by
+    RETURNING which ones. It also gives the interpreter up once: `executemany` does so for every row, and each time has
+    to get it back from a busy event loop.
     """
-    each = sa.func.json_each(sa.bindparam("batch")).table_valued("value", name="each")
-    fields = (
-        sa.func.json_extract(each.c.value, sa.literal_column(f"'$[{index}]'")).label(column)
-        for index, column in enumerate(columns)
-    )
+    each = _Elements(sa.bindparam(parameter, type_=sa.Text)).table_valued("value", name="each")
+    fields = (_Field(each.c.value, index, column.type).label(column.name) for index, column in enumerate(columns))
     return sa.select(*fields).subquery(name)
 
 
-def batch(rows: Iterable[Any]) -> str:
-    """The value of parameter `batch`: for `batch_table` rows in the order of its columns, else plain values."""
+class _Elements(FunctionElement[Any]):
+    """The elements of a JSON array as rows of one column, `value`."""
+
+    name = "elements"
+    inherit_cache = True
+
+
+class _Field(sa.ColumnElement[Any]):
+    """Element `index` of a JSON array as a value of a column's type."""
+
+    inherit_cache = False
+
+    def __init__(self, array: sa.ColumnElement[Any], index: int, type_: sa.types.TypeEngine[Any]) -> None:
+        self.array = array
+        self.index = index
+        self.type = type_
+
+    @property
+    def _from_objects(self) -> list[Any]:
+        return self.array._from_objects  # noqa: SLF001 - how SQLAlchemy finds its FROM
+
+
+class JsonHas(sa.ColumnElement[bool]):
+    """Whether a JSON array of texts in `column` holds the text `value`."""
+
+    inherit_cache = False
+    type = sa.Boolean()
+
+    def __init__(self, column: sa.ColumnElement[Any], value: sa.ColumnElement[Any]) -> None:
+        self.column = column
+        self.value = value
+
+
+@compiles(_Elements, "sqlite")
+def _sqlite_elements(element: _Elements, compiler: SQLCompiler, **more: Any) -> str:
+    return f"json_each({compiler.process(element.clauses, **more)})"
+
+
+@compiles(_Elements, "postgresql")
+def _postgresql_elements(element: _Elements, compiler: SQLCompiler, **more: Any) -> str:
+    return f"jsonb_array_elements(CAST({compiler.process(element.clauses, **more)} AS JSONB))"
+
+
+@compiles(_Field, "sqlite")
+def _sqlite_field(element: _Field, compiler: SQLCompiler, **more: Any) -> str:
+    return f"json_extract({compiler.process(element.array, **more)}, '$[{element.index}]')"
+
+
+@compiles(_Field, "postgresql")
+def _postgresql_field(element: _Field, compiler: SQLCompiler, **more: Any) -> str:
+    type_ = compiler.dialect.type_compiler_instance.process(element.type)
+    return f"CAST({compiler.process(element.array, **more)} ->> {element.index} AS {type_})"
+
+
+@compiles(JsonHas, "sqlite")
+def _sqlite_has(element: JsonHas, compiler: SQLCompiler, **more: Any) -> str:
+    column, value = (compiler.process(part, **more) for part in (element.column, element.value))
+    return f"EXISTS (SELECT 1 FROM json_each({column}) AS held WHERE held.value = {value})"  # noqa: S608 - compiled SQL
+
+
+@compiles(JsonHas, "postgresql")
+def _postgresql_has(element: JsonHas, compiler: SQLCompiler, **more: Any) -> str:
+    column, value = (compiler.process(part, **more) for part in (element.column, element.value))
+    return f"{column} ? {value}"
+
+
+def batch(rows: Iterable[Sequence[Any]]) -> str:
+    """The value of a `batch_table`'s parameter: rows with its columns, in order."""
     return orjson.dumps(list(rows)).decode()
 
 

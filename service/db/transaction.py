@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeVar
 
-from service.db.ground import Fault
 from service.db.statements import Statement
+from service.events import EventBus
 from service.models import Timestamp
 
 Item = TypeVar("Item", contravariant=True)
@@ -39,17 +41,59 @@ class Operation(Protocol[Item, Outcome]):
         """Apply `items`; raise and none of them has happened."""
 
 
+class RefusedError(Exception):
+    """The database refuses a statement for what it says: waiting and trying again does not help."""
+
+
 class WriteConnection(Protocol):
     """The one connection that the writer holds."""
 
     async def transact(self, work: Callable[[Transaction], Coroutine[Any, Any, Value]]) -> Value:
-        """Run `work` in a transaction and commit it; if anything is raised, nothing of it has happened."""
+        """Run `work` in a transaction and commit it; whatever `work` raises is raised, and nothing has happened.
+
+        Raises `RefusedError` when the database refuses what was asked, `AwayError` when it takes no writes at all now,
+        `ServiceUnavailableError` when it did not take this one. `work` may run more than once, each time from the
+        beginning in a new transaction.
+        """
 
     async def probe(self) -> None:
-        """Commit something small that changes nothing; raises what stands in the way."""
+        """Commit something small that changes nothing; raises as `transact` does."""
 
     async def tidy(self) -> None:
-        """Do what is due between two transactions; raises as they do."""
+        """Do what is due between two transactions; raises as `transact` does."""
 
-    def diagnose(self, error: BaseException) -> Fault | None:
-        """The fault of the whole database behind `error`; None when it lies with an item."""
+
+class ReadConnection(Protocol):
+    """A connection that can only read."""
+
+    async def fetch(self, statement: Statement, **values: Any) -> list[Any]:
+        """All rows of one statement; raises as `WriteConnection.transact` does."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Gauge:
+    """A figure worth watching: the name of its metric, what it is, and how it is read."""
+
+    name: str
+    text: str
+    read: Callable[[], float]
+
+
+class Backend(Protocol):
+    """A kind of database: how connections are had that behave alike on all of them."""
+
+    @property
+    def gauges(self) -> Sequence[Gauge]:
+        """What only this kind of database has to show."""
+
+    def writing(self) -> AbstractAsyncContextManager[WriteConnection]:
+        """The writer's connection, for as long as the block runs."""
+
+    def reading(self) -> AbstractAsyncContextManager[ReadConnection]:
+        """One of the readers' connections, for as long as the block runs."""
+
+    async def relay(self, events: EventBus) -> None:
+        """Carry wake-ups between the processes on this database, until cancelled."""
+
+    async def close(self) -> None:
+        """Let go of everything, once all connections have been given back."""

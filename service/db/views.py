@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Final
 
@@ -54,6 +55,20 @@ def create_views(connection: sa.Connection) -> None:
     seconds = _SECONDS[connection.dialect.name]
     for name, text in _VIEWS.items():
         connection.exec_driver_sql(f"CREATE VIEW {name} AS {_with_durations(text, seconds)}")
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"COMMENT ON VIEW report_schema_version IS '{_fingerprint()}'")
+
+
+def are_current(connection: sa.Connection) -> bool:
+    """Whether the views are as `create_views` makes them. Only PostgreSQL knows; there a reader holds up a change."""
+    if connection.dialect.name != "postgresql":
+        return False
+    made_of = "SELECT obj_description(to_regclass('report_schema_version'), 'pg_class')"
+    return bool(connection.exec_driver_sql(made_of).scalar() == _fingerprint())
+
+
+def _fingerprint() -> str:
+    return hashlib.sha256(repr((sorted(_VIEWS.items()), _SECONDS["postgresql"])).encode()).hexdigest()
 
 
 def _with_durations(text: str, seconds: str) -> str:

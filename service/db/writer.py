@@ -5,28 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncEngine
 
-from service.db.engine import held_connection
-from service.db.ground import Fault, Ground, Healing
-from service.db.sqlite import SqliteWriteConnection
-from service.db.sqlite_file import FileGoneError, NoRoomError, SqliteFile
-from service.db.transaction import Item, Operation, Outcome, Transaction, WriteConnection
-from service.db.wal import WalLimits, WriteAheadLog
+from service import failpoints
+from service.db.ground import AwayError, Fault, Ground, Healing
+from service.db.transaction import Backend, Item, Operation, Outcome, RefusedError, Transaction, WriteConnection
 from service.errors import ServiceUnavailableError
-from service.models import Timestamp, timestamp
 
 MAX_BATCH: Final = 500
 #: How often a database that takes no writes is asked whether it does again.
 PROBE_S: Final = 0.5
-
-#: What a transaction may raise: the driver's errors, the file's, and those of an item that does not bind.
-_REFUSALS: Final = (sqlite3.Error, FileGoneError, NoRoomError, OSError, ValueError, TypeError, KeyError)
 
 log = structlog.get_logger(__name__)
 
@@ -37,32 +28,25 @@ class _Write:
     item: Any
     done: asyncio.Future[Any]
 
+    def fail(self, error: Exception) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
+
 
 class Writer:
     """Group commit: takes all queued writes, runs them in one transaction, commits once, then resolves the waiters.
 
     `write` returns only after the commit, so what it answers is durable. Cancelling a waiter cancels nothing: its write
-    happens or fails as a whole with its batch. When a batch fails, its items are tried again each alone, so that one
-    item the database refuses costs nobody else.
+    happens or fails as a whole with its batch. When a batch is refused, its items are tried again each alone, so that
+    one item costs nobody else.
 
     When the database itself is away (`ground.fault`), everything that waits is refused at once, and so is what comes,
     until a probe commits. When a sync has failed, nothing is acknowledged or tried any more: the task ends.
     """
 
-    def __init__(
-        self,
-        engine: AsyncEngine,
-        file: SqliteFile,
-        ground: Ground,
-        *,
-        wal_limits: WalLimits | None = None,
-        clock: Callable[[], Timestamp] = timestamp,
-    ) -> None:
-        self._engine = engine
-        self.log = WriteAheadLog(file, ground, wal_limits)
-        self._file = file
+    def __init__(self, backend: Backend, ground: Ground) -> None:
+        self._backend = backend
         self.ground = ground
-        self._clock = clock
         self._queue: asyncio.Queue[_Write | None] = asyncio.Queue()
         self._closing = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -82,41 +66,46 @@ class Writer:
         """Open the connection and begin to write."""
         self._task = asyncio.create_task(self._run(), name="writer")
 
+    async def ended(self) -> None:
+        """Return, or raise what went wrong, once the task that writes has ended."""
+        if self._task is not None:
+            await asyncio.shield(self._task)
+
     async def close(self) -> None:
         """Finish what is queued, then stop; later writes raise `ServiceUnavailableError`."""
         if self._task is not None:
             self._queue.put_nowait(None)
             self._closing.set()
-            await self._task
+            await asyncio.wait([self._task])
 
     async def write(self, operation: Operation[Item, Outcome], item: Item) -> Outcome:
         """Apply one item; its outcome, once committed.
 
-        Raises `ServiceUnavailableError` when the database takes no writes now (locked from outside, disk full, closed).
+        Raises `ServiceUnavailableError` when the database takes no writes now (locked from outside, disk full, away,
+        closed), `RefusedError` when it refuses this item.
         """
         done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self.ground.check()
         if not self.is_alive:
             raise ServiceUnavailableError("The database is closed.")
         self._queue.put_nowait(_Write(operation, item, done))
-        return await done
-
-    async def watch(self) -> None:
-        """Return when the task that writes has ended."""
-        if self._task is not None:
-            await asyncio.wait([self._task])
+        outcome = await done
+        if failpoints.active:
+            await failpoints.reach(_point(operation, "before_reply"))
+        return outcome
 
     async def _run(self) -> None:
         writes: list[_Write] = []
         try:
-            async with held_connection(self._engine) as held:
-                connection = SqliteWriteConnection(held, self._file, self.log, self._clock)
+            async with self._backend.writing() as connection:
                 stopping = False
                 while not stopping:
-                    if (fault := self.ground.fault) is not None:
-                        if fault.healing is Healing.NEVER:
-                            return
+                    fault = self.ground.fault
+                    if fault is not None and fault.healing is Healing.NEVER:
+                        return
+                    if fault is not None and not self._closing.is_set():
                         await self._try_again(connection, fault)
+                        continue
                     taken = await self._take()
                     stopping = None in taken
                     writes = [write for write in taken if write is not None]
@@ -126,30 +115,33 @@ class Writer:
             self._refuse(writes, ServiceUnavailableError("The database is closed."))
 
     async def _try_again(self, connection: WriteConnection, fault: Fault) -> None:
-        """Wait until the database takes writes, or the writer is told to close."""
-        while not self._closing.is_set():
-            if fault.healing is Healing.BY_ITSELF:
-                try:
-                    await connection.probe()
-                except _REFUSALS as error:
-                    fault = connection.diagnose(error) or fault
-                    self.ground.fall(fault)
-                else:
-                    self.ground.rise()
-                    return
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(PROBE_S):
-                    await self._closing.wait()
+        """Probe once; when that does not commit, wait until the next time, or until the writer is told to close."""
+        if fault.healing is Healing.BY_ITSELF:
+            try:
+                await connection.probe()
+            except AwayError as error:
+                self.ground.fall(error.fault)
+            except (ServiceUnavailableError, RefusedError) as error:
+                log.debug("probe refused", error=str(error))
+            else:
+                self.ground.rise()
+                return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PROBE_S):
+                await self._closing.wait()
 
     async def _tidy(self, connection: WriteConnection) -> None:
         if self.ground.fault is None:
             try:
                 await connection.tidy()
-            except _REFUSALS as error:
-                if (fault := connection.diagnose(error)) is None:
-                    raise
-                self.ground.fall(fault)
-                self._refuse((), ServiceUnavailableError(fault.reason))
+            except AwayError as error:
+                self._fall(error, ())
+            except ServiceUnavailableError as error:
+                log.warning("the database could not be tidied", error=str(error))
+
+    def _fall(self, error: AwayError, writes: Sequence[_Write]) -> None:
+        self.ground.fall(error.fault)
+        self._refuse(writes, error)
 
     def _refuse(self, writes: Sequence[_Write], error: ServiceUnavailableError) -> None:
         """Tell `writes` and all that waits."""
@@ -157,8 +149,8 @@ class Writer:
         for write in (*writes, *waiting):
             if write is None:
                 self._queue.put_nowait(None)
-            elif not write.done.done():
-                write.done.set_exception(error)
+            else:
+                write.fail(error)
 
     async def _take(self) -> list[_Write | None]:
         taken = [await self._queue.get()]
@@ -171,19 +163,24 @@ class Writer:
             return
         try:
             outcomes = await self._apply(connection, writes)
-        except _REFUSALS as error:
-            if (fault := connection.diagnose(error)) is not None:
-                self.ground.fall(fault)
-                self._refuse(writes, ServiceUnavailableError(fault.reason))
-            elif len(writes) > 1:
-                log.warning("batch refused, trying its writes one by one", size=len(writes), error=str(error))
-                for write in writes:
-                    if (fault := self.ground.fault) is None:
-                        await self._commit(connection, [write])
-                    else:
-                        self._refuse([write], ServiceUnavailableError(fault.reason))
-            elif not writes[0].done.done():
-                writes[0].done.set_exception(_unavailable(error))
+        except AwayError as error:
+            self._fall(error, writes)
+            return
+        except ServiceUnavailableError as error:
+            log.warning("batch not taken", size=len(writes), error=str(error))
+            for write in writes:
+                write.fail(error)
+            return
+        except (RefusedError, ValueError, TypeError, KeyError) as error:
+            if len(writes) == 1:
+                writes[0].fail(error)
+                return
+            log.warning("batch refused, trying its writes one by one", size=len(writes), error=str(error))
+            for write in writes:
+                if (fault := self.ground.fault) is None:
+                    await self._commit(connection, [write])
+                else:
+                    write.fail(AwayError(fault))
             return
         self.on_commit(len(writes))
         for write, outcome in zip(writes, outcomes, strict=True):
@@ -202,12 +199,20 @@ class Writer:
                 results = await operation(tx, [writes[index].item for index in indexes])
                 for index, result in zip(indexes, results, strict=True):
                     outcomes[index] = result
+            if failpoints.active:
+                for operation in groups:
+                    failpoints.hit(_point(operation, "before_commit"))
             return outcomes
 
-        return await connection.transact(apply)
+        if not failpoints.active:
+            return await connection.transact(apply)
+        for operation in groups:
+            await failpoints.reach(_point(operation, "before_begin"))
+        applied = await connection.transact(apply)
+        for operation in groups:
+            await failpoints.reach(_point(operation, "after_commit"))
+        return applied
 
 
-def _unavailable(error: Exception) -> Exception:
-    if isinstance(error, sqlite3.OperationalError):
-        return ServiceUnavailableError(f"The database cannot take this write now: {error}.")
-    return error
+def _point(operation: Operation[Any, Any], place: str) -> str:
+    return f"{getattr(operation, '__name__', '')}.{place}"

@@ -16,6 +16,7 @@ from inspect import Parameter
 from typing import Any, Final
 
 from service.errors import PluginDefinitionError
+from service.models import MAX_ATTEMPTS
 from service.plugins.context import Context
 from service.plugins.manifest import PluginManifest, PluginSource
 from service.plugins.payload import Input, UntypedInput
@@ -125,6 +126,10 @@ ATTRIBUTES: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = types.Mappi
         "setup_timeout_s": (_is_positive, "a number of seconds above 0"),
         "memory_mb": (_is_positive, "a number of megabytes above 0"),
         "concurrency": (_is_count, "a whole number of at least 1"),
+        "max_attempts": (
+            lambda value: _is_count(value) and value <= MAX_ATTEMPTS,
+            f"a whole number from 1 to {MAX_ATTEMPTS}",
+        ),
         "short": (_is_flag, "True or False"),
         "stateful": (
             lambda value: value is False,

@@ -35,4 +35,5 @@ class PluginManifest:
     setup_timeout_s: float | None = None  # for import and `setup` of a cold worker; default: timeout_s
     memory_mb: float | None = None
     concurrency: int | None = None
+    max_attempts: int | None = None  # for jobs that do not say; default: 1
     short: bool = False  # declared short and repeatable: frames may be sent ahead of the running job

@@ -40,13 +40,18 @@ class Incident(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """An execution without a result; `details` is JSON fit for a client, `traceback` is for administrators."""
+    """An execution without a result; `details` is JSON fit for a client, `traceback` is for administrators.
+
+    `retryable` and `retry_after_s` are what the plugin's exception said of itself, None where it said nothing.
+    """
 
     incident: Incident
     message: str
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     problems: Sequence[FieldProblem] = ()
     traceback: str | None = None
+    retryable: bool | None = None
+    retry_after_s: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +99,9 @@ class Executor(Protocol):
 
     async def close(self) -> None:
         """End everything that still runs; returns when no plugin code is left running."""
+
+    async def ended(self) -> None:
+        """Return once something has ended without which calls cannot be executed or watched."""
 
     async def describe(self, source: PluginSource, ceilings: Ceilings) -> PluginManifest | Failure:
         """Load the plugin where it would be executed and tell its manifest."""

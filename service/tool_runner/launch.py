@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 import service
+from service import failpoints
 from service.tool_runner.processes import MARKER
 
 #: What a plugin gets to see of the service's environment; never a secret or a setting of the service.
@@ -76,6 +77,7 @@ def start_worker(marker: str, folder: Path) -> Child:
             os.close(output)
         raise
     ours.setblocking(False)
+    failpoints.hit("child.spawned")
     return Child(process=process, pidfd=pidfd, connection=ours, output=output, folder=folder, marker=marker)
 
 
@@ -100,4 +102,4 @@ def _command(module: str, *arguments: str) -> list[str]:
 def _environment() -> dict[str, str]:
     allowed = {name: value for name, value in os.environ.items() if name in ALLOWED_VARIABLES}
     threads = {name: os.environ.get(name, "1") for name in ONE_THREAD}
-    return allowed | threads | {"PYTHONPATH": _PACKAGES}
+    return allowed | threads | failpoints.environment() | {"PYTHONPATH": _PACKAGES}

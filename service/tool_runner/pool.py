@@ -97,6 +97,10 @@ class WorkerPool:
         self._spawner.shutdown(wait=False)
         self._undertakers.shutdown(wait=False)
 
+    async def ended(self) -> None:
+        """Return once the thread that watches the memory of workers has ended."""
+        await asyncio.shield(asyncio.wrap_future(self._sampler.ended))
+
     async def describe(self, source: PluginSource, ceilings: Ceilings) -> PluginManifest | Failure:
         """Load the plugin in a worker, which stays warm for its first call."""
         for worker in self._idle:

@@ -61,6 +61,10 @@ class ToolRunner:
         """Stop; returns when no plugin code is left running."""
         await self._executor.close()
 
+    async def ended(self) -> None:
+        """Return once the executor is no longer fit, though nobody has closed it."""
+        await self._executor.ended()
+
     async def describe(self, plugin_name: str) -> PluginManifest:
         """What the plugin says about itself, read in a worker.
 
@@ -91,6 +95,7 @@ class ToolRunner:
             if not isinstance(outcome, Failure):
                 return outcome, {}
             call.report.traceback = outcome.traceback
+            call.report.retryable, call.report.retry_after_s = outcome.retryable, outcome.retry_after_s
             return {}, {"error": _error_of(outcome, plugin_name)}
         except Exception:
             log.exception("the runner itself failed", plugin=plugin_name, job_id=call.job_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Final
 
 import structlog
@@ -63,6 +64,7 @@ class Sampler:
         self._workers: dict[int, Watched] = {}
         self._below: dict[int, int] = {}  # process → the watched worker it belongs to, 0 for all others
         self._stop = threading.Event()
+        self.ended: Future[None] = Future()  # resolved when the thread has ended, for whatever reason
         self._thread = threading.Thread(target=self._loop, name="worker-memory", daemon=True)
 
     def start(self) -> None:
@@ -85,6 +87,12 @@ class Sampler:
             self._workers.pop(worker.pid, None)
 
     def _loop(self) -> None:
+        try:
+            self._watch()
+        finally:
+            self.ended.set_result(None)
+
+    def _watch(self) -> None:
         while not self._stop.wait(EVERY_S):
             with self._lock:
                 if self._workers:

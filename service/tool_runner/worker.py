@@ -25,6 +25,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+from service import failpoints
 from service.errors import InputInvalidError, JobCancelledError, OutputInvalidError, PluginDefinitionError
 from service.plugins.context import Context
 from service.plugins.loading import LoadedPlugin, load
@@ -40,6 +41,8 @@ MAX_TRACEBACK_CHARS: Final = 32_768
 PROGRESS_BURST: Final = 10
 PROGRESS_EVERY_S: Final = 0.1
 MAX_ARTIFACTS: Final = 1_000
+#: More than an exception may ask to wait before the next attempt, and still a number that every frame holds.
+MAX_SECONDS: Final = 1e9
 
 _READ_SIZE: Final = 262_144
 _KIND_OF: Final = {"progress": Kind.PROGRESS, "metric": Kind.METRIC, "artifact": Kind.ARTIFACT}
@@ -103,8 +106,17 @@ class Channel:
     def send(self, buffers: Sequence[bytes]) -> None:
         """Send one packed frame, whole; raises `OSError` where nobody listens any more."""
         with self._sending:
+            if failpoints.active:
+                self._send_in_halves(b"".join(buffers))
+                return
             for buffer in buffers:
                 self.connection.sendall(buffer)
+
+    def _send_in_halves(self, frame: bytes) -> None:
+        self.connection.sendall(frame[: len(frame) // 2])
+        failpoints.hit("child.frame_half_written")
+        self.connection.sendall(frame[len(frame) // 2 :])
+        failpoints.hit("child.frame_written")
 
     def _read(self, flags: int) -> None:
         data = self.connection.recv(_READ_SIZE, flags)
@@ -398,7 +410,18 @@ def _failure(incident: Incident, error: BaseException) -> dict[str, Any]:
         "exception": name,
         "message": _text(lambda: str(error), "", MAX_TEXT_CHARS) or name,
         "traceback": _text(lambda: "".join(traceback.format_exception(error)), "", -MAX_TRACEBACK_CHARS),
+        "retryable": _said(error, "retryable", bool),
+        "retry_after_s": _said(error, "retry_after_s", int, float),
     }
+
+
+def _said(error: BaseException, name: str, *kinds: type) -> Any:
+    """What a foreign exception says of itself; None where it says nothing, or something else than asked."""
+    try:
+        value: Any = getattr(error, name, None)
+    except BaseException:  # noqa: BLE001  # an attribute of a foreign exception is foreign code
+        return None
+    return value if type(value) in kinds and 0 <= value <= MAX_SECONDS else None
 
 
 def _text(read: Callable[[], str], otherwise: str, most: int) -> str:

@@ -287,13 +287,16 @@ class WorkerProcess:
         if incident is Incident.MEMORY:
             message = f"{message} (no memory was left to allocate)"
             details |= {"phase": str(self._phase), "limit_mb": self._memory_limit() / MB}
-        traceback = reply.get("traceback")
+        traceback, retryable = reply.get("traceback"), reply.get("retryable")
+        retry_after_s = _number(reply.get("retry_after_s"))
         return Failure(
             incident=incident,
             message=message,
             details=details,
             problems=problems,
             traceback=traceback if isinstance(traceback, str) else None,
+            retryable=retryable if isinstance(retryable, bool) else None,
+            retry_after_s=None if retry_after_s is None else max(0.0, retry_after_s),
         )
 
     async def _output(self) -> str | None:
@@ -589,6 +592,7 @@ _MANIFEST_TYPES: Final[dict[str, tuple[type, ...]]] = {
     "setup_timeout_s": (int, float, type(None)),
     "memory_mb": (int, float, type(None)),
     "concurrency": (int, type(None)),
+    "max_attempts": (int, type(None)),
     "short": (bool,),
 }
 

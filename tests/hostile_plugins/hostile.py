@@ -42,6 +42,15 @@ def whoami(payload: dict) -> dict:
     }
 
 
+def fails_before(payload: dict, context: Any) -> dict:
+    """Fails until the attempt that the payload names; its exception carries the attributes that the payload names."""
+    if context.attempt < payload["attempt"]:
+        error = RuntimeError(f"not at attempt {context.attempt}")
+        vars(error).update(payload.get("says", {}))
+        raise error
+    return {"attempt": context.attempt}
+
+
 class OneAtATime:
     name = "one_at_a_time"
     concurrency = 1

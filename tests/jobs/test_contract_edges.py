@@ -194,8 +194,7 @@ async def test_a_running_job_is_cancelled_and_its_execution_stopped(jobs, execut
 async def test_a_job_stopped_before_its_first_step_never_runs_and_goes_back(jobs, execute):
     calls = execute(returning(({}, {})))
     job_id = await jobs.create_job("p", {})
-    (claimed,) = await jobs.claim(1, {})
-    jobs.start(claimed)
+    assert await jobs.claim_and_start(1, {}, {"p"}) == 1
     jobs.hurry()
     await jobs.drain(5)
     assert (await jobs.get_record(job_id)).status == "PENDING"
@@ -295,7 +294,8 @@ async def test_a_late_outcome_changes_nothing_and_is_counted(jobs, execute, data
     while not jobs.running:
         await asyncio.sleep(0)
     # Another process takes the job over: it believes this one to be gone.
-    assert await database.writer.write(job_repository.recover, str(uuid.uuid4())) == [job_id]
+    taken = await database.writer.write(job_repository.recover, str(uuid.uuid4()))
+    assert [run.id for run in taken] == [job_id]
     release.set()
     await caller
     record = await jobs.get_record(job_id)

@@ -73,7 +73,7 @@ def migrating(path: Path, chain: Path) -> subprocess.Popen[str]:
 
 def parts(path: Path) -> list[tuple[str, list[str]]]:
     """The schema, whatever order Alembic gave to the constraints of a table that it rebuilt."""
-    return [(name, sorted(line.strip(" \t,") for line in text.splitlines())) for name, text in schema(path)]
+    return [(name, sorted(line.strip(" \t,") for line in text.splitlines())) for name, text in schema(sqlite_url(path))]
 
 
 def backups(path: Path) -> list[Path]:
@@ -109,11 +109,11 @@ def test_four_processes_migrate_at_once_and_one_is_killed_and_no_row_changes(dat
 
 def test_before_a_migration_jobs_are_copied_beside_the_database(database_file, chain):
     fill(database_file, 10)
-    old = schema(database_file)
+    old = schema(sqlite_url(database_file))
     assert asyncio.run(upgrade(sqlite_url(database_file), script_location=chain)) == "9001"
     (backup,) = backups(database_file)
     assert "0001" in backup.name
-    assert schema(backup) == old
+    assert schema(sqlite_url(backup)) == old
     assert len(rows_of(backup)) == 10
     asyncio.run(upgrade(sqlite_url(database_file), script_location=chain))
     assert backups(database_file) == [backup]
@@ -128,11 +128,11 @@ def test_without_jobs_or_without_a_new_revision_nothing_is_copied(database_file,
 
 def test_a_migration_that_fails_changes_nothing(database_file, chain):
     fill(database_file, 10)
-    old = schema(database_file)
+    old = schema(sqlite_url(database_file))
     (chain / "versions/9001_next.py").write_text(NEXT + '    op.execute("INSERT INTO nowhere VALUES (1)")\n')
     with pytest.raises(StartupError, match="nowhere"):
         asyncio.run(upgrade(sqlite_url(database_file), script_location=chain))
-    assert schema(database_file) == old
+    assert schema(sqlite_url(database_file)) == old
 
 
 def test_an_older_version_refuses_a_newer_database_naming_both_revisions(database_file, chain):

@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,27 @@ HOSTILE = Path(__file__).parents[1] / "hostile_plugins"
 class Process:
     """`jobservice serve` on `data_dir`, with the hostile plugins installed."""
 
-    def __init__(self, data_dir: Path, *options: str) -> None:
+    def __init__(
+        self, data_dir: Path, *options: str, prefix: Sequence[str] = (), has_hostile_plugins: bool = True
+    ) -> None:
         self.data_dir = data_dir
         self.log = data_dir.with_suffix(".log")
         environment = {name: value for name, value in os.environ.items() if not name.startswith("JOBSERVICE_")}
         with self.log.open("ab") as log:
             self.popen = subprocess.Popen(
-                [sys.executable, "-m", "service", "serve", "--port", "0", "--data-dir", str(data_dir), *options],
-                env=environment | {"PYTHONPATH": str(HOSTILE)},
+                [
+                    *prefix,
+                    sys.executable,
+                    "-m",
+                    "service",
+                    "serve",
+                    "--port",
+                    "0",
+                    "--data-dir",
+                    str(data_dir),
+                    *options,
+                ],
+                env=environment | ({"PYTHONPATH": str(HOSTILE)} if has_hostile_plugins else {}),
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
@@ -113,8 +126,8 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Process]]:
     """Start a service on this test's data, with options; started again, it finds what the one before has left."""
     started: list[Process] = []
 
-    def start(*options: str) -> Process:
-        started.append(Process(tmp_path / "data", *options))
+    def start(*options: str, **more: Any) -> Process:
+        started.append(Process(tmp_path / "data", *options, **more))
         return started[-1]
 
     yield start

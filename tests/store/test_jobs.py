@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 from datetime import UTC, datetime, timedelta
 
+import asyncpg
 import pytest
 import sqlalchemy as sa
 from uuid_utils.compat import uuid7
@@ -13,6 +14,7 @@ from service.db.job_repository import CancelRequest, Claim, Ending
 from service.db.statements import Statement
 from service.errors import error_object
 from service.models import JobQuery, JobStatus, timestamp
+from tests.conftest import sql
 from tests.store.test_writer import new_job
 
 ME, OTHER = str(uuid7()), str(uuid7())
@@ -68,6 +70,13 @@ async def test_claims_keep_to_the_caps_of_plugins(database):
     assert await claim(database, 10, caps={"a": 0}) == []
 
 
+async def test_a_claim_for_some_plugins_leaves_the_others(database):
+    await insert(database, new_job("a", priority=9), new_job("b"), new_job("c"))
+    assert await claim(database, 10, plugins=[]) == []
+    assert [job.plugin for job in await claim(database, 10, plugins=["b", "not here"])] == ["b"]
+    assert {job.plugin for job in await claim(database, 10)} == {"a", "c"}
+
+
 async def test_no_job_is_claimed_twice(database):
     ids = await insert(database, *(new_job() for _ in range(60)))
     batches = await asyncio.gather(*(claim(database, 7, owner=str(uuid7())) for _ in range(20)))
@@ -78,8 +87,8 @@ async def test_no_job_is_claimed_twice(database):
 async def test_the_claim_uses_its_index_however_many_jobs_are_finished(database_file):
     connection = sqlite3.connect(database_file)
     claim = job_repository._CLAIM
-    parameters = claim.bind(caps="{}", limit=5, owner=ME, lease_until=after(1), now=timestamp())
-    plan = "\n".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {claim.text}", parameters))
+    parameters = claim.sqlite.bind(caps="[]", limit=5, owner=ME, lease_until=after(1), now=timestamp())
+    plan = "\n".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {claim.sqlite.text}", parameters))
     connection.close()
     assert "ix_jobs_claimable" in plan
     assert "SCAN jobs\n" not in plan
@@ -130,7 +139,7 @@ async def test_lost_runs_use_no_attempt_but_have_a_cap(database):
     for fence in (1, 2):
         (job,) = await claim(database, owner=OTHER)
         assert (job.fence, job.attempt) == (fence, 1)
-        assert await database.writer.write(job_repository.recover, ME) == [job_id]
+        assert [run.id for run in await database.writer.write(job_repository.recover, ME)] == [job_id]
         assert (await record(database, job_id)).status == "PENDING"
     await claim(database, owner=OTHER)
     await database.writer.write(job_repository.recover, ME)
@@ -168,10 +177,10 @@ async def test_scheduled_jobs_wait_and_expired_ones_fail(database):
 async def test_leases_are_renewed_and_tell_what_is_still_held(database):
     (job_id,) = await insert(database, new_job())
     (job,) = await claim(database)
-    renewal = job_repository.Renewal(owner=ME, lease_s=60)
-    assert await database.writer.write(job_repository.renew, renewal) == {(job_id, 1)}
+    renewal = job_repository.Renewal(owner=ME, lease_s=60, runs=[(job_id, 1)])
+    assert await database.writer.write(job_repository.renew, renewal) == {(job_id, 1): False}
     await end(database, job)
-    assert await database.writer.write(job_repository.renew, renewal) == set()
+    assert await database.writer.write(job_repository.renew, renewal) == {}
 
 
 @pytest.mark.parametrize(
@@ -237,25 +246,22 @@ async def test_pages_follow_each_other_without_gap_or_repeat(database):
         "idempotency_key = 'k'",
     ],
 )
-async def test_the_database_refuses_states_that_make_no_sense(database, database_file, change):
+async def test_the_database_refuses_states_that_make_no_sense(database, database_url, change):
     await insert(database, new_job())
-    connection = sqlite3.connect(database_file)
-    with pytest.raises(sqlite3.IntegrityError, match="CHECK"):
-        connection.execute(f"UPDATE jobs SET {change}")
-    connection.close()
+    with pytest.raises((sqlite3.IntegrityError, asyncpg.CheckViolationError), match=r"(?i)check"):
+        await asyncio.to_thread(sql, database_url, f"UPDATE jobs SET {change}")
 
 
-async def test_the_report_views_tell_of_a_finished_job(database, database_file):
+async def test_the_report_views_tell_of_a_finished_job(database, database_url):
     (job_id,) = await insert(database, new_job())
     (job,) = await claim(database)
     await end(database, job, JobStatus.FAILED)
-    connection = sqlite3.connect(f"file:{database_file}?mode=ro", uri=True)
-    connection.row_factory = sqlite3.Row
-    row = dict(connection.execute("SELECT * FROM report_jobs").fetchone())
-    assert (row["job_id"], row["status"], row["error_type"]) == (job_id, "FAILED", "ExecutionError")
-    assert 0 <= row["queue_s"] < 5
-    assert 0 <= row["run_s"] < 5
-    assert row["total_s"] == pytest.approx(row["queue_s"] + row["run_s"], abs=0.002)
-    attempt = dict(connection.execute("SELECT * FROM report_attempts").fetchone())
-    assert (attempt["job_id"], attempt["outcome"], attempt["error_type"]) == (job_id, "FAILED", "ExecutionError")
-    connection.close()
+    jobs = "SELECT job_id, status, error_type, queue_s, run_s, total_s FROM report_jobs"
+    ((reported, status, error_type, queue_s, run_s, total_s),) = await asyncio.to_thread(sql, database_url, jobs)
+    assert (str(reported), status, error_type) == (job_id, "FAILED", "ExecutionError")
+    assert 0 <= queue_s < 5
+    assert 0 <= run_s < 5
+    assert total_s == pytest.approx(queue_s + run_s, abs=0.002)
+    attempts = "SELECT job_id, outcome, error_type FROM report_attempts"
+    ((reported, *rest),) = await asyncio.to_thread(sql, database_url, attempts)
+    assert (str(reported), *rest) == (job_id, "FAILED", "ExecutionError")

@@ -22,6 +22,11 @@ READER = (
 )
 
 
+def figure(database: Database, name: str) -> float:
+    (value,) = (gauge.read() for gauge in database.gauges if gauge.name == name)
+    return value
+
+
 async def test_a_long_reader_is_warned_about_then_new_jobs_are_refused_and_it_heals(database_file, tmp_path):
     limits = WalLimits(cut=500_000, warn=1_000_000, refuse=3_000_000)
     async with Database.open(sqlite_url(database_file), tmp_path / "b", inline_bytes=1, wal_limits=limits) as database:
@@ -44,18 +49,18 @@ async def test_a_long_reader_is_warned_about_then_new_jobs_are_refused_and_it_he
             await write()
         with pytest.raises(ServiceUnavailableError, match="no new jobs"):
             database.ground.check_intake()
-        held = database.writer.log.size_bytes
+        held = figure(database, "jobservice_wal_bytes")
         assert held > limits.refuse
         assert database.ground.fault is None
         await asyncio.to_thread(reader.communicate, "")
         while database.ground.warnings:
             await write()
         database.ground.check_intake()
-        assert database.writer.log.size_bytes < limits.cut < held
+        assert figure(database, "jobservice_wal_bytes") < limits.cut < held
 
 
-async def test_without_readers_the_log_stays_small(database):
+async def test_without_readers_the_log_stays_small(database, database_file):
     for _ in range(300):
         await asyncio.gather(*(database.writer.write(job_repository.insert, new_job()) for _ in range(20)))
-    assert database.writer.log.size_bytes < 30_000_000
-    assert database.writer.log.age_s < 5
+    assert figure(database, "jobservice_wal_bytes") < 30_000_000
+    assert figure(database, "jobservice_wal_age_seconds") < 5

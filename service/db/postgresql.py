@@ -1,0 +1,195 @@
+"""PostgreSQL: connections on which values come and go as on SQLite, and which come back after the server was away."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from typing import Any, Final
+
+import asyncpg
+import sqlalchemy as sa
+import structlog
+
+from service.db.link import CONNECT_TIMEOUT_S, FAULTS, Link, away, fault_text
+from service.db.statements import Statement
+from service.db.transaction import Gauge, RefusedError, Transaction, Value
+from service.db.wake_ups import WakeUps
+from service.errors import ServiceUnavailableError
+from service.events import EventBus
+from service.models import Timestamp
+
+#: How often a transaction is begun anew that was the victim of a deadlock, a conflict or a lost connection.
+_TRIES: Final = 5
+
+_NOW: Final = "SELECT date_trunc('milliseconds', clock_timestamp())"
+
+#: Takes no lock that anybody else waits for, and fails where a server takes no writes at all.
+_PROBE: Final = Statement(sa.text("UPDATE alembic_version SET version_num = version_num"))
+
+#: Classes of SQLSTATE that say something about the server at this moment, not about the statement: connection,
+#: authorization, catalog, read-only after a failover, resources, operator, system.
+_AWAY: Final = frozenset({"08", "25", "28", "3D", "53", "57", "58", "XX"})
+_CONFLICTS: Final = frozenset({"40001", "40P01"})
+#: A lock was not to be had in time: others may go on.
+_BUSY: Final = frozenset({"55"})
+
+log = structlog.get_logger(__name__)
+
+
+class PostgresqlBackend:
+    """A `Backend` on a server, which any number of processes share."""
+
+    def __init__(self, database_url: str) -> None:
+        self._database_url = database_url
+        self.gauges: Sequence[Gauge] = ()
+
+    @contextlib.asynccontextmanager
+    async def writing(self) -> AsyncIterator[PostgresqlWriteConnection]:
+        """See `Backend`. Connects when it is first used."""
+        async with contextlib.aclosing(Link(self._database_url)) as link:
+            yield PostgresqlWriteConnection(link)
+
+    @contextlib.asynccontextmanager
+    async def reading(self) -> AsyncIterator[PostgresqlReadConnection]:
+        """See `Backend`. Connects when it is first used."""
+        link = Link(self._database_url, default_transaction_read_only="on")
+        async with contextlib.aclosing(link):
+            yield PostgresqlReadConnection(link)
+
+    async def relay(self, events: EventBus) -> None:
+        """See `Backend`."""
+        async with contextlib.aclosing(Link(self._database_url)) as link:
+            await WakeUps(link, events).carry()
+
+    async def close(self) -> None:
+        """Nothing is open but the connections."""
+
+
+class PostgresqlReadConnection:
+    """A `ReadConnection` on PostgreSQL."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    async def fetch(self, statement: Statement, **values: Any) -> list[Any]:
+        """See `ReadConnection`. A read that lost its connection is done again on a new one."""
+        parameters = statement.postgresql.bind(**values)
+        for left in reversed(range(_TRIES)):
+            connection = await self._link.get()
+            try:
+                return [tuple(row) for row in await connection.fetch(statement.postgresql.text, *parameters)]
+            except FAULTS as error:
+                lost = _is_lost(connection, error)
+                if lost:
+                    self._link.drop()
+                if not left or not (lost or _is_conflict(error)):
+                    raise _translated(error, "read") from error
+            except BaseException:
+                self._link.drop()  # cancelled in the middle of an answer
+                raise
+        raise AssertionError  # the last turn returns or raises
+
+
+class PostgresqlWriteConnection:
+    """A `WriteConnection` on PostgreSQL."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    async def transact(self, work: Callable[[Transaction], Coroutine[Any, Any, Value]]) -> Value:
+        """See `WriteConnection`.
+
+        Begun anew as long as nothing can have been committed. When the connection is lost during the commit nobody
+        knows whether it happened: that is `ServiceUnavailableError`, and never tried again.
+        """
+        for left in reversed(range(_TRIES)):
+            connection = await self._link.get()
+            try:
+                value = await self._work(connection, work)
+                await self._commit(connection)
+                return value
+            except FAULTS as error:
+                if not left or not (self._link_is_lost(connection, error) or _is_conflict(error)):
+                    raise _translated(error, "take writes") from error
+                log.info("transaction begun anew", error=fault_text(error))
+                await asyncio.sleep(random.uniform(0.0, 0.02) * (_TRIES - left))  # noqa: S311 - no secret
+        raise AssertionError  # the last turn returns or raises
+
+    async def probe(self) -> None:
+        """See `WriteConnection`."""
+        await self.transact(lambda tx: tx.fetch(_PROBE))
+
+    async def tidy(self) -> None:
+        """See `WriteConnection`. A server keeps its own house."""
+
+    def _link_is_lost(self, connection: Any, error: BaseException) -> bool:
+        if lost := _is_lost(connection, error):
+            self._link.drop()
+        return lost
+
+    async def _work(self, connection: Any, work: Callable[[Transaction], Coroutine[Any, Any, Value]]) -> Value:
+        try:
+            await connection.execute("BEGIN")
+            return await work(_PostgresqlTransaction(connection, await connection.fetchval(_NOW)))
+        except BaseException:
+            try:
+                await connection.execute("ROLLBACK", timeout=CONNECT_TIMEOUT_S)
+            except FAULTS:
+                self._link.drop()
+            raise
+
+    async def _commit(self, connection: Any) -> None:
+        try:
+            done = await connection.execute("COMMIT")
+        except FAULTS as error:
+            if _is_conflict(error):
+                raise
+            self._link.drop()
+            raise ServiceUnavailableError(
+                f"The database went away during a commit ({fault_text(error)}): whether this was stored is not known."
+            ) from error
+        if done != "COMMIT":
+            raise RefusedError("The database rolled the transaction back.")
+
+
+class _PostgresqlTransaction:
+    __slots__ = ("_connection", "now")
+
+    def __init__(self, connection: Any, now: Timestamp) -> None:
+        self._connection = connection
+        self.now = now
+
+    async def fetch(self, statement: Statement, **values: Any) -> list[Any]:
+        compiled = statement.postgresql
+        return [tuple(row) for row in await self._connection.fetch(compiled.text, *compiled.bind(**values))]
+
+    async def execute_many(self, statement: Statement, rows: Sequence[tuple[Any, ...]]) -> None:
+        await self._connection.executemany(statement.postgresql.text, rows)
+
+
+def _is_conflict(error: BaseException) -> bool:
+    # A migration beside us changes tables; the next transaction prepares its statements anew.
+    return getattr(error, "sqlstate", None) in _CONFLICTS or isinstance(error, asyncpg.InvalidCachedStatementError)
+
+
+def _is_lost(connection: Any, error: BaseException) -> bool:
+    """Whether the connection cannot be used any more."""
+    if isinstance(error, asyncpg.DataError):
+        return False
+    return (
+        connection.is_closed()
+        or isinstance(error, (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError))
+        or getattr(error, "sqlstate", "")[:2] in ("08", "57")
+    )
+
+
+def _translated(error: BaseException, doing: str) -> Exception:
+    sqlstate = getattr(error, "sqlstate", None)
+    why = f"The database cannot {doing} now: {fault_text(error)}."
+    if sqlstate[:2] in _AWAY if sqlstate else not isinstance(error, asyncpg.DataError):
+        return away(why)
+    if _is_conflict(error) or (sqlstate or "")[:2] in _BUSY:
+        return ServiceUnavailableError(why)
+    return RefusedError(fault_text(error))

@@ -1,0 +1,99 @@
+"""Several processes on one PostgreSQL: some serve, some only work, and none takes what another runs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import sql
+from tests.service.conftest import HOSTILE, until
+
+
+@pytest.fixture
+def work(tmp_path: Path, postgres_url: str) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start `jobservice work` with options; returns once it works."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("JOBSERVICE_")}
+    with contextlib.ExitStack() as stack:
+
+        def start(*options: str) -> subprocess.Popen[str]:
+            log = stack.enter_context((tmp_path / "work.log").open("ab"))
+            command = [sys.executable, "-m", "service", "work", "--data-dir", str(tmp_path / "data")]
+            process = stack.enter_context(
+                subprocess.Popen(
+                    [*command, "--database-url", postgres_url, *options],
+                    env=environment | {"PYTHONPATH": str(HOSTILE)},
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    text=True,
+                )
+            )
+            stack.callback(process.kill)
+            assert process.stdout
+            first = process.stdout.readline()
+            assert " works as " in first, (tmp_path / "work.log").read_text()
+            return process
+
+        yield start
+
+
+def owners(url: str) -> dict[str, set[str]]:
+    """Which processes ran jobs of each plugin."""
+    found: dict[str, set[str]] = {}
+    for plugin, owner in sql(url, "SELECT plugin, instance_id FROM report_attempts"):
+        found.setdefault(plugin, set()).add(str(owner))
+    return found
+
+
+def test_two_serve_one_database_and_each_knows_the_jobs_of_the_other(serve, postgres_url):
+    one, other = (serve("--database-url", postgres_url, "--workers", "1") for _ in range(2))
+    jobs = [(one if n % 2 else other).submit("sleep", {"seconds": 0.2}) for n in range(12)]
+    assert [other.job(job, wait=60)["status"] for job in jobs] == ["SUCCESS"] * 12
+    assert len(owners(postgres_url)["sleep"]) == 2
+    assert one.stop() == other.stop() == 0
+
+
+def test_a_start_leaves_what_another_process_runs(serve, postgres_url):
+    one = serve("--database-url", postgres_url)
+    job = one.submit("sleep", {"seconds": 3})
+    until(lambda: one.job(job)["status"] == "RUNNING")
+    other = serve("--database-url", postgres_url)
+    assert other.job(job, wait=60)["status"] == "SUCCESS"
+    assert [attempt["outcome"] for attempt in other.attempts(job)] == ["SUCCESS"]
+
+
+SUBMIT = """
+    INSERT INTO jobs (id, tenant, plugin, status, priority, due, run_at, attempt, max_attempts, lost, max_lost, fence,
+                      event_count, created_at, tags, metadata, artifacts, payload)
+    SELECT gen_random_uuid(), 'default', plugin, 'PENDING', priority, true, now(), 0, 1, 0, 3, 0,
+           0, now(), '[]', '{}', '[]', '{}'
+    FROM (VALUES ('not_installed', 9), ('sleep', 9), ('echo', 0)) AS submitted (plugin, priority)"""
+
+
+def test_one_that_only_works_runs_what_it_was_told_to_and_nothing_else(work, postgres_url):
+    echoing = work("--plugin", "echo")
+    sql(postgres_url, SUBMIT)
+    states = "SELECT plugin, status FROM report_jobs ORDER BY plugin"
+    until(lambda: ("echo", "SUCCESS") in sql(postgres_url, states))
+    assert sql(postgres_url, states) == [("echo", "SUCCESS"), ("not_installed", "PENDING"), ("sleep", "PENDING")]
+    working = work()
+    until(lambda: ("sleep", "SUCCESS") in sql(postgres_url, states))
+    assert sql(postgres_url, states) == [("echo", "SUCCESS"), ("not_installed", "PENDING"), ("sleep", "SUCCESS")]
+    assert owners(postgres_url)["echo"] != owners(postgres_url)["sleep"]
+    for process in (echoing, working):
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+
+
+def test_a_plugin_that_is_not_installed_cannot_be_chosen(tmp_path, postgres_url):
+    command = [sys.executable, "-m", "service", "work", "--data-dir", str(tmp_path), "--database-url", postgres_url]
+    done = subprocess.run([*command, "--plugin", "nonsense"], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert "'nonsense' is not installed here" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,194 @@
+"""What only a server does: it goes away, it is shared, and it wakes others up."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import asyncpg
+import pytest
+from uuid_utils.compat import uuid7
+
+from service.db import job_repository
+from service.db.database import Database
+from service.db.engine import DatabaseKind, database_kind
+from service.errors import ServiceUnavailableError, StartupError
+from service.events import EventBus
+from service.models import JobStatus
+from tests.conftest import driver_url
+from tests.store.test_jobs import claim, end, insert, record
+from tests.store.test_writer import all_ids, new_job
+
+
+@pytest.fixture
+async def admin(postgres_url):
+    """A connection of somebody else."""
+    connection = await asyncpg.connect(driver_url(postgres_url))
+    yield connection
+    await connection.close()
+
+
+@contextlib.asynccontextmanager
+async def opened(url, tmp_path):
+    async with Database.open(url, tmp_path / "blobs", inline_bytes=1_000) as database:
+        yield database
+
+
+@pytest.fixture
+async def shared(postgres_url, tmp_path):
+    """Two processes' views of one database."""
+    async with opened(postgres_url, tmp_path) as one, opened(postgres_url, tmp_path) as other:
+        yield one, other
+
+
+async def cut_all(admin):
+    """End every connection but the administrator's."""
+    await admin.fetch(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+
+
+async def test_writers_and_readers_come_back_after_their_connections_were_cut(shared, admin):
+    database, _ = shared
+    made = []
+    for _ in range(3):
+        made += await insert(database, new_job())
+        assert await all_ids(database) == set(made)
+        await cut_all(admin)
+
+
+async def test_cuts_in_the_middle_lose_nothing_that_was_acknowledged(shared, admin):
+    acknowledged, refused = set(), set()
+
+    async def submit(database):
+        for _ in range(30):
+            is_acknowledged = False
+            while not is_acknowledged:
+                job = new_job()
+                try:
+                    await database.writer.write(job_repository.insert, job)
+                    acknowledged.add(job.id)
+                    is_acknowledged = True
+                except ServiceUnavailableError:
+                    refused.add(job.id)
+
+    submitting = [asyncio.create_task(submit(database)) for database in shared for _ in range(4)]
+    while not all(task.done() for task in submitting):
+        before = len(acknowledged)
+        await cut_all(admin)
+        while len(acknowledged) == before and not all(task.done() for task in submitting):
+            await asyncio.sleep(0)
+    await asyncio.gather(*submitting)
+    stored = await all_ids(shared[0])
+    assert acknowledged <= stored <= acknowledged | refused
+    assert len(acknowledged) == 240
+
+
+async def test_a_server_that_takes_no_connections_is_unavailable_and_heals(postgres_url, tmp_path, admin, postgres):
+    name = postgres_url.rpartition("/")[2].partition("?")[0]
+    async with opened(postgres_url, tmp_path) as database:
+        await insert(database, new_job())
+        server = await asyncpg.connect(driver_url(postgres.url("postgres")))
+        try:
+            await server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+            await cut_all(admin)
+            with pytest.raises(ServiceUnavailableError, match="reached"):
+                await insert(database, new_job())
+            with pytest.raises(ServiceUnavailableError, match="reached"):
+                await all_ids(database)
+            await server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+        finally:
+            await server.close()
+        async with asyncio.timeout(20):
+            while database.ground.fault is not None:
+                await asyncio.sleep(0.02)
+        await insert(database, new_job())
+        assert len(await all_ids(database)) == 2
+
+
+async def test_processes_that_claim_at_once_share_the_jobs(shared):
+    ids = await insert(shared[0], *(new_job() for _ in range(200)))
+    turns = (claim(shared[n % 2], 7, owner=str(uuid7())) for n in range(40))
+    claimed = [job.id for jobs in await asyncio.gather(*turns) for job in jobs]
+    claimed += [job.id for job in await claim(shared[0], 200)]
+    assert sorted(claimed) == sorted(ids)
+
+
+async def test_a_row_that_another_process_is_claiming_is_passed_over(shared, admin):
+    first, second = await insert(shared[0], new_job(priority=1), new_job())
+    async with admin.transaction():
+        await admin.fetch("SELECT 1 FROM jobs WHERE id = $1 FOR UPDATE", first)
+        assert [job.id for job in await claim(shared[1], 1)] == [second]
+    assert [job.id for job in await claim(shared[1], 1)] == [first]
+
+
+async def test_a_key_makes_one_job_however_many_processes_ask(shared):
+    asked = await asyncio.gather(
+        *(shared[n % 2].writer.write(job_repository.insert, new_job(key="k")) for n in range(64))
+    )
+    assert len({inserted.id for inserted in asked}) == 1
+    assert sum(not inserted.replayed for inserted in asked) == 1
+
+
+async def test_processes_that_end_jobs_of_the_same_plugins_never_block_each_other(shared):
+    await insert(shared[0], *(new_job(plugin) for plugin in ("a", "b", "c") * 20))
+    halves = [await claim(database, 30) for database in shared]
+    ended = await asyncio.gather(
+        *(end(database, job) for database, half in zip(shared, halves, strict=True) for job in half)
+    )
+    assert ended == [True] * 60
+
+
+async def test_times_and_ids_read_as_they_were_written(shared):
+    job = new_job(run_at="2031-02-03T04:05:06.070Z", expires_at="2031-02-03T04:05:07.000Z")
+    await insert(shared[0], job)
+    stored = await record(shared[1], job.id)
+    assert (stored.id, stored.created_at, stored.run_at, stored.expires_at) == (
+        job.id,
+        job.created_at,
+        "2031-02-03T04:05:06.070Z",
+        "2031-02-03T04:05:07.000Z",
+    )
+    assert stored.status is JobStatus.PENDING
+
+
+async def test_other_processes_are_woken_and_so_they_are_after_a_cut(shared, admin):
+    here, there = EventBus(), EventBus()
+    relays = [asyncio.create_task(database.relay(bus)) for database, bus in zip(shared, (here, there), strict=True)]
+    job_id = str(uuid7())
+    try:
+        for _ in range(2):
+            with there.watch(job_id) as changed:
+                async with asyncio.timeout(30):
+                    while not (changed.is_set() and there.work.is_set()):
+                        here.job_changed(job_id)
+                        here.work_arrived()
+                        await asyncio.sleep(0.01)
+            await cut_all(admin)
+            there.work.clear()
+    finally:
+        for relay in relays:
+            relay.cancel()
+        await asyncio.wait(relays)
+
+
+@pytest.mark.parametrize(
+    ("url", "kind"),
+    [
+        ("sqlite:///x.db", DatabaseKind.SQLITE),
+        ("sqlite+aiosqlite:///x.db", DatabaseKind.SQLITE),
+        ("postgresql://host/db", DatabaseKind.POSTGRESQL),
+        ("postgresql+asyncpg://host/db", DatabaseKind.POSTGRESQL),
+    ],
+)
+def test_a_url_says_which_database(url, kind):
+    assert database_kind(url) is kind
+
+
+@pytest.mark.parametrize("url", ["mysql://host/db", "postgresql+psycopg2://user:s3cret@host/db", "no url"])
+def test_other_databases_are_refused_in_one_line_without_the_password(url):
+    with pytest.raises(StartupError, match=r"postgresql\+asyncpg") as refused:
+        database_kind(url)
+    assert "s3cret" not in str(refused.value)
+    assert "\n" not in str(refused.value)

@@ -1,0 +1,201 @@
+"""The service with bugs that other queues have, planted at its start: `python -m tests.torture.planted BUG,... serve`.
+
+They live here and nowhere in the service. Each must be found by the oracle, or the oracle proves nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from service import app, cli
+from service.db import job_repository
+from service.db.job_repository import Inserted, NewJob
+from service.db.schema import jobs
+from service.db.statements import Statement, batch
+from service.db.transaction import Transaction
+from service.db.writer import Writer
+from service.job_management import JobManagementService
+from service.models import timestamp
+from service.tool_runner.worker_process import WorkerProcess
+
+_END_GUARDS = {
+    "status": r" AND jobs\.status = 'RUNNING'",
+    "fence": r" AND jobs\.fence = ending\.fence",
+    "owner": r" AND jobs\.owner = ending\.owner",
+}
+_KEY_CONFLICT = r" ON CONFLICT \(tenant, idempotency_key\) WHERE idempotency_key IS NOT NULL DO NOTHING"
+_CLAIM_GUARD = r" AND jobs\.status = 'PENDING'"
+_STILL_LOST = (
+    r" AND jobs\.fence = lost_runs\.fence AND jobs\.status = 'RUNNING'"
+    r" AND jobs\.(owner !=|lease_until <) (\?|\$\d+(?:::[\w ]+?)?)(?= RETURNING)"
+)
+
+
+def shared_file() -> None:
+    """No bug of the service: its lock taken away, so that several processes meet on one SQLite file."""
+    app.exclusive_lock = lambda path: contextlib.nullcontext()
+
+
+def acknowledged_before_commit() -> None:
+    write = Writer.write
+    made: dict[str | None, Inserted] = {}
+    tasks = set()
+
+    async def hasty(self: Writer, operation: Any, item: Any) -> Any:
+        if operation is not job_repository.insert:
+            return await write(self, operation, item)
+        if item.idempotency_key not in made:
+            made[item.idempotency_key] = Inserted(id=item.id, replayed=False, request_hash=item.request_hash)
+            tasks.add(asyncio.ensure_future(write(self, operation, item)))
+        return made[item.idempotency_key]
+
+    Writer.write = hasty
+
+
+def finished_without_guard() -> None:
+    for guard in _END_GUARDS.values():
+        _strip(job_repository._END, guard)
+
+
+def finished_by_state_only() -> None:
+    _strip(job_repository._END, _END_GUARDS["fence"])
+    _strip(job_repository._END, _END_GUARDS["owner"])
+
+
+def key_checked_then_inserted() -> None:
+    upgrade, insert = app.upgrade, JobManagementService._insert
+    _strip(job_repository._INSERT_KEYED_JOBS, _KEY_CONFLICT)
+
+    async def without_index(database_url: str) -> str:
+        revision = await upgrade(database_url)
+        await _execute(database_url, "DROP INDEX IF EXISTS uq_jobs_idempotency")
+        return revision
+
+    async def checked(self: JobManagementService, new: NewJob) -> Inserted:
+        keys = batch([(new.tenant, new.idempotency_key)])
+        rows = await self._database.reader.fetch(job_repository._SELECT_BY_KEY, batch=keys)
+        if rows:
+            return Inserted(id=str(rows[0][2]), replayed=True, request_hash=rows[0][3])
+        return await insert(self, new)
+
+    app.upgrade = without_index
+    JobManagementService._insert = checked
+
+
+def selected_then_claimed() -> None:
+    claim_and_start = JobManagementService._claim_and_start
+    # The CHECK constraints of this schema would refuse to claim rows that have ended or were claimed already.
+    _strip(job_repository._CLAIM_ONE, _CLAIM_GUARD, " AND jobs.finished_at IS NULL")
+    _strip(job_repository._CLAIM_ONE, r"attempt=\(jobs\.attempt \+ [^)]+\)", "attempt=1")
+    select = Statement(
+        sa.select(jobs.c.id)
+        .where(sa.text("status = 'PENDING' AND due"))
+        .order_by(jobs.c.id)
+        .limit(sa.literal_column("8"))
+    )
+
+    async def unguarded(self: JobManagementService, *, limit: int, **rest: Any) -> list[asyncio.Task[Any]]:
+        seen = await self._database.reader.fetch(select)
+        await asyncio.sleep(0.1)
+        return [task for (job_id,) in seen[:limit] for task in await claim_and_start(self, limit=1, job_id=str(job_id))]
+
+    JobManagementService._claim_and_start = unguarded
+
+
+def nothing_rescued() -> None:
+    async def never(tx: Transaction, items: Sequence[Any]) -> list[list[Any]]:
+        return [[] for _ in items]
+
+    job_repository.recover = job_repository.rescue = never
+
+
+def rescued_from_a_stale_snapshot() -> None:
+    for _, change in (job_repository._FOREIGN, job_repository._LAPSED):
+        _strip(change, _STILL_LOST, r" AND \2 IS NOT NULL")
+        _strip(change, "owner=NULL", "owner=NULL, result=NULL")
+
+    looks = (job_repository._FOREIGN[0], job_repository._LAPSED[0])
+
+    class Snapshot:
+        """A transaction that has looked long ago."""
+
+        def __init__(self, tx: Transaction, rows: list[Any]) -> None:
+            self.now = tx.now
+            self.execute_many = tx.execute_many
+            self._tx, self._rows = tx, rows
+
+        async def fetch(self, statement: Statement, **values: Any) -> list[Any]:
+            return self._rows if statement in looks else await self._tx.fetch(statement, **values)
+
+    async def take_back(tx: Transaction, items: Sequence[Any]) -> list[Any]:
+        (((look, change), condition, rows),) = items
+        return [await job_repository._take_back(Snapshot(tx, rows), look, change, **condition)]
+
+    async def stale(self: JobManagementService, statements: Any, **condition: str) -> int:
+        rows = await self._database.reader.fetch(statements[0], **condition)
+        await asyncio.sleep(0.7)
+        if not rows:
+            return 0
+        return len(await self._database.writer.write(take_back, (statements, condition, rows)))
+
+    async def recover(self: JobManagementService) -> int:
+        return await stale(self, job_repository._FOREIGN, by=self.instance_id)
+
+    async def rescue(self: JobManagementService) -> int:
+        return await stale(self, job_repository._LAPSED, now=timestamp())
+
+    JobManagementService.recover = recover
+    JobManagementService.rescue = rescue
+
+
+def no_execution_deadline() -> None:
+    WorkerProcess._arm = lambda self, limit_s: None
+
+
+PLANTS: dict[str, Callable[[], None]] = {
+    plant.__name__: plant
+    for plant in (
+        shared_file,
+        acknowledged_before_commit,
+        finished_without_guard,
+        finished_by_state_only,
+        key_checked_then_inserted,
+        selected_then_claimed,
+        nothing_rescued,
+        rescued_from_a_stale_snapshot,
+        no_execution_deadline,
+    )
+}
+
+
+def launcher(*plants: str) -> tuple[str, ...]:
+    """The command that starts the service with `plants`."""
+    return (sys.executable, "-m", "tests.torture.planted", ",".join(plants))
+
+
+def _strip(statement: Any, guard: str, instead: str = "") -> None:
+    """Replace a guard, a regular expression, in the compiled texts of a statement: one, or one for each database."""
+    for compiled in (statement,) if hasattr(statement, "text") else (statement.sqlite, statement.postgresql):
+        compiled.text, count = re.subn(guard, instead, compiled.text)
+        assert count, f"the plant fits no more: {guard!r} is not in {compiled.text}"
+
+
+async def _execute(database_url: str, sql: str) -> None:
+    engine = create_async_engine(database_url)
+    async with engine.begin() as connection:
+        await connection.exec_driver_sql(sql)
+    await engine.dispose()
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1].split(","):
+        PLANTS[name]()
+    sys.exit(cli.run(sys.argv[2:]))
