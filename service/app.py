@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any, Final
 
 import structlog
@@ -22,6 +22,7 @@ from service.db import instances, plugin_metrics
 from service.db.database import Database
 from service.db.directories import make_directory
 from service.db.engine import DatabaseKind, database_kind, sqlite_path
+from service.db.ground import Healing
 from service.db.instances import Instance
 from service.db.lock import exclusive_lock
 from service.db.migrate import upgrade
@@ -61,11 +62,24 @@ class Health:
         """True once no new work is taken."""
         return not self._jobs.accepting
 
+    @property
+    def must_end_at_once(self) -> bool:
+        """True when nothing that this process writes can be trusted any more."""
+        fault = self._database.ground.fault
+        return fault is not None and fault.healing is Healing.NEVER
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What people should know although the process can serve."""
+        return self._database.ground.warnings
+
     async def readiness(self) -> list[str]:
         """Why the process cannot serve now; empty when it can. Commits a probe, so that it tells the truth."""
         reasons = [f"The {name} loop has ended." for name in self.dead_loops]
         if self.draining:
             reasons.append("The service is shutting down.")
+        if (fault := self._database.ground.fault) is not None:
+            return [*reasons, fault.reason]
         probe = asyncio.ensure_future(self._database.writer.write(instances.beat, self._jobs.instance_id))
         try:
             await asyncio.wait_for(asyncio.shield(probe), _PROBE_S)
@@ -113,6 +127,8 @@ class Service:
             metrics, events = Metrics(), EventBus()
             database.writer.on_commit = metrics.batch_size.observe
             metrics.gauge("jobservice_writer_queue", "Writes waiting for a transaction", lambda: database.writer.depth)
+            for gauge in database.gauges:
+                metrics.gauge(gauge.name, gauge.text, gauge.read)
 
             sources = _chosen(await asyncio.to_thread(installed_plugins), only_plugins)
             runner = ToolRunner(WorkerPool(settings), sources, settings)
@@ -198,6 +214,10 @@ async def _serve(settings: Settings, listen: bool, only_plugins: Collection[str]
         await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
         for waiter in ended:
             waiter.cancel()
+        if service.health.must_end_at_once:
+            # Closing the database would copy what the disk may have dropped from the log into it.
+            logs.flush()
+            os._exit(1)
         log.info("stopping", running=sum(service.jobs.running.values()), patience_s=settings.drain_s)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, service.jobs.hurry)

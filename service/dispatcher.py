@@ -37,7 +37,7 @@ class Dispatcher:
             try:
                 await self.dispatch()
             except ServiceUnavailableError as error:
-                log.warning("cannot claim jobs", error=str(error))
+                log.debug("cannot claim jobs", error=str(error))
                 await asyncio.sleep(POLL_S)
             # Not `wait_for`: on Python 3.11 it swallows a cancellation that comes together with the wake-up.
             with contextlib.suppress(TimeoutError):

@@ -134,9 +134,12 @@ class JobStateError(ServiceError):
 
 
 class ServiceUnavailableError(ServiceError):
-    """The service cannot take this now (draining, database away); nothing was recorded."""
+    """The service cannot take this now (draining, database away); nothing was recorded.
 
-    def __init__(self, reason: str, *, retry_after_s: int = 5) -> None:
+    `retry_after_s` is None where waiting does not help.
+    """
+
+    def __init__(self, reason: str, *, retry_after_s: int | None = 5) -> None:
         super().__init__(reason)
         self.retry_after_s = retry_after_s
 

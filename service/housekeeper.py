@@ -46,7 +46,7 @@ class Housekeeper:
             try:
                 await self.tick()
             except ServiceUnavailableError as error:
-                log.warning("cannot keep house", error=str(error))
+                log.debug("cannot keep house", error=str(error))
             await asyncio.sleep(TICK_S)
 
     async def tick(self) -> None:

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import structlog
@@ -444,6 +444,7 @@ class JobManagementService:
         return new, stored
 
     async def _insert(self, new: NewJob) -> Inserted:
+        self._database.ground.check_intake()
         inserted = await self._database.writer.write(job_repository.insert, new)
         if not inserted.replayed:
             self._count_submitted(new.plugin).inc()
@@ -528,7 +529,7 @@ class JobManagementService:
         try:
             is_held = await self._database.writer.write(job_repository.make_progress, made)
         except ServiceError as error:
-            log.warning("progress not written", error=str(error))
+            log.debug("progress not written", error=str(error))
         else:
             if not is_held and (execution := self._executions.get((job.id, job.fence))) is not None:
                 self._lose(execution, "it is another runner's now")
@@ -539,13 +540,13 @@ class JobManagementService:
     ) -> Outcome | None:
         """Write the end of an execution; the outcome as recorded. What cannot be stored becomes a failure that can."""
         try:
-            await self._write_end(await self._ending(job, outcome, report, cancelled=cancelled))
+            await self._write_end(job, lambda: self._ending(job, outcome, report, cancelled=cancelled))
             return outcome
         except Exception as error:
             log.exception("an outcome could not be stored", plugin=job.plugin)
             why = str(error) if isinstance(error, ServiceError) else "see the service's log."
             refused = failed(ErrorType.INTERNAL, f"The outcome could not be stored: {why}", job.plugin)
-            await self._write_end(await self._ending(job, refused, CallReport(), cancelled=False))
+            await self._write_end(job, lambda: self._ending(job, refused, CallReport(), cancelled=False))
             return refused
 
     async def _ending(self, job: ClaimedJob, outcome: Outcome | None, report: CallReport, *, cancelled: bool) -> Ending:
@@ -572,21 +573,25 @@ class JobManagementService:
             case None:
                 return ending
 
-    async def _write_end(self, ending: Ending) -> None:
-        """Retries while the database takes no writes: the outcome is nowhere else. Gives up only with the service."""
-        status = None
-        is_written = False
-        while not is_written:
+    async def _write_end(self, job: ClaimedJob, make: Callable[[], Awaitable[Ending]]) -> None:
+        """Retries while nothing can be stored: the outcome is nowhere else. Gives up only with the service."""
+        while True:
             try:
+                ending = await make()  # its bytes go to files, whose disk may be full too
                 status = await self._database.writer.write(job_repository.end, ending)
-                is_written = True
             except ServiceUnavailableError as error:
+                if error.retry_after_s is None:
+                    raise
                 if not self.accepting:
                     log.error("outcome lost; the job runs again after the next start", error=str(error))
                     return
-                log.warning("outcome not written yet", error=str(error))
+                log.debug("outcome not written yet", error=str(error))
                 await asyncio.sleep(_RETRY_WRITE_S)
-        job = ending.job
+            else:
+                self._tell_end(job, ending, status)
+                return
+
+    def _tell_end(self, job: ClaimedJob, ending: Ending, status: JobStatus | None) -> None:
         if status is None:
             self._metrics.stale_writes.inc()
             log.warning("late outcome refused: the job is no longer held", fence=job.fence, status=ending.status)

@@ -58,6 +58,15 @@ class _Sink:
                     item.set()
 
 
+_sinks: Final[list[_Sink]] = []
+
+
+def flush() -> None:
+    """Wait a moment for the lines that are on their way."""
+    for sink in _sinks:
+        sink.close()
+
+
 def configure(level: str, form: LogFormat) -> None:
     """Send structlog's and the standard library's lines the same way; call once, before anything logs.
 
@@ -65,7 +74,8 @@ def configure(level: str, form: LogFormat) -> None:
     `structlog.contextvars` appear on every line of their context.
     """
     sink = _Sink(sys.stderr)
-    atexit.register(sink.close)
+    _sinks.append(sink)
+    atexit.register(flush)
     for_people = form == "console" or (form == "auto" and sys.stderr.isatty())
     processors: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,

@@ -55,7 +55,7 @@ class LeaseKeeper:
         try:
             await self._jobs.renew_leases()
         except ServiceUnavailableError as error:
-            log.warning("cannot renew leases", error=str(error))
+            log.debug("cannot renew leases", error=str(error))
             return False
         return True
 
@@ -72,5 +72,5 @@ class Rescuer:
             try:
                 await self._jobs.rescue()
             except ServiceUnavailableError as error:
-                log.warning("cannot take back lost jobs", error=str(error))
+                log.debug("cannot take back lost jobs", error=str(error))
             await asyncio.sleep(RESCUE_EVERY_S)

@@ -195,7 +195,8 @@ async def readyz(services: Services, request: web.Request, arguments: Arguments)
             errors=[FieldProblem("", reason) for reason in reasons],
             headers={hdrs.RETRY_AFTER: str(RETRY_AFTER_S)},
         )
-    return _json({"status": "ready"})
+    warnings = list(services.health.warnings)
+    return _json({"status": "ready", "warnings": warnings} if warnings else {"status": "ready"})
 
 
 async def get_metrics(services: Services, request: web.Request, arguments: Arguments) -> web.Response:

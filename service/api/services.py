@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Protocol
 
 from service.job_management import JobManagementService
@@ -16,6 +17,11 @@ class Health(Protocol):
     @property
     def draining(self) -> bool:
         """True once no new work is taken."""
+        ...
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What people should know although the process can serve."""
         ...
 
     async def readiness(self) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NotRequired
 from urllib.parse import quote
 
 from typing_extensions import TypedDict
@@ -148,9 +148,10 @@ class PluginListView(TypedDict):
 
 
 class StateView(TypedDict):
-    """One word about the process."""
+    """One word about the process, and what people should know although all is well."""
 
     status: str
+    warnings: NotRequired[list[str]]
 
 
 def job_url(job_id: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import errno
 import hashlib
 import os
 import tempfile
@@ -24,6 +25,10 @@ from service.models import BlobRef, Timestamp, timestamp
 
 #: Up to this size hashing costs less than handing the bytes to a thread.
 _HASH_ON_LOOP_BYTES: Final = 16 * 1024
+
+#: What ends when somebody makes room; anything else needs a look at the directory.
+_PASSING: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.EROFS})
+_RETRY_S: Final = 5
 
 _INSERT = Statement(
     postgresql.insert(blobs)
@@ -63,7 +68,10 @@ class BlobStore:
         try:
             return await asyncio.to_thread(lambda: [self._prepare(value) for value in values])
         except OSError as error:
-            raise ServiceUnavailableError(f"Bytes cannot be stored in {self._directory}: {error}.") from error
+            raise ServiceUnavailableError(
+                f"Bytes cannot be stored in {self._directory}: {error}.",
+                retry_after_s=_RETRY_S if error.errno in _PASSING else None,
+            ) from error
 
     def _prepare(self, value: bytes) -> NewBlob:
         sha256 = hashlib.sha256(value).hexdigest()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 from service.db.blobs import BlobStore
 from service.db.engine import NO_DRIVER, DatabaseKind, database_kind
+from service.db.ground import Ground
 from service.db.reader import Reader
 from service.db.sqlite import SqliteBackend
-from service.db.transaction import Backend
+from service.db.transaction import Backend, Gauge
+from service.db.wal import WalLimits
 from service.db.writer import Writer
 from service.errors import StartupError
 from service.events import EventBus
@@ -24,6 +26,7 @@ class Database:
 
     def __init__(self, backend: Backend, writer: Writer, reader: Reader, blobs: BlobStore) -> None:
         self._backend = backend
+        self.ground = writer.ground
         self.writer = writer
         self.reader = reader
         self.blobs = blobs
@@ -37,13 +40,15 @@ class Database:
         *,
         inline_bytes: int,
         clock: Callable[[], Timestamp] = timestamp,
+        wal_limits: WalLimits | None = None,
     ) -> AsyncIterator[Database]:
         """The database for as long as the block runs; leaving it commits what is queued and closes every connection.
 
-        `clock` decides what is due, expired or lost on SQLite; PostgreSQL has its own.
+        `clock` decides what is due, expired or lost on SQLite, whose log has `wal_limits`; PostgreSQL has its own.
         """
-        backend = _backend(database_url, clock)
-        writer = Writer(backend)
+        ground = Ground()
+        backend = _backend(database_url, ground, clock, wal_limits)
+        writer = Writer(backend, ground)
         reader = Reader(backend, connections=READER_CONNECTIONS)
         try:
             await writer.start()
@@ -54,14 +59,21 @@ class Database:
             await reader.close()
             await backend.close()
 
+    @property
+    def gauges(self) -> Sequence[Gauge]:
+        """What only this kind of database has to show."""
+        return self._backend.gauges
+
     async def relay(self, events: EventBus) -> None:
         """Carry wake-ups between the processes on this database, until cancelled."""
         await self._backend.relay(events)
 
 
-def _backend(database_url: str, clock: Callable[[], Timestamp]) -> Backend:
+def _backend(
+    database_url: str, ground: Ground, clock: Callable[[], Timestamp], wal_limits: WalLimits | None
+) -> Backend:
     if database_kind(database_url) is DatabaseKind.SQLITE:
-        return SqliteBackend(database_url, readers=READER_CONNECTIONS, clock=clock)
+        return SqliteBackend(database_url, ground, readers=READER_CONNECTIONS, clock=clock, wal_limits=wal_limits)
     # Its driver is an extra.
     try:
         from service.db.postgresql import PostgresqlBackend

@@ -20,6 +20,8 @@ BUSY_TIMEOUT_MS: Final = 5_000
 _CACHE_KIB: Final = 64 * 1024
 _JOURNAL_LIMIT_BYTES: Final = 64 * 1024 * 1024
 _MIGRATION_LOCK_TIMEOUT: Final = "10s"
+#: How long a process waits for another one's migration of the same file.
+_MIGRATION_BUSY_TIMEOUT_MS: Final = 600_000
 
 NO_DRIVER: Final = (
     "PostgreSQL needs the extra `postgres`: pip install 'jobservice[postgres]', "
@@ -63,20 +65,24 @@ def sqlite_path(database_url: str) -> Path:
     return Path(url.database)
 
 
-def create_writer_engine(database_url: str, *, foreign_keys: bool = True) -> AsyncEngine:
+def create_writer_engine(
+    database_url: str, *, foreign_keys: bool = True, busy_timeout_ms: int = BUSY_TIMEOUT_MS
+) -> AsyncEngine:
     """One connection that may write and the only one that checkpoints; every transaction is `BEGIN IMMEDIATE`.
 
     Commits are durable (`synchronous=FULL`: NORMAL loses acknowledged rows in a power cut). Migrations run with
     `foreign_keys` off: batch mode rebuilds tables, and cascades would empty their children.
     """
     pragmas = (
+        f"busy_timeout={busy_timeout_ms}",
         "journal_mode=WAL",
         "synchronous=FULL",
         f"foreign_keys={'ON' if foreign_keys else 'OFF'}",
-        f"busy_timeout={BUSY_TIMEOUT_MS}",
         f"cache_size=-{_CACHE_KIB}",
         f"journal_size_limit={_JOURNAL_LIMIT_BYTES}",
         "trusted_schema=OFF",
+        # `wal.WriteAheadLog` checkpoints: SQLite's own would hold up the commit it follows, and hide its errors.
+        "wal_autocheckpoint=0",
     )
     engine = create_async_engine(
         f"sqlite+aiosqlite:///{sqlite_path(database_url)}", pool_size=1, max_overflow=0, hide_parameters=True
@@ -116,7 +122,7 @@ def _with_profile(engine: AsyncEngine, pragmas: tuple[str, ...], *, begin: str) 
 def create_migration_engine(database_url: str) -> AsyncEngine:
     """For changes of the schema, whatever the database; raises `StartupError` when its driver is not installed."""
     if database_kind(database_url) is DatabaseKind.SQLITE:
-        return create_writer_engine(database_url, foreign_keys=False)
+        return create_writer_engine(database_url, foreign_keys=False, busy_timeout_ms=_MIGRATION_BUSY_TIMEOUT_MS)
     settings = {"application_name": "jobservice migrate", "lock_timeout": _MIGRATION_LOCK_TIMEOUT}
     try:
         return create_async_engine(

@@ -11,8 +11,8 @@ from typing import Any, Final
 import asyncpg
 from sqlalchemy.engine import make_url
 
+from service.db.ground import AwayError, Fault
 from service.db.statements import POSTGRESQL
-from service.errors import ServiceUnavailableError
 from service.models import Timestamp
 
 CONNECT_TIMEOUT_S: Final = 5.0
@@ -54,19 +54,19 @@ class Link:
         self._why = ""
 
     async def get(self) -> Any:
-        """The connection; raises `ServiceUnavailableError` when there is none now."""
+        """The connection; raises `AwayError` when there is none now."""
         if self._connection is not None and not self._connection.is_closed():
             return self._connection
         now = asyncio.get_running_loop().time
         if now() < self._next_try:
-            raise ServiceUnavailableError(self._why)
+            raise away(self._why)
         try:
             self._connection = await self._connect()
         except FAULTS as error:
             self._pause_s = min(max(2 * self._pause_s, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
             self._next_try = now() + self._pause_s * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
             self._why = f"The database cannot be reached now: {fault_text(error)}."
-            raise ServiceUnavailableError(self._why) from error
+            raise away(self._why) from error
         self._pause_s = 0.0
         return self._connection
 
@@ -104,6 +104,11 @@ def _timestamp(text: str) -> Timestamp:
     """`2026-01-31 12:00:00.5+00`, as a server at UTC writes it, as a `Timestamp`."""
     moment, _, fraction = text.removesuffix("+00").partition(".")
     return Timestamp(f"{moment[:10]}T{moment[11:]}.{fraction[:3]:0<3}Z")
+
+
+def away(why: str) -> AwayError:
+    """The server takes nothing now; it comes back by itself."""
+    return AwayError(Fault(kind="away", reason=why))
 
 
 def fault_text(error: BaseException) -> str:

@@ -2,39 +2,58 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
+from typing import Final
 
 import sqlalchemy as sa
+import structlog
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 import service
-from service.db import views
+from service.db import preflight, views
 from service.db.engine import DatabaseKind, create_migration_engine, database_kind, sqlite_path
 from service.errors import StartupError
+from service.models import timestamp
+
+#: Copies a database that is at a revision, before it leaves it.
+_Copy = Callable[[sa.Connection, str], None]
+
+log = structlog.get_logger(__name__)
 
 
-def alembic_config() -> Config:
-    """Alembic's settings: inside the package where it is installed, beside it in a source checkout."""
+def alembic_config(script_location: Path | None = None) -> Config:
+    """Alembic's settings: inside the package where it is installed, beside it in a source checkout.
+
+    `script_location` names another chain of revisions than the service's own.
+    """
     package = Path(service.__file__).parent
     root = package if (package / "migrations").is_dir() else package.parent
-    return Config(root / "alembic.ini")
+    config = Config(root / "alembic.ini")
+    if script_location is not None:
+        config.set_main_option("script_location", str(script_location))
+    return config
 
 
-async def upgrade(database_url: str) -> str:
+async def upgrade(database_url: str, *, script_location: Path | None = None) -> str:
     """Upgrade the database, making it first if there is none; the revision it is at afterwards.
 
-    One transaction: it happens whole or not at all, and a second process waits. Raises `StartupError` when the database
-    was made by a newer version, or a migration fails.
+    One transaction: it happens whole or not at all, and a second process waits. Where there are jobs in an SQLite file,
+    a copy of it as it was is left beside it. Raises `StartupError` when the database is damaged or gone, was made by a
+    newer version, or a migration fails.
     """
-    if database_kind(database_url) is DatabaseKind.SQLITE:
-        sqlite_path(database_url).parent.mkdir(parents=True, exist_ok=True)
+    guarded = _GUARDS[database_kind(database_url)]
     engine = create_migration_engine(database_url)
     try:
-        async with engine.begin() as connection:
-            return await connection.run_sync(_upgrade)
+        async with guarded(database_url) as copy, engine.begin() as connection:
+            return await connection.run_sync(_upgrade, alembic_config(script_location), copy)
     except (sa.exc.DatabaseError, OSError) as error:
         cause = getattr(error, "orig", None) or error
         raise StartupError(
@@ -48,8 +67,27 @@ def _name(database_url: str) -> str:
     return str(sa.make_url(database_url).set(drivername="sqlite").database)
 
 
-def _upgrade(connection: sa.Connection) -> str:
-    config = alembic_config()
+@contextlib.asynccontextmanager
+async def _file_guarded(database_url: str) -> AsyncIterator[_Copy]:
+    path = sqlite_path(database_url)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    await asyncio.to_thread(preflight.inspect, path)
+    yield lambda connection, revision: _back_up(connection, path, revision)
+    await asyncio.to_thread(preflight.remember, path)
+
+
+@contextlib.asynccontextmanager
+async def _server_guarded(_database_url: str) -> AsyncIterator[_Copy]:
+    yield lambda _connection, _revision: None  # whoever keeps a server keeps its backups
+
+
+_GUARDS: Final[Mapping[DatabaseKind, Callable[[str], contextlib.AbstractAsyncContextManager[_Copy]]]] = {
+    DatabaseKind.SQLITE: _file_guarded,
+    DatabaseKind.POSTGRESQL: _server_guarded,
+}
+
+
+def _upgrade(connection: sa.Connection, config: Config, copy: _Copy) -> str:
     known = ScriptDirectory.from_config(config)
     head = known.get_current_head()
     current = MigrationContext.configure(connection).get_current_revision()
@@ -58,12 +96,39 @@ def _upgrade(connection: sa.Connection) -> str:
             f"The database is at revision {current}, which this version (revision {head}) does not know: "
             "it was made by a newer version. Install that version, or use another database."
         )
-    if head is not None and current == head and views.are_current(connection):
+    is_current = current == head
+    if head is not None and is_current and views.are_current(connection):
         return head
+    if current is not None and not is_current:
+        copy(connection, current)
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
-    is_sqlite = connection.dialect.name == "sqlite"
-    violations = connection.exec_driver_sql("PRAGMA foreign_key_check").all() if is_sqlite else ()
+    # It reads every row, so only where rows have moved; PostgreSQL keeps its keys checked while it migrates.
+    is_unchecked = connection.dialect.name == "sqlite" and not is_current
+    violations = connection.exec_driver_sql("PRAGMA foreign_key_check").all() if is_unchecked else ()
     if head is None or violations:
         raise StartupError(f"The migration to revision {head} left {len(violations)} broken references; undone.")
     return head
+
+
+def _back_up(connection: sa.Connection, path: Path, revision: str) -> None:
+    """Copy the database as it is while `connection` keeps everybody else from changing it; if it has jobs."""
+    if not connection.exec_driver_sql("SELECT EXISTS (SELECT 1 FROM jobs)").scalar():
+        return
+    moment = timestamp().translate({ord(char): None for char in "-:."})
+    backup = path.with_name(f"{path.name}.{revision}-{moment}.backup")
+    partial = backup.with_name(backup.name + ".partial")
+    try:
+        # A connection of its own: inside a transaction there is no VACUUM, and a reader sees what was there before it.
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)) as reader:
+            reader.execute("VACUUM INTO ?", (str(partial),))
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.rename(backup)
+    except (sqlite3.Error, OSError) as error:
+        partial.unlink(missing_ok=True)
+        raise StartupError(
+            f"{path} was not migrated: no copy of it could be made first ({error}). "
+            f"Free {path.stat().st_size // 1_000_000 + 1} MB in {path.parent}."
+        ) from error
+    log.info("database copied before its migration", copy=str(backup), revision=revision)

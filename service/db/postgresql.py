@@ -9,11 +9,12 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, Final
 
 import asyncpg
+import sqlalchemy as sa
 import structlog
 
-from service.db.link import CONNECT_TIMEOUT_S, FAULTS, Link, fault_text
+from service.db.link import CONNECT_TIMEOUT_S, FAULTS, Link, away, fault_text
 from service.db.statements import Statement
-from service.db.transaction import RefusedError, Transaction, Value
+from service.db.transaction import Gauge, RefusedError, Transaction, Value
 from service.db.wake_ups import WakeUps
 from service.errors import ServiceUnavailableError
 from service.events import EventBus
@@ -24,10 +25,15 @@ _TRIES: Final = 5
 
 _NOW: Final = "SELECT date_trunc('milliseconds', clock_timestamp())"
 
+#: Takes no lock that anybody else waits for, and fails where a server takes no writes at all.
+_PROBE: Final = Statement(sa.text("UPDATE alembic_version SET version_num = version_num"))
+
 #: Classes of SQLSTATE that say something about the server at this moment, not about the statement: connection,
 #: authorization, catalog, read-only after a failover, resources, operator, system.
-_AWAY: Final = frozenset({"08", "25", "28", "3D", "53", "55", "57", "58", "XX"})
+_AWAY: Final = frozenset({"08", "25", "28", "3D", "53", "57", "58", "XX"})
 _CONFLICTS: Final = frozenset({"40001", "40P01"})
+#: A lock was not to be had in time: others may go on.
+_BUSY: Final = frozenset({"55"})
 
 log = structlog.get_logger(__name__)
 
@@ -37,6 +43,7 @@ class PostgresqlBackend:
 
     def __init__(self, database_url: str) -> None:
         self._database_url = database_url
+        self.gauges: Sequence[Gauge] = ()
 
     @contextlib.asynccontextmanager
     async def writing(self) -> AsyncIterator[PostgresqlWriteConnection]:
@@ -110,6 +117,13 @@ class PostgresqlWriteConnection:
                 await asyncio.sleep(random.uniform(0.0, 0.02) * (_TRIES - left))  # noqa: S311 - no secret
         raise AssertionError  # the last turn returns or raises
 
+    async def probe(self) -> None:
+        """See `WriteConnection`."""
+        await self.transact(lambda tx: tx.fetch(_PROBE))
+
+    async def tidy(self) -> None:
+        """See `WriteConnection`. A server keeps its own house."""
+
     def _link_is_lost(self, connection: Any, error: BaseException) -> bool:
         if lost := _is_lost(connection, error):
             self._link.drop()
@@ -173,7 +187,9 @@ def _is_lost(connection: Any, error: BaseException) -> bool:
 
 def _translated(error: BaseException, doing: str) -> Exception:
     sqlstate = getattr(error, "sqlstate", None)
-    is_away = sqlstate[:2] in _AWAY or _is_conflict(error) if sqlstate else not isinstance(error, asyncpg.DataError)
-    if is_away:
-        return ServiceUnavailableError(f"The database cannot {doing} now: {fault_text(error)}.")
+    why = f"The database cannot {doing} now: {fault_text(error)}."
+    if sqlstate[:2] in _AWAY if sqlstate else not isinstance(error, asyncpg.DataError):
+        return away(why)
+    if _is_conflict(error) or (sqlstate or "")[:2] in _BUSY:
+        return ServiceUnavailableError(why)
     return RefusedError(fault_text(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeVar
@@ -50,9 +51,16 @@ class WriteConnection(Protocol):
     async def transact(self, work: Callable[[Transaction], Coroutine[Any, Any, Value]]) -> Value:
         """Run `work` in a transaction and commit it; whatever `work` raises is raised, and nothing has happened.
 
-        Raises `RefusedError` when the database refuses what was asked, `ServiceUnavailableError` when it takes no
-        writes now. `work` may run more than once, each time from the beginning in a new transaction.
+        Raises `RefusedError` when the database refuses what was asked, `AwayError` when it takes no writes at all now,
+        `ServiceUnavailableError` when it did not take this one. `work` may run more than once, each time from the
+        beginning in a new transaction.
         """
+
+    async def probe(self) -> None:
+        """Commit something small that changes nothing; raises as `transact` does."""
+
+    async def tidy(self) -> None:
+        """Do what is due between two transactions; raises as `transact` does."""
 
 
 class ReadConnection(Protocol):
@@ -62,8 +70,21 @@ class ReadConnection(Protocol):
         """All rows of one statement; raises as `WriteConnection.transact` does."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Gauge:
+    """A figure worth watching: the name of its metric, what it is, and how it is read."""
+
+    name: str
+    text: str
+    read: Callable[[], float]
+
+
 class Backend(Protocol):
     """A kind of database: how connections are had that behave alike on all of them."""
+
+    @property
+    def gauges(self) -> Sequence[Gauge]:
+        """What only this kind of database has to show."""
 
     def writing(self) -> AbstractAsyncContextManager[WriteConnection]:
         """The writer's connection, for as long as the block runs."""

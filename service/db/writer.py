@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -10,10 +11,13 @@ from typing import Any, Final
 import structlog
 
 from service import failpoints
+from service.db.ground import AwayError, Fault, Ground, Healing
 from service.db.transaction import Backend, Item, Operation, Outcome, RefusedError, Transaction, WriteConnection
 from service.errors import ServiceUnavailableError
 
 MAX_BATCH: Final = 500
+#: How often a database that takes no writes is asked whether it does again.
+PROBE_S: Final = 0.5
 
 log = structlog.get_logger(__name__)
 
@@ -24,6 +28,10 @@ class _Write:
     item: Any
     done: asyncio.Future[Any]
 
+    def fail(self, error: Exception) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
+
 
 class Writer:
     """Group commit: takes all queued writes, runs them in one transaction, commits once, then resolves the waiters.
@@ -31,11 +39,16 @@ class Writer:
     `write` returns only after the commit, so what it answers is durable. Cancelling a waiter cancels nothing: its write
     happens or fails as a whole with its batch. When a batch is refused, its items are tried again each alone, so that
     one item costs nobody else.
+
+    When the database itself is away (`ground.fault`), everything that waits is refused at once, and so is what comes,
+    until a probe commits. When a sync has failed, nothing is acknowledged or tried any more: the task ends.
     """
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, ground: Ground) -> None:
         self._backend = backend
+        self.ground = ground
         self._queue: asyncio.Queue[_Write | None] = asyncio.Queue()
+        self._closing = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.on_commit: Callable[[int], None] = lambda size: None
 
@@ -62,6 +75,7 @@ class Writer:
         """Finish what is queued, then stop; later writes raise `ServiceUnavailableError`."""
         if self._task is not None:
             self._queue.put_nowait(None)
+            self._closing.set()
             await asyncio.wait([self._task])
 
     async def write(self, operation: Operation[Item, Outcome], item: Item) -> Outcome:
@@ -71,6 +85,7 @@ class Writer:
         closed), `RefusedError` when it refuses this item.
         """
         done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self.ground.check()
         if not self.is_alive:
             raise ServiceUnavailableError("The database is closed.")
         self._queue.put_nowait(_Write(operation, item, done))
@@ -85,17 +100,57 @@ class Writer:
             async with self._backend.writing() as connection:
                 stopping = False
                 while not stopping:
+                    fault = self.ground.fault
+                    if fault is not None and fault.healing is Healing.NEVER:
+                        return
+                    if fault is not None and not self._closing.is_set():
+                        await self._try_again(connection, fault)
+                        continue
                     taken = await self._take()
                     stopping = None in taken
                     writes = [write for write in taken if write is not None]
                     await self._commit(connection, writes)
+                    await self._tidy(connection)
         finally:
-            while not self._queue.empty():
-                if (write := self._queue.get_nowait()) is not None:
-                    writes.append(write)
-            for write in writes:
-                if not write.done.done():
-                    write.done.set_exception(ServiceUnavailableError("The database is closed."))
+            self._refuse(writes, ServiceUnavailableError("The database is closed."))
+
+    async def _try_again(self, connection: WriteConnection, fault: Fault) -> None:
+        """Probe once; when that does not commit, wait until the next time, or until the writer is told to close."""
+        if fault.healing is Healing.BY_ITSELF:
+            try:
+                await connection.probe()
+            except AwayError as error:
+                self.ground.fall(error.fault)
+            except (ServiceUnavailableError, RefusedError) as error:
+                log.debug("probe refused", error=str(error))
+            else:
+                self.ground.rise()
+                return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PROBE_S):
+                await self._closing.wait()
+
+    async def _tidy(self, connection: WriteConnection) -> None:
+        if self.ground.fault is None:
+            try:
+                await connection.tidy()
+            except AwayError as error:
+                self._fall(error, ())
+            except ServiceUnavailableError as error:
+                log.warning("the database could not be tidied", error=str(error))
+
+    def _fall(self, error: AwayError, writes: Sequence[_Write]) -> None:
+        self.ground.fall(error.fault)
+        self._refuse(writes, error)
+
+    def _refuse(self, writes: Sequence[_Write], error: ServiceUnavailableError) -> None:
+        """Tell `writes` and all that waits."""
+        waiting = [self._queue.get_nowait() for _ in range(self._queue.qsize())]
+        for write in (*writes, *waiting):
+            if write is None:
+                self._queue.put_nowait(None)
+            else:
+                write.fail(error)
 
     async def _take(self) -> list[_Write | None]:
         taken = [await self._queue.get()]
@@ -108,15 +163,24 @@ class Writer:
             return
         try:
             outcomes = await self._apply(connection, writes)
-        except (RefusedError, ServiceUnavailableError, ValueError, TypeError, KeyError) as error:
-            if len(writes) > 1 and not isinstance(error, ServiceUnavailableError):
-                log.warning("batch refused, trying its writes one by one", size=len(writes), error=str(error))
-                for write in writes:
-                    await self._commit(connection, [write])
-                return
+        except AwayError as error:
+            self._fall(error, writes)
+            return
+        except ServiceUnavailableError as error:
+            log.warning("batch not taken", size=len(writes), error=str(error))
             for write in writes:
-                if not write.done.done():
-                    write.done.set_exception(error)
+                write.fail(error)
+            return
+        except (RefusedError, ValueError, TypeError, KeyError) as error:
+            if len(writes) == 1:
+                writes[0].fail(error)
+                return
+            log.warning("batch refused, trying its writes one by one", size=len(writes), error=str(error))
+            for write in writes:
+                if (fault := self.ground.fault) is None:
+                    await self._commit(connection, [write])
+                else:
+                    write.fail(AwayError(fault))
             return
         self.on_commit(len(writes))
         for write, outcome in zip(writes, outcomes, strict=True):

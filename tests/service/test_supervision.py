@@ -49,7 +49,7 @@ async def test_the_death_of_a_loop_makes_the_service_not_ready(settings, name, k
 
 @pytest.mark.parametrize("kill", [lambda: end_task("dispatcher"), lambda: end_task("writer")])
 async def test_the_death_of_a_loop_ends_the_process_with_a_failure(settings, capfd, kill):
-    serving = asyncio.create_task(_serve(settings))
+    serving = asyncio.create_task(_serve(settings, listen=True, only_plugins=()))
     printed = ""
     while "data is in" not in printed:
         await asyncio.sleep(0.02)

@@ -87,6 +87,8 @@ async def test_a_database_locked_from_outside_is_unavailable_and_heals(database,
         await database.writer.write(job_repository.insert, new_job())
     outside.execute("ROLLBACK")
     outside.close()
+    while database.ground.fault:
+        await asyncio.sleep(0.02)
     await database.writer.write(job_repository.insert, new_job())
     assert len(await all_ids(database)) == 2
 

@@ -1,0 +1,92 @@
+"""What must be true of an SQLite file before it is opened: where one has been, none is made anew."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from service.db.blobs import write_durably
+from service.errors import StartupError
+from service.models import timestamp
+
+#: How long the check after an unclean stop may take; a database too large for that is opened unchecked.
+CHECK_S: Final = 1.0
+
+#: File systems whose locks or shared memory SQLite cannot rely on.
+_REMOTE: Final = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ncpfs", "fuse.sshfs", "fuse.glusterfs"}
+)
+_ADVICE: Final = "stop here, restore a backup, or recover what is readable with `sqlite3 FILE .recover`"
+
+log = structlog.get_logger(__name__)
+
+
+def marker_of(path: Path) -> Path:
+    """The file that says that `path` has been a database."""
+    return path.with_name(path.name + ".made")
+
+
+def inspect(path: Path) -> None:
+    """Raise `StartupError` where opening `path` could only make things worse; it changes nothing.
+
+    Reads the whole file, for `CHECK_S` at most, after a stop that was not in order.
+    """
+    if (kind := file_system(path.parent, Path("/proc/self/mountinfo"))) in _REMOTE:
+        raise StartupError(
+            f"{path} is on a network file system ({kind}), where SQLite's locks do not hold: "
+            "choose a JOBSERVICE_DATA_DIR on a local disk, or another JOBSERVICE_DATABASE_URL."
+        )
+    size = path.stat().st_size if path.exists() else None
+    if not size:
+        if (marker := marker_of(path)).exists():
+            state = "missing" if size is None else "empty"
+            raise StartupError(
+                f"{path} is {state}, but held a database before: restore a backup, or remove {marker} as well "
+                "to begin with an empty one."
+            )
+        return
+    wal = path.with_name(path.name + "-wal")
+    if wal.exists() and wal.stat().st_size:  # the last connection to close in order takes it away
+        _check(path)
+
+
+def remember(path: Path) -> None:
+    """Leave the mark that `path` is a database from now on."""
+    marker = marker_of(path)
+    if not marker.exists():
+        write_durably(marker, f"{path.name} was made {timestamp()}; without it the service does not start.\n".encode())
+
+
+def _check(path: Path) -> None:
+    # Read-only: closing the last connection would else copy the log into a file that may be damaged.
+    opened = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None, check_same_thread=False)
+    with contextlib.closing(opened) as connection:
+        alarm = threading.Timer(CHECK_S, connection.interrupt)
+        alarm.start()
+        try:
+            found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        except sqlite3.OperationalError as error:
+            log.info("database opened unchecked after an unclean stop", database=str(path), reason=str(error))
+            return
+        except sqlite3.DatabaseError as error:
+            found = str(error)
+        finally:
+            alarm.cancel()
+    if found != "ok":
+        raise StartupError(f"The database {path} is damaged ({found.strip().splitlines()[-1]}): {_ADVICE}.")
+
+
+def file_system(directory: Path, mounts: Path) -> str:
+    """The type of the file system under `directory`, by a mount table in the form of /proc/self/mountinfo."""
+    resolved, best, kind = directory.resolve(), Path("/"), ""
+    for line in mounts.read_text().splitlines():
+        place, _, source = line.partition(" - ")
+        point = Path(place.split()[4].encode().decode("unicode_escape"))
+        if resolved.is_relative_to(point) and len(point.parts) >= len(best.parts):
+            best, kind = point, source.split()[0]
+    return kind
