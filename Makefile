@@ -18,10 +18,10 @@ CHECKS := tests/architecture $(wildcard tests/schema tests/*/test_docs*.py tests
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check serve hostile torture bench lock clean
+.PHONY: help demo test check serve hostile torture power-cut bench lock clean
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
 
 demo: $(INSTALLED) ## Start the service, send it pictures, print what it read and the rows it left
 	$(BIN)/python examples/demo.py
@@ -44,6 +44,10 @@ hostile: $(INSTALLED) ## Run every hostile plugin ROUNDS times and look for leak
 
 torture: $(INSTALLED) ## Load and hurt the real service, then judge it (MINUTES=1 SEED=1 PROFILE=mixed DATABASE=sqlite)
 	$(BIN)/python -m tests.torture --minutes $(MINUTES) --seed $(SEED) --profile $(PROFILE) --database $(DATABASE)
+
+power-cut: ROUNDS := 20
+power-cut: $(INSTALLED) ## Cut the power under the loaded service ROUNDS times (ROUNDS=20; needs the right to mount)
+	$(BIN)/python -m tests.durability.power_cut --rounds $(ROUNDS)
 
 bench: $(INSTALLED) ## Measure durable submission and latency under load (needs the system package wrk)
 	$(BIN)/python -m benchmarks.submit

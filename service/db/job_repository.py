@@ -250,7 +250,7 @@ _END = Statement(
             **_EVENT,
         }
     )
-    .returning(jobs.c.id, jobs.c.event_count, jobs.c.status)
+    .returning(jobs.c.id, jobs.c.fence, jobs.c.event_count, jobs.c.status)
 )
 _ATTEMPT_END_COLUMNS: Final = (
     "job_id", "fence", "outcome", "finished_at", "run_s", "cpu_s", "peak_memory_bytes", "worker_pid",
@@ -493,13 +493,15 @@ async def end(tx: Transaction, items: Sequence[Ending]) -> list[JobStatus | None
     now = tx.now
     await BlobStore.insert(tx, (blob for item in items for blob in item.blobs))
     rows = await tx.fetch(_END, batch=batch(_ending_row(item, now) for item in items))
-    moved = {job_id: (n, JobStatus(status)) for job_id, n, status in rows}
-    held = [item for item in items if item.job.id in moved]
+    # By fence too: a stale end of a job may stand in one batch with the live one.
+    moved = {(job_id, fence): (n, JobStatus(status)) for job_id, fence, n, status in rows}
+    outcomes = [moved.get((item.job.id, item.job.fence)) for item in items]
+    held = [(item, *outcome) for item, outcome in zip(items, outcomes, strict=True) if outcome]
     if held:
-        await tx.fetch(_END_ATTEMPTS, batch=batch(_attempt_end_row(item, now, moved[item.job.id][1]) for item in held))
-        await _add_events(tx, (_ending_event(item, now, *moved[item.job.id]) for item in held))
-        await record_executions(tx, _executions(held, now))
-    return [moved[item.job.id][1] if item.job.id in moved else None for item in items]
+        await tx.fetch(_END_ATTEMPTS, batch=batch(_attempt_end_row(item, now, status) for item, _, status in held))
+        await _add_events(tx, (_ending_event(item, now, n, status) for item, n, status in held))
+        await record_executions(tx, _executions((item for item, _, _ in held), now))
+    return [outcome and outcome[1] for outcome in outcomes]
 
 
 def _run_at(item: Ending, now: Timestamp) -> Timestamp | None:

@@ -171,6 +171,19 @@ async def test_what_the_lost_runner_brings_later_changes_nothing(database):
     assert await end(database, job) is JobStatus.SUCCESS
 
 
+async def test_a_late_end_and_the_live_one_of_the_same_job_share_a_commit(database):
+    (job_id,) = await insert(database, new_job())
+    (stale,) = await claim_lapsed(database)
+    await rescue(database)
+    (live,) = await claim(database)
+    sizes: list[int] = []
+    database.writer.on_commit = sizes.append
+    assert await asyncio.gather(end(database, stale, owner=OTHER), end(database, live)) == [None, JobStatus.SUCCESS]
+    assert sizes == [2]
+    assert await outcomes(database, job_id) == ["LOST", "SUCCESS"]
+    assert (await events(database, job_id))[-1] == (5, "success")
+
+
 # --- renewal ---
 
 

@@ -199,7 +199,7 @@ class Store(RuleBasedStateMachine):
         else:
             self._nothing_changed()
 
-    @precondition(lambda self: any(not self._holds(run) for run in self.runs))
+    @precondition(lambda self: self.runs)
     @rule(data=st.data())
     def end_with_a_fence_or_owner_made_up(self, data: st.DataObject) -> None:
         run = data.draw(st.sampled_from(self.runs))
