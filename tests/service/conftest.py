@@ -121,6 +121,12 @@ def until(condition: Callable[[], Any], timeout_s: float = 20) -> Any:
     return value
 
 
+def metric(service: Process, name: str) -> float:
+    """The sum of a metric over its labels."""
+    lines = requests.get(f"{service.url}/metrics", timeout=5).text.splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[..., Process]]:
     """Start a service on this test's data, with options; started again, it finds what the one before has left."""

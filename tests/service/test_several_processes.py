@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import sql
-from tests.service.conftest import HOSTILE, until
+from tests.service.conftest import HOSTILE, metric, until
 
 
 @pytest.fixture
@@ -66,6 +66,21 @@ def test_a_start_leaves_what_another_process_runs(serve, postgres_url):
     other = serve("--database-url", postgres_url)
     assert other.job(job, wait=60)["status"] == "SUCCESS"
     assert [attempt["outcome"] for attempt in other.attempts(job)] == ["SUCCESS"]
+
+
+def test_what_a_paused_process_writes_late_changes_nothing_and_is_counted(serve, postgres_url):
+    paused = serve("--database-url", postgres_url, "--lease-s", "1")
+    job = paused.submit("sleep", {"seconds": 2})
+    until(lambda: paused.job(job)["status"] == "RUNNING")
+    os.kill(paused.popen.pid, signal.SIGSTOP)
+    other = serve("--database-url", postgres_url, "--lease-s", "1")
+    record = other.job(job, wait=60)
+    attempts = other.attempts(job)
+    assert (record["status"], [attempt["outcome"] for attempt in attempts]) == ("SUCCESS", ["LOST", "SUCCESS"])
+    os.kill(paused.popen.pid, signal.SIGCONT)
+    until(lambda: metric(paused, "jobservice_stale_writes_total") >= 1)
+    assert other.job(job) == record
+    assert other.attempts(job) == attempts
 
 
 SUBMIT = """
