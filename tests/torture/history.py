@@ -54,11 +54,14 @@ class History:
         submission.ids.add(job_id)
         self.by_id[job_id] = submission
 
-    def observe(self, submission: Submission, record: dict[str, Any]) -> None:
-        """A record that a client has read."""
+    def observe(self, submission: Submission, record: dict[str, Any], known: tuple[Any, ...] | None) -> None:
+        """A record that a client has read, and the end that was known when it asked.
+
+        An answer asked for before the end was known may arrive after the one that told it.
+        """
         if record["status"] not in ("SUCCESS", "FAILED", "CANCELLED"):
-            if submission.final is not None:
-                self.surprises.append(("terminal_changed", record["id"], f"{submission.final} → {record['status']}"))
+            if known is not None:
+                self.surprises.append(("terminal_changed", record["id"], f"{known} → {record['status']}"))
             return
         error = record["error"]
         final = (record["status"], record["finished_at"], repr(record["result"]), error and error["type"])

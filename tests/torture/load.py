@@ -146,7 +146,7 @@ class Load:
     ) -> None:
         """Post until there is an answer that settles it; always with the same key."""
         while True:
-            url = rng.choice(self._urls)
+            url, known = rng.choice(self._urls), submission.final
             try:
                 async with session.post(f"{url}/v1/jobs", data=body, headers=headers) as answer:
                     text = await answer.read()
@@ -161,7 +161,7 @@ class Load:
                 if status in (200, 202):
                     record = json.loads(text)
                     self._history.acknowledge(submission, record["id"])
-                    self._history.observe(submission, record)
+                    self._history.observe(submission, record, known)
                     return
                 if 400 <= status < 500 and status != 429:
                     submission.refusals.append(status)
@@ -194,6 +194,7 @@ class Load:
         (job_id, *_) = submission.ids
         submission.is_cancelled = True
         for _ in range(20):
+            known = submission.final
             try:
                 async with session.post(f"{rng.choice(self._urls)}/v1/jobs/{job_id}/cancel") as answer:
                     text = await answer.read()
@@ -202,7 +203,7 @@ class Load:
             else:
                 submission.note(f"cancel: {answer.status}")
                 if answer.status in (200, 202):
-                    self._history.observe(submission, json.loads(text))
+                    self._history.observe(submission, json.loads(text), known)
                 if answer.status == 404:
                     self._history.surprises.append(("acked_lost", job_id, "404 to a cancel"))
                 if answer.status < 500:
@@ -230,13 +231,14 @@ class Load:
 
     async def _read(self, session: aiohttp.ClientSession, url: str, job_id: str, submission: Submission) -> bool:
         """Read a job; False when there was no answer."""
+        known = submission.final
         with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
             async with session.get(f"{url}/v1/jobs/{job_id}") as answer:
                 text = await answer.read()
                 if answer.status == 404:
                     self._history.surprises.append(("acked_lost", job_id, "404 to a read"))
                 elif answer.status == 200:
-                    self._history.observe(submission, json.loads(text))
+                    self._history.observe(submission, json.loads(text), known)
                 return True
         return False
 
