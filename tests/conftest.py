@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import signal
 import sqlite3
 import tempfile
 import warnings
@@ -21,6 +22,9 @@ from uuid_utils.compat import uuid7
 from service.db.database import Database
 from service.db.engine import sqlite_path
 from service.db.migrate import upgrade
+
+# A run in the background of a shell ignores interrupts, and so would every process that the tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DATABASES = ("sqlite", "postgresql")
 

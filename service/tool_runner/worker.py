@@ -351,7 +351,8 @@ class Worker:
                 if dead.si_pid in self._residents:
                     return True
                 os.waitpid(dead.si_pid, 0)
-            return not self._children() <= self._residents
+            # Something lives. One look at /proc may miss what is forked, and whose parent ends, while it looks.
+            return not self._residents or not self._children() | self._children() <= self._residents
         return False
 
     def _tidy(self) -> None:

@@ -124,12 +124,11 @@ async def test_a_process_that_wakes_stops_what_it_lost_before_it_ends(two_servic
     while not await other.rescue():
         await asyncio.sleep(0.05)
     keeper = asyncio.create_task(LeaseKeeper(sleeper, lease_s=1).run())
-    while sleeper.running:
-        await asyncio.sleep(0.05)
+    while not sleeper._metrics.stale_writes._value.get():
+        await asyncio.sleep(0.01)
+    assert sleeper._metrics.lost_leases._value.get() == 1
     keeper.cancel()
     late.cancel()
-    assert sleeper._metrics.stale_writes._value.get() == 1
-    assert sleeper._metrics.lost_leases._value.get() == 1
 
 
 async def test_a_cancellation_asked_of_another_process_stops_the_plugin(two_services):

@@ -74,11 +74,17 @@ async def test_under_mixed_chaos_no_promise_is_broken(database: str, tmp_path: P
     assert oracle.figures["faults"] > 0
 
 
+@pytest.mark.timeout(360)
 @pytest.mark.parametrize("bug", PLANTED)
 async def test_a_planted_bug_is_found(bug: str, tmp_path: Path) -> None:
+    """Chaos need not meet a race the first time."""
     plan, expected = PLANTED[bug]
-    oracle = await run(plan, tmp_path, bug)
-    assert kinds(oracle) & expected, oracle.figures
+    found: list[set[str]] = []
+    while len(found) < 4 and not (found and found[-1] & expected):
+        seed = len(found) + 1
+        (folder := tmp_path / str(seed)).mkdir()
+        found.append(kinds(await run(dataclasses.replace(plan, seed=seed), folder, bug)))
+    assert found[-1] & expected, found
 
 
 @pytest.mark.parametrize("plan", [CRASH, REPLACED], ids=["crash", "replaced"])
