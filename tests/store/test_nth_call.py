@@ -1,0 +1,249 @@
+"""Whichever call of the driver or the file system fails, a write happens whole or not at all, and its waiter is told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import errno
+import itertools
+import os
+import shutil
+import sqlite3
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.db import job_repository
+from service.db.blobs import NewBlob
+from service.db.database import Database
+from service.db.job_repository import CancelRequest, Claim, Ending
+from service.db.transaction import RefusedError
+from service.errors import ServiceUnavailableError
+from service.models import BlobRef, ClaimedJob, JobStatus
+from tests.conftest import sqlite_url
+from tests.store.test_jobs import ME
+from tests.store.test_writer import new_job
+
+SMALL, LARGE, RESULT = b"s" * 100, b"l" * 5_000, b"r" * 6_000
+
+_INJECTED = "injected"
+_DISK = sqlite3.OperationalError(f"disk I/O error ({_INJECTED})")
+_REFUSED = sqlite3.IntegrityError(f"constraint failed ({_INJECTED})")
+_FILE = OSError(errno.EIO, _INJECTED)
+
+
+class Calls:
+    """Counts the calls of the driver and of `os` while armed, and makes one of them fail before it does anything."""
+
+    def __init__(self) -> None:
+        self._fatal = 0
+        self._driver_error: Exception = _DISK
+        self._count: Iterator[int] = itertools.count(1)
+        self.failed: str | None = None
+
+    @contextlib.contextmanager
+    def failing(self, number: int, driver_error: Exception) -> Iterator[None]:
+        """Within the block call `number` fails."""
+        self._fatal, self._driver_error, self._count, self.failed = number, driver_error, itertools.count(1), None
+        try:
+            yield
+        finally:
+            self._fatal = 0
+
+    def driver(self, what: str) -> None:
+        self._pass(what, self._driver_error)
+
+    def wrapped(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function of `os` that is counted."""
+
+        def call(*arguments: Any, **more: Any) -> Any:
+            self._pass(function.__name__, _FILE)
+            return function(*arguments, **more)
+
+        return call
+
+    def _pass(self, what: str, error: Exception) -> None:
+        if self._fatal and next(self._count) == self._fatal:
+            self.failed = what
+            raise error
+
+
+def connection_class(calls: Calls, *, ignored: str | None = None) -> type[sqlite3.Connection]:
+    """The driver's connection, its calls counted; a statement that is `ignored` never reaches the database."""
+
+    class Connection(sqlite3.Connection):
+        def execute(self, text: str, *parameters: Any) -> sqlite3.Cursor:
+            calls.driver(text)
+            return super().execute("SELECT 1" if text == ignored else text, *parameters)
+
+        def executemany(self, text: str, *parameters: Any) -> sqlite3.Cursor:
+            calls.driver(text)
+            return super().executemany(text, *parameters)
+
+        def commit(self) -> None:
+            calls.driver("COMMIT")
+            super().commit()
+
+    return Connection
+
+
+def install(monkeypatch: pytest.MonkeyPatch, *, ignored: str | None = None) -> Calls:
+    calls = Calls()
+    connect = partial(sqlite3.connect, factory=connection_class(calls, ignored=ignored))
+    monkeypatch.setattr(sqlite3, "connect", connect)
+    for function in (os.fsync, os.rename, os.open, os.mkdir):
+        monkeypatch.setattr(os, function.__name__, calls.wrapped(function))
+    return calls
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Write:
+    """Something asked of the store, and how its effect is seen in the database: all of it, or None for nothing."""
+
+    make: Callable[[], Awaitable[Any]]
+    effect: Callable[[sqlite3.Connection], tuple[Any, ...]]
+    nothing: tuple[Any, ...]
+    whole: tuple[Any, ...]
+    stored: bytes | None = None
+
+
+def _rows(connection: sqlite3.Connection, text: str, *values: Any) -> list[tuple[Any, ...]]:
+    return connection.execute(text, values).fetchall()
+
+
+def _submission(database: Database, value: bytes | None, key: str | None = None) -> Write:
+    job = new_job(key=key)
+
+    async def make() -> Any:
+        job.blobs = await database.blobs.prepare([] if value is None else [value])
+        return await database.writer.write(job_repository.insert, job)
+
+    def effect(connection: sqlite3.Connection) -> tuple[Any, ...]:
+        return (
+            _rows(connection, "SELECT status, event_count FROM jobs WHERE id = ?", job.id),
+            _rows(connection, "SELECT n, type FROM job_events WHERE job_id = ?", job.id),
+        )
+
+    return Write(make=make, effect=effect, nothing=([], []), whole=([("PENDING", 1)], [(1, "submitted")]), stored=value)
+
+
+def _ending(database: Database, job: ClaimedJob) -> Write:
+    async def make() -> Any:
+        blobs: list[NewBlob] = await database.blobs.prepare([RESULT])
+        item = Ending(job=job, owner=ME, status=JobStatus.SUCCESS, result='{"ok":true}', blobs=blobs)
+        return await database.writer.write(job_repository.end, item)
+
+    def effect(connection: sqlite3.Connection) -> tuple[Any, ...]:
+        return (
+            _rows(connection, "SELECT status, result, event_count FROM jobs WHERE id = ?", job.id),
+            _rows(connection, "SELECT outcome FROM job_attempts WHERE job_id = ?", job.id),
+            _rows(connection, "SELECT type FROM job_events WHERE job_id = ? AND n = 3", job.id),
+        )
+
+    return Write(
+        make=make,
+        effect=effect,
+        nothing=([("RUNNING", None, 2)], [(None,)], []),
+        whole=([("SUCCESS", '{"ok":true}', 3)], [("SUCCESS",)], [("success",)]),
+        stored=RESULT,
+    )
+
+
+def _cancellation(database: Database, job: ClaimedJob) -> Write:
+    def make() -> Awaitable[Any]:
+        return database.writer.write(job_repository.request_cancel, CancelRequest(job_id=job.id, reason="why"))
+
+    def effect(connection: sqlite3.Connection) -> tuple[Any, ...]:
+        return (
+            _rows(connection, "SELECT cancel_requested_at IS NOT NULL, event_count FROM jobs WHERE id = ?", job.id),
+            _rows(connection, "SELECT type FROM job_events WHERE job_id = ? AND n = 3", job.id),
+        )
+
+    return Write(make=make, effect=effect, nothing=([(0, 2)], []), whole=([(1, 3)], [("cancel_requested",)]))
+
+
+async def _told(writes: list[Write]) -> list[Any]:
+    """What each waiter is told, all asking at once."""
+    async with asyncio.timeout(30):
+        return await asyncio.gather(*(write.make() for write in writes), return_exceptions=True)
+
+
+async def run(directory: Path, empty: Path, calls: Calls, number: int, error: Exception) -> str | None:
+    """Writes of every kind with call `number` failing; what it was that failed, None when there was no such call."""
+    file = Path(shutil.copy(empty, directory / "jobs.db"))
+    async with Database.open(sqlite_url(file), directory / "blobs", inline_bytes=1_000) as database:
+        for _ in range(2):
+            await database.writer.write(job_repository.insert, new_job())
+        ended, cancelled = await database.writer.write(job_repository.claim, Claim(owner=ME, limit=2, lease_s=60))
+        writes = [
+            _submission(database, SMALL),
+            _submission(database, LARGE),
+            _submission(database, None, key="k"),
+            _ending(database, ended),
+            _cancellation(database, cancelled),
+        ]
+        with calls.failing(number, error):
+            told = await _told(writes)
+        await _check(database, directory, writes, told)
+        # What failed was one call, not the store: the same writes go through now.
+        failed = [write for write, answer in zip(writes, told, strict=True) if isinstance(answer, Exception)]
+        await _check(database, directory, failed, again := await _told(failed))
+        assert not [answer for answer in again if isinstance(answer, Exception)], again
+    return calls.failed
+
+
+async def _check(database: Database, directory: Path, writes: list[Write], told: list[Any]) -> None:
+    with contextlib.closing(sqlite3.connect(directory / "jobs.db")) as connection:
+        for write, answer in zip(writes, told, strict=True):
+            assert not isinstance(answer, BaseException) or isinstance(answer, ServiceUnavailableError | RefusedError)
+            expected = write.nothing if isinstance(answer, Exception) else write.whole
+            assert write.effect(connection) == expected, answer
+        assert _rows(connection, "PRAGMA integrity_check") == [("ok",)]
+        assert _rows(connection, "PRAGMA foreign_key_check") == []
+        stored = [
+            BlobRef(sha256=sha256, size=size) for sha256, size in _rows(connection, "SELECT sha256, size_bytes FROM blobs")
+        ]
+    values = (await database.blobs.read(stored)).values()
+    assert {write.stored for write, answer in zip(writes, told, strict=True) if not isinstance(answer, Exception)} <= {
+        None,
+        *values,
+    }
+    assert [path for path in (directory / "blobs").rglob(".*")] == [], "temporary files are left"
+
+
+async def fail_each(directory: Path, empty: Path, calls: Calls, error: Exception) -> list[str]:
+    """Every call of the writes fails once, each in a run on a database of its own; what they were."""
+    failed: list[str] = []
+    for number in itertools.count(1):
+        place = directory / str(number)
+        place.mkdir()
+        what = await run(place, empty, calls, number, error)
+        if what is None:
+            return failed
+        failed.append(what)
+    raise AssertionError
+
+
+@pytest.mark.parametrize("error", [_DISK, _REFUSED], ids=["disk", "refused"])
+async def test_whichever_call_fails_each_write_is_whole_or_not_there_and_its_waiter_knows(
+    error, tmp_path, migrated_file, monkeypatch
+):
+    failed = await fail_each(tmp_path, migrated_file, install(monkeypatch), error)
+    assert {"BEGIN IMMEDIATE", "COMMIT", "fsync", "rename", "open", "mkdir"} <= set(failed), failed
+    assert len([what for what in failed if what.startswith(("INSERT", "UPDATE"))]) >= 8, failed
+
+
+async def test_writes_without_a_transaction_are_found_out(tmp_path, migrated_file, monkeypatch):
+    calls = install(monkeypatch, ignored="BEGIN IMMEDIATE")
+    with pytest.raises(AssertionError):
+        await fail_each(tmp_path, migrated_file, calls, _DISK)
+
+
+async def test_temporary_files_left_behind_are_found_out(tmp_path, migrated_file, monkeypatch):
+    monkeypatch.setattr(Path, "unlink", lambda path, missing_ok=False: None)
+    with pytest.raises(AssertionError, match="temporary files"):
+        await fail_each(tmp_path, migrated_file, install(monkeypatch), _DISK)
