@@ -1,4 +1,4 @@
-"""Whichever call of the driver or the file system fails, a write happens whole or not at all, and its waiter is told."""
+"""Whichever call of the driver or the file system fails, a write is whole or not there, and its waiter is told."""
 
 from __future__ import annotations
 
@@ -204,15 +204,14 @@ async def _check(database: Database, directory: Path, writes: list[Write], told:
             assert write.effect(connection) == expected, answer
         assert _rows(connection, "PRAGMA integrity_check") == [("ok",)]
         assert _rows(connection, "PRAGMA foreign_key_check") == []
-        stored = [
-            BlobRef(sha256=sha256, size=size) for sha256, size in _rows(connection, "SELECT sha256, size_bytes FROM blobs")
-        ]
+        rows = _rows(connection, "SELECT sha256, size_bytes FROM blobs")
+        stored = [BlobRef(sha256=sha256, size=size) for sha256, size in rows]
     values = (await database.blobs.read(stored)).values()
     assert {write.stored for write, answer in zip(writes, told, strict=True) if not isinstance(answer, Exception)} <= {
         None,
         *values,
     }
-    assert [path for path in (directory / "blobs").rglob(".*")] == [], "temporary files are left"
+    assert list((directory / "blobs").rglob(".*")) == [], "temporary files are left"
 
 
 async def fail_each(directory: Path, empty: Path, calls: Calls, error: Exception) -> list[str]:
