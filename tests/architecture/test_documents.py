@@ -73,8 +73,8 @@ def test_every_decision_record_has_the_next_number_and_the_same_parts() -> None:
 
 
 def test_the_gate_runs_the_test_command_of_the_readme() -> None:
-    commands = [line for line in (ROOT / ".ci/run").read_text().splitlines() if line.startswith("make")]
-    assert commands == ["make check", "make test"]
+    lines = [line for line in (ROOT / ".ci/run").read_text().splitlines() if not line.startswith("#")]
+    assert re.findall(r"\bmake (\w+)", "\n".join(lines)) == ["check", "test", "test"]
     assert re.search(r"^(\$ )?make test\b", (ROOT / "README.md").read_text(), re.MULTILINE)
 
 

@@ -102,9 +102,9 @@ def install(monkeypatch: pytest.MonkeyPatch, *, ignored: str | None = None) -> C
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class Write:
-    """Something asked of the store, and how its effect is seen in the database: all of it, or None for nothing."""
+    """Something asked of the store, and how its effect is seen in the database: all of it or nothing."""
 
-    make: Callable[[], Awaitable[Any]]
+    make: Callable[[list[NewBlob]], Awaitable[Any]]
     effect: Callable[[sqlite3.Connection], tuple[Any, ...]]
     nothing: tuple[Any, ...]
     whole: tuple[Any, ...]
@@ -118,9 +118,9 @@ def _rows(connection: sqlite3.Connection, text: str, *values: Any) -> list[tuple
 def _submission(database: Database, value: bytes | None, key: str | None = None) -> Write:
     job = new_job(key=key)
 
-    async def make() -> Any:
-        job.blobs = await database.blobs.prepare([] if value is None else [value])
-        return await database.writer.write(job_repository.insert, job)
+    def make(blobs: list[NewBlob]) -> Awaitable[Any]:
+        job.blobs = blobs
+        return database.writer.write(job_repository.insert, job)
 
     def effect(connection: sqlite3.Connection) -> tuple[Any, ...]:
         return (
@@ -132,10 +132,9 @@ def _submission(database: Database, value: bytes | None, key: str | None = None)
 
 
 def _ending(database: Database, job: ClaimedJob) -> Write:
-    async def make() -> Any:
-        blobs: list[NewBlob] = await database.blobs.prepare([RESULT])
+    def make(blobs: list[NewBlob]) -> Awaitable[Any]:
         item = Ending(job=job, owner=ME, status=JobStatus.SUCCESS, result='{"ok":true}', blobs=blobs)
-        return await database.writer.write(job_repository.end, item)
+        return database.writer.write(job_repository.end, item)
 
     def effect(connection: sqlite3.Connection) -> tuple[Any, ...]:
         return (
@@ -154,7 +153,7 @@ def _ending(database: Database, job: ClaimedJob) -> Write:
 
 
 def _cancellation(database: Database, job: ClaimedJob) -> Write:
-    def make() -> Awaitable[Any]:
+    def make(_: list[NewBlob]) -> Awaitable[Any]:
         return database.writer.write(job_repository.request_cancel, CancelRequest(job_id=job.id, reason="why"))
 
     def effect(connection: sqlite3.Connection) -> tuple[Any, ...]:
@@ -166,10 +165,21 @@ def _cancellation(database: Database, job: ClaimedJob) -> Write:
     return Write(make=make, effect=effect, nothing=([(0, 2)], []), whole=([(1, 3)], [("cancel_requested",)]))
 
 
-async def _told(writes: list[Write]) -> list[Any]:
-    """What each waiter is told, all asking at once."""
+async def _told(database: Database, writes: list[Write]) -> list[Any]:
+    """What each waiter is told: bytes go to disk one by one and the rows all at once, so the calls keep order."""
+
+    async def prepared(write: Write) -> list[NewBlob] | ServiceUnavailableError:
+        try:
+            return await database.blobs.prepare([] if write.stored is None else [write.stored])
+        except ServiceUnavailableError as error:
+            return error
+
     async with asyncio.timeout(30):
-        return await asyncio.gather(*(write.make() for write in writes), return_exceptions=True)
+        blobs = [await prepared(write) for write in writes]
+        pairs = zip(writes, blobs, strict=True)
+        asked = [write.make(stored) for write, stored in pairs if isinstance(stored, list)]
+        told = iter(await asyncio.gather(*asked, return_exceptions=True))
+    return [next(told) if isinstance(stored, list) else stored for stored in blobs]
 
 
 async def run(directory: Path, empty: Path, calls: Calls, number: int, error: Exception) -> str | None:
@@ -187,11 +197,11 @@ async def run(directory: Path, empty: Path, calls: Calls, number: int, error: Ex
             _cancellation(database, cancelled),
         ]
         with calls.failing(number, error):
-            told = await _told(writes)
+            told = await _told(database, writes)
         await _check(database, directory, writes, told)
         # What failed was one call, not the store: the same writes go through now.
         failed = [write for write, answer in zip(writes, told, strict=True) if isinstance(answer, Exception)]
-        await _check(database, directory, failed, again := await _told(failed))
+        await _check(database, directory, failed, again := await _told(database, failed))
         assert not [answer for answer in again if isinstance(answer, Exception)], again
     return calls.failed
 
