@@ -78,7 +78,7 @@ from service.retries import RetryPolicy
 
 #: How long a waiter trusts the wake-ups of this process before it looks at the row again.
 _LOOK_AGAIN_S: Final = 2.0
-_RETRY_WRITE_S: Final = 0.5
+_RETRY_STORE_S: Final = 0.5
 #: The part of a lease, counted from before it was asked for, in which this process trusts it without another word from
 #: the database. What is left is for stopping the plugin before anybody else may start it.
 _TRUSTED_PART: Final = 2 / 3
@@ -514,15 +514,28 @@ class JobManagementService:
         call = Call(job_id=job.id, attempt=job.attempt, timeout_s=job.timeout_s, on_progress=on_progress, report=report)
         token = current_call.set(call)
         try:
-            stored = await off_loop(job.payload, decode, job.payload)
-            (payload,) = await self._with_bytes(stored)
-            pair = await self._plugin_management.execute_plugin(plugin_name=job.plugin, payload=payload or {})
+            payload = await self._payload_of(job)
+            pair = await self._plugin_management.execute_plugin(plugin_name=job.plugin, payload=payload)
         except Exception:  # the contract says nothing escapes; a job must not hang on that
             log.exception("execute_plugin raised", plugin=job.plugin)
             return failed(ErrorType.INTERNAL, "The service failed while it ran the plugin; see its log.", job.plugin)
         finally:
             current_call.reset(token)
         return await off_loop(pair, judge, pair, job.plugin)
+
+    async def _payload_of(self, job: ClaimedJob) -> dict[str, Any]:
+        """Waits while nothing can be read: the database's absence is no fault of the job, which its lease protects."""
+        stored = await off_loop(job.payload, decode, job.payload)
+        while True:
+            try:
+                (payload,) = await self._with_bytes(stored)
+            except ServiceUnavailableError as error:
+                if error.retry_after_s is None:
+                    raise
+                log.debug("payload not read yet", error=str(error))
+                await asyncio.sleep(_RETRY_STORE_S)
+            else:
+                return payload or {}
 
     async def _show_progress(self, job: ClaimedJob, progress: Progress) -> None:
         made = ProgressMade(job=job, owner=self.instance_id, progress=progress)
@@ -586,7 +599,7 @@ class JobManagementService:
                     log.error("outcome lost; the job runs again after the next start", error=str(error))
                     return
                 log.debug("outcome not written yet", error=str(error))
-                await asyncio.sleep(_RETRY_WRITE_S)
+                await asyncio.sleep(_RETRY_STORE_S)
             else:
                 self._tell_end(job, ending, status)
                 return

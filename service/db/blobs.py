@@ -93,7 +93,10 @@ class BlobStore:
         await tx.execute_many(_INSERT, [row for _, row in sorted(rows.items())])
 
     async def read(self, refs: Iterable[BlobRef]) -> dict[str, bytes]:
-        """The bytes behind `refs` by their hash; raises `ServiceUnavailableError` when some are missing."""
+        """The bytes behind `refs` by their hash; raises `ServiceUnavailableError`.
+
+        Where some are missing or unreadable, waiting does not help.
+        """
         wanted = sorted({ref.sha256 for ref in refs})
         if not wanted:
             return {}
@@ -101,14 +104,19 @@ class BlobStore:
         for sha256, data in await self._reader.fetch(_SELECT, batch=batch((sha256,) for sha256 in wanted)):
             found[sha256] = data if data is not None else await asyncio.to_thread(self._read_file, sha256)
         if missing := set(wanted) - found.keys():
-            raise ServiceUnavailableError(f"Stored bytes are missing: {', '.join(sorted(missing))}.")
+            raise ServiceUnavailableError(
+                f"Stored bytes are missing: {', '.join(sorted(missing))}.", retry_after_s=None
+            )
         return found
 
     def _read_file(self, sha256: str) -> bytes:
         try:
             return self._path(sha256).read_bytes()
         except OSError as error:
-            raise ServiceUnavailableError(f"Stored bytes cannot be read: {error}.") from error
+            retry_after_s = 5 if error.errno in (errno.EMFILE, errno.ENFILE) else None
+            raise ServiceUnavailableError(
+                f"Stored bytes cannot be read: {error}.", retry_after_s=retry_after_s
+            ) from error
 
     def _path(self, sha256: str) -> Path:
         return self._directory / sha256[:2] / sha256

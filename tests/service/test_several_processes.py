@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -10,10 +11,13 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import asyncpg
 import pytest
+import requests
+import sqlalchemy as sa
 
-from tests.conftest import sql
-from tests.service.conftest import HOSTILE, metric, until
+from tests.conftest import driver_url, sql
+from tests.service.conftest import HOSTILE, Process, metric, until
 
 
 @pytest.fixture
@@ -89,6 +93,40 @@ SUBMIT = """
     SELECT gen_random_uuid(), 'default', plugin, 'PENDING', priority, true, now(), 0, 1, 0, 3, 0,
            0, now(), '[]', '{}', '[]', '{}'
     FROM (VALUES ('not_installed', 9), ('sleep', 9), ('echo', 0)) AS submitted (plugin, priority)"""
+
+
+async def test_a_database_that_goes_between_claim_and_bytes_costs_no_attempt(serve, postgres_url):
+    service = await asyncio.to_thread(serve, "--database-url", postgres_url, "--workers", "1")
+    busy = await asyncio.to_thread(service.submit, "sleep", {"seconds": 2})
+    job = await asyncio.to_thread(service.submit, "echo", {"data": {"$bytes": "aGVsbG8="}})
+    url = sa.make_url(driver_url(postgres_url))
+    admin = await asyncpg.connect(url.set(database="postgres").render_as_string(hide_password=False))
+    holder = await asyncpg.connect(url.render_as_string(hide_password=False))
+    try:
+        async with holder.transaction():
+            await holder.execute("LOCK TABLE blobs IN ACCESS EXCLUSIVE MODE")
+            async with asyncio.timeout(60):
+                while await holder.fetchval("SELECT status FROM jobs WHERE id = $1", job) != "RUNNING":
+                    await asyncio.sleep(0.05)
+            await admin.execute(f'ALTER DATABASE "{url.database}" ALLOW_CONNECTIONS false')
+            await admin.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND pid <> $2",
+                url.database,
+                holder.get_server_pid(),
+            )
+            await asyncio.to_thread(until, lambda: readiness(service) == 503)
+    finally:
+        await admin.execute(f'ALTER DATABASE "{url.database}" ALLOW_CONNECTIONS true')
+        await holder.close()
+        await admin.close()
+    await asyncio.to_thread(until, lambda: readiness(service) == 200, 60)
+    record = await asyncio.to_thread(service.job, job, wait=60)
+    assert (record["status"], record["attempt"]) == ("SUCCESS", 1), record
+    assert (await asyncio.to_thread(service.job, busy, wait=60))["status"] == "SUCCESS"
+
+
+def readiness(service: Process) -> int:
+    return requests.get(f"{service.url}/readyz", timeout=30).status_code
 
 
 def test_one_that_only_works_runs_what_it_was_told_to_and_nothing_else(work, postgres_url):
