@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import gc
+import math
 import os
 import signal
 import socket
@@ -17,8 +18,10 @@ import structlog
 from aiohttp import web
 
 from service import __version__, logs
+from service.access import Rate
+from service.api.access import Gate, is_loopback
 from service.api.app import create_app, create_runner
-from service.db import instances, plugin_metrics
+from service.db import instances, plugin_metrics, queue_depth
 from service.db.database import Database
 from service.db.directories import make_directory
 from service.db.engine import DatabaseKind, database_kind, sqlite_path
@@ -27,16 +30,18 @@ from service.db.instances import Instance
 from service.db.lock import exclusive_lock
 from service.db.migrate import upgrade
 from service.dispatcher import Dispatcher
-from service.errors import ServiceError, ServiceUnavailableError, StartupError
+from service.errors import DatabaseInUseError, ServiceError, ServiceUnavailableError, StartupError
 from service.events import EventBus
 from service.first_process import run_below
 from service.housekeeper import Housekeeper
 from service.job_management import JobManagementService
+from service.key_management import KeyManagementService
 from service.metrics import Metrics, measure_loop_lag
 from service.models import timestamp
 from service.plugin_management import PluginManagementService
 from service.plugins.discovery import installed_plugins
 from service.plugins.manifest import PluginSource
+from service.queue_limits import Limits, QueueLimits
 from service.rescuer import LeaseKeeper, Rescuer
 from service.retries import RetryPolicy
 from service.settings import Settings
@@ -124,6 +129,10 @@ class Service:
                     database_url, settings.data_dir / "blobs", inline_bytes=int(settings.inline_blob_kb * 1000)
                 )
             )
+            keys = KeyManagementService(database)
+            await keys.refresh()
+            if listen:
+                await _refuse_exposure(settings, keys)
             metrics, events = Metrics(), EventBus()
             database.writer.on_commit = metrics.batch_size.observe
             metrics.gauge("jobservice_writer_queue", "Writes waiting for a transaction", lambda: database.writer.depth)
@@ -137,6 +146,15 @@ class Service:
             plugins = PluginManagementService(runner, lambda: plugin_metrics.load(database.reader))
             await plugins.start()
             stack.push_async_callback(plugins.close)
+            queue_limits = QueueLimits(
+                Limits(
+                    total=settings.max_queued,
+                    per_tenant=settings.max_queued_per_tenant,
+                    per_plugin=settings.max_queued_per_plugin,
+                ),
+                lambda each: queue_depth.load(database.reader, each=each),
+            )
+            await queue_limits.refresh()
             jobs = JobManagementService(
                 database,
                 plugins,
@@ -144,6 +162,7 @@ class Service:
                 metrics=metrics,
                 lease_s=settings.lease_s,
                 retries=RetryPolicy(base_s=settings.retry_base_s, cap_s=settings.retry_cap_s),
+                queue_limits=queue_limits,
             )
             metrics.gauge("jobservice_jobs_running", "Jobs running now", lambda: sum(jobs.running.values()))
             await _register(database, jobs.instance_id)
@@ -164,14 +183,17 @@ class Service:
                 "writer": database.writer.ended,
                 "worker watch": runner.ended,
                 "wake-ups": lambda: database.relay(events),
+                "API keys": keys.keep,
+                "queue limits": queue_limits.keep,
                 "lag": lambda: measure_loop_lag(metrics),
             }
             for name, loop in loops.items():
                 await stack.enter_async_context(_supervised(name, loop, health, failed))
             url = None
             if listen:
-                app = create_app(jobs, plugins, health, settings, metrics)
+                app = create_app(jobs, plugins, health, settings, metrics, _gate(settings, keys))
                 url = await stack.enter_async_context(_listening(app, settings))
+                stack.push_async_callback(_record_use, keys)
             stack.push_async_callback(jobs.drain, settings.drain_s)
             log.info("ready", url=url, revision=revision, plugins=sorted(sources), recovered_jobs=recovered)
             yield cls(url=url, jobs=jobs, plugins=plugins, health=health, metrics=metrics, failed=failed)
@@ -231,6 +253,53 @@ async def migrate(settings: Settings) -> str:
     _make_data_dir(settings)
     with _alone(settings.resolved_database_url):
         return await upgrade(settings.resolved_database_url)
+
+
+@contextlib.asynccontextmanager
+async def open_keys(settings: Settings) -> AsyncIterator[KeyManagementService]:
+    """The API keys in the database, for as long as the block runs, whether a service uses it or not.
+
+    Raises `StartupError` when the database cannot be opened.
+    """
+    database_url = settings.resolved_database_url
+    _make_data_dir(settings)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(_alone(database_url))
+        except DatabaseInUseError:
+            pass  # by a service, which has brought it to its schema; SQLite lets two write in turn
+        else:
+            await upgrade(database_url)
+        async with Database.open(database_url, settings.data_dir / "blobs", inline_bytes=0) as database:
+            yield KeyManagementService(database)
+
+
+def _gate(settings: Settings, keys: KeyManagementService) -> Gate:
+    is_open = settings.allow_anyone_who_reaches_this_port
+    is_local = is_loopback(settings.host)
+    rate = None
+    if settings.rate_per_s is not None:
+        rate = Rate(per_s=settings.rate_per_s, burst=settings.rate_burst or math.ceil(settings.rate_per_s))
+    return Gate(keys, open_to_all=lambda: is_open or (is_local and not keys.are_in_use), rate=rate)
+
+
+async def _refuse_exposure(settings: Settings, keys: KeyManagementService) -> None:
+    if is_loopback(settings.host) or settings.allow_anyone_who_reaches_this_port:
+        return
+    now = timestamp()
+    if not any(key.is_valid(now) for key in await keys.list_keys()):
+        raise StartupError(
+            f"Other machines may reach {settings.host}, and there is no valid API key: make one with "
+            "`jobservice keys create NAME`, or listen on 127.0.0.1. "
+            "(JOBSERVICE_ALLOW_ANYONE_WHO_REACHES_THIS_PORT=true serves everybody without a key.)"
+        )
+
+
+async def _record_use(keys: KeyManagementService) -> None:
+    try:
+        await keys.record_use()
+    except ServiceUnavailableError as error:
+        log.error("the last use of keys could not be recorded", error=str(error))
 
 
 def _alone(database_url: str) -> contextlib.AbstractContextManager[None]:

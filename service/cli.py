@@ -12,13 +12,14 @@ import contextlib
 import dataclasses
 import enum
 import json as json_module
+import math
 import os
 import re
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NoReturn
 
 import pydantic
 from cyclopts import App, CycloptsError, Parameter
@@ -30,10 +31,14 @@ from rich.table import Table
 from rich.text import Text
 
 from service import __version__
+from service.access import ApiKey, Rate, Role
 from service.client import ApiError, Client, File, Job, Plugin, ServiceUnreachableError, media_type_of
-from service.errors import ServiceError
-from service.models import JSON, JobOptions, JobStatus, Timestamp
+from service.errors import InvalidKeyError, ServiceError
+from service.models import DEFAULT_TENANT, JSON, JobOptions, JobStatus, Timestamp, later, timestamp
 from service.settings import ClientSettings, Settings
+
+if TYPE_CHECKING:
+    from service.key_management import KeyManagementService
 
 #: Tables for a pipe are as wide as their content needs, not as a terminal that is not there.
 _PIPE_WIDTH: Final = 250
@@ -48,6 +53,9 @@ _STYLE_OF: Final[Mapping[str, str]] = {
     "available": "green",
     "loading": "yellow",
     "unavailable": "red",
+    "valid": "green",
+    "expired": "yellow",
+    "revoked": "red",
 }
 #: Control characters of foreign text could steer the terminal; tab and newline cannot.
 _CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -177,7 +185,7 @@ def _explained(error: Exception) -> tuple[Exit, str, str | None]:
         case CycloptsError():
             command = " ".join(("jobservice", *(error.command_chain or ())))
             return Exit.USAGE, str(error), f"See: {command} --help"
-        case UsageError():
+        case UsageError() | InvalidKeyError():
             return Exit.USAGE, str(error), None
         case ServiceUnreachableError():
             return (
@@ -432,6 +440,140 @@ def config(*, settings: _ServiceSettings = None, service: Service = Service()) -
         value = "" if row.value is None else str(row.value)
         table.add_row(row.name, _safe(value), row.source, _option(row.name), row.variable)
     _print(table)
+
+
+keys = App(name="keys", help="Make, list and revoke API keys, in the database itself; needs no running service.")
+tenants = App(name="tenants", help="List tenants, and limit how many of their jobs may wait.")
+app.command(keys)
+app.command(tenants)
+
+
+@keys.command(name="create")
+async def create_key(
+    name: Annotated[str, Parameter(name="NAME")],
+    /,
+    *,
+    tenant: str = DEFAULT_TENANT,
+    role: Annotated[tuple[Role, ...], _Many] = (Role.SUBMIT, Role.READ),
+    days: float | None = None,
+    rate: float | None = None,
+    burst: int | None = None,
+    settings: _ServiceSettings = None,
+    json: _Json = False,
+) -> None:
+    """Make an API key and print it. It is shown this once: only a hash of it is kept.
+
+    Args:
+        name: What the key is for.
+        tenant: Whose jobs it sees and makes; a new one is made.
+        role: What it may do; may be repeated.
+        days: It expires after so many.
+        rate: Requests a second in the long run; default: the service's setting.
+        burst: Requests at once; default: the rate, rounded up.
+    """
+    allowed = None if rate is None else Rate(per_s=rate, burst=max(1, math.ceil(rate)) if burst is None else burst)
+    if rate is None and burst is not None:
+        raise UsageError("--burst goes with --rate: how fast it may be filled again.")
+    async with _keys(settings) as management:
+        key, secret = await management.create(
+            name,
+            tenant=tenant,
+            roles=role,
+            expires_at=None if days is None else later(timestamp(), days * 86_400),
+            rate=allowed,
+        )
+    if json:
+        _put({**_key_document(key), "key": secret})
+        return
+    _put(secret)
+    _say(f"The key {key.prefix} of tenant {key.tenant} may {', '.join(sorted(key.roles))}. It is not shown again.")
+
+
+@keys.command(name="list")
+async def list_keys(*, settings: _ServiceSettings = None, json: _Json = False) -> None:
+    """List the API keys, oldest first; their secrets are kept nowhere."""
+    async with _keys(settings) as management:
+        found = await management.list_keys()
+    if json:
+        _put([_key_document(key) for key in found])
+        return
+    table = _table("key", "name", "tenant", "roles", "state", "expires (UTC)", "last used (UTC)")
+    now = timestamp()
+    for key in found:
+        table.add_row(
+            key.prefix, key.name, key.tenant, ",".join(sorted(key.roles)), _coloured(key.state(now)),
+            _moment(key.expires_at), _moment(key.last_used_at),
+        )  # fmt: skip
+    _print(table)
+
+
+@keys.command(name="revoke")
+async def revoke_key(
+    prefix: Annotated[str, Parameter(name="PREFIX")],
+    /,
+    *,
+    settings: _ServiceSettings = None,
+    json: _Json = False,
+) -> None:
+    """Make the API key that begins with PREFIX worthless, for ever; a running service knows within 5 seconds."""
+    async with _keys(settings) as management:
+        key = await management.revoke(prefix)
+    _put(_key_document(key) if json else f"The key {key.prefix} ({key.name}) is revoked.")
+
+
+@tenants.command(name="list")
+async def list_tenants(*, settings: _ServiceSettings = None, json: _Json = False) -> None:
+    """List the tenants that have a key or a limit of their own."""
+    async with _keys(settings) as management:
+        quotas = await management.list_quotas()
+    if json:
+        _put([{"tenant": name, "max_queued": most} for name, most in quotas.items()])
+        return
+    table = _table("tenant", "jobs that may wait")
+    for name, most in quotas.items():
+        table.add_row(name, "" if most is None else str(most))
+    _print(table)
+
+
+@tenants.command(name="limit")
+async def limit_tenant(
+    tenant: Annotated[str, Parameter(name="TENANT")],
+    most: Annotated[int | None, Parameter(name="JOBS")] = None,
+    /,
+    *,
+    settings: _ServiceSettings = None,
+) -> None:
+    """Let at most JOBS of a tenant's jobs wait; without JOBS the service's own limit is its limit again."""
+    async with _keys(settings) as management:
+        await management.set_quota(tenant, most)
+    _put(f"At most {most} jobs of {tenant} wait." if most is not None else f"{tenant} has no limit of its own.")
+
+
+@contextlib.asynccontextmanager
+async def _keys(settings: Settings | None) -> AsyncIterator[KeyManagementService]:
+    settings = settings or Settings()
+    # As in `serve`.
+    from service.app import open_keys
+
+    async with open_keys(settings) as management:
+        yield management
+
+
+def _key_document(key: ApiKey) -> dict[str, JSON]:
+    return {
+        "id": key.id,
+        "prefix": key.prefix,
+        "name": key.name,
+        "tenant": key.tenant,
+        "roles": sorted(key.roles),
+        "rate_per_s": key.rate and key.rate.per_s,
+        "burst": key.rate and key.rate.burst,
+        "state": key.state(timestamp()),
+        "created_at": key.created_at,
+        "expires_at": key.expires_at,
+        "revoked_at": key.revoked_at,
+        "last_used_at": key.last_used_at,
+    }
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

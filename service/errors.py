@@ -144,8 +144,31 @@ class ServiceUnavailableError(ServiceError):
         self.retry_after_s = retry_after_s
 
 
+class QueueFullError(ServiceError):
+    """As many jobs wait as may; nothing was recorded."""
+
+    def __init__(self, where: str, waiting: int, most: int, *, retry_after_s: int) -> None:
+        super().__init__(f"The queue is full: {waiting} jobs {where} wait, and {most} may. Try again later.")
+        self.retry_after_s = retry_after_s
+
+
+class KeyNotFoundError(ServiceError, LookupError):
+    """No API key begins so."""
+
+    def __init__(self, prefix: str) -> None:
+        super().__init__(f"No API key begins with {prefix!r}: `jobservice keys list` shows them.")
+
+
+class InvalidKeyError(ServiceError, ValueError):
+    """An API key cannot be made as it was asked for; the text says why."""
+
+
 class StartupError(ServiceError):
     """The service cannot start; the text is the one line that says why and what to do."""
+
+
+class DatabaseInUseError(StartupError):
+    """Another process has the one lock on an SQLite database."""
 
 
 def error_object(

@@ -74,6 +74,7 @@ from service.models import (
 )
 from service.outcomes import Failed, Outcome, Succeeded, failed, judge
 from service.plugin_management import PluginManagementService
+from service.queue_limits import QueueLimits
 from service.retries import RetryPolicy
 
 #: How long a waiter trusts the wake-ups of this process before it looks at the row again.
@@ -123,6 +124,7 @@ class JobManagementService:
         metrics: Metrics | None = None,
         lease_s: float = 30.0,
         retries: RetryPolicy | None = None,
+        queue_limits: QueueLimits | None = None,
     ) -> None:
         self._database = database
         self._plugin_management = plugin_management
@@ -132,6 +134,7 @@ class JobManagementService:
         self._count_submitted = functools.cache(self._metrics.submitted.labels)
         self._lease_s = lease_s
         self._retries = retries or RetryPolicy()
+        self._queue_limits = queue_limits
         self._executions: dict[tuple[str, int], _Execution] = {}  # by job and fence
         self._tasks: set[asyncio.Task[Any]] = set()
         self.instance_id = str(uuid7())
@@ -156,21 +159,26 @@ class JobManagementService:
         payload: Mapping[str, Any],
         options: JobOptions | None = None,
         *,
+        tenant: str = DEFAULT_TENANT,
         idempotency_key: str | None = None,
     ) -> Submission:
         """Check the payload against the plugin's manifest, then record the job as `create_job` does.
 
-        A used `idempotency_key` yields the job it made before. Raises `PluginNotFoundError`, `PluginUnavailableError`,
-        `PayloadInvalidError`, `NotStorableError`, `IdempotencyConflictError`, `ServiceUnavailableError`: no row then.
+        A used `idempotency_key` yields the job it made before, for this tenant. Raises `PluginNotFoundError`,
+        `PluginUnavailableError`, `PayloadInvalidError`, `NotStorableError`, `QueueFullError`,
+        `IdempotencyConflictError`, `ServiceUnavailableError`: no row then.
         """
         if not self.accepting:
             raise ServiceUnavailableError("The service is shutting down and takes no new jobs.")
         manifest = await self._plugin_management.manifest(plugin_name)
         document = await self._plugin_management.validate(plugin_name, payload)
+        if self._queue_limits is not None:
+            self._queue_limits.admit(tenant, plugin_name)
         new, stored = await self._new_job(
             plugin_name,
             document,
             options or JobOptions(),
+            tenant=tenant,
             plugin_version=manifest.version,
             default_max_attempts=manifest.max_attempts or 1,
             idempotency_key=idempotency_key,
@@ -180,7 +188,7 @@ class JobManagementService:
             if inserted.request_hash != new.request_hash:
                 raise IdempotencyConflictError(idempotency_key or "")
             self._metrics.replayed.inc()
-            return Submission(record=await self.get_record(inserted.id), replayed=True)
+            return Submission(record=await self.get_record(inserted.id, tenant=tenant), replayed=True)
         return Submission(record=_record_of(new, stored), replayed=False)
 
     async def get_job(self, job_id: str) -> dict[str, Any]:
@@ -194,20 +202,20 @@ class JobManagementService:
         values["error"] = {"error": dict(record.error)} if record.error is not None else None
         return values
 
-    async def get_record(self, job_id: str) -> JobRecord:
-        """The record with references in place of bytes; raises `JobNotFoundError`."""
-        record = await job_queries.get(self._database.reader, _canonical(job_id), DEFAULT_TENANT)
+    async def get_record(self, job_id: str, *, tenant: str = DEFAULT_TENANT) -> JobRecord:
+        """The record with references in place of bytes; raises `JobNotFoundError`, for another tenant's job too."""
+        record = await job_queries.get(self._database.reader, _canonical(job_id), tenant)
         if record is None:
             raise JobNotFoundError(job_id)
         return record
 
-    async def wait_for(self, job_id: str, timeout_s: float) -> JobRecord:
+    async def wait_for(self, job_id: str, timeout_s: float, *, tenant: str = DEFAULT_TENANT) -> JobRecord:
         """The record as soon as the job has ended, or after `timeout_s`; raises `JobNotFoundError`."""
         end = asyncio.get_running_loop().time() + timeout_s
         with self._events.watch(_canonical(job_id)) as changed:
             while True:
                 changed.clear()
-                record = await self.get_record(job_id)
+                record = await self.get_record(job_id, tenant=tenant)
                 left = end - asyncio.get_running_loop().time()
                 if record.status.is_terminal or left <= 0:
                     return record
@@ -215,18 +223,18 @@ class JobManagementService:
                     async with asyncio.timeout(min(left, _LOOK_AGAIN_S)):
                         await changed.wait()
 
-    async def list_jobs(self, query: JobQuery) -> JobPage:
-        """A page of records, newest first, without payloads and results."""
-        return await job_queries.list_page(self._database.reader, query, DEFAULT_TENANT)
+    async def list_jobs(self, query: JobQuery, *, tenant: str = DEFAULT_TENANT) -> JobPage:
+        """A page of the tenant's records, newest first, without payloads and results."""
+        return await job_queries.list_page(self._database.reader, query, tenant)
 
-    async def list_attempts(self, job_id: str) -> list[AttemptRecord]:
+    async def list_attempts(self, job_id: str, *, tenant: str = DEFAULT_TENANT) -> list[AttemptRecord]:
         """Every execution of the job so far; raises `JobNotFoundError`."""
-        record = await self.get_record(job_id)
+        record = await self.get_record(job_id, tenant=tenant)
         return await job_queries.list_attempts(self._database.reader, record.id)
 
-    async def find_artifact(self, job_id: str, name: str) -> StoredArtifact:
+    async def find_artifact(self, job_id: str, name: str, *, tenant: str = DEFAULT_TENANT) -> StoredArtifact:
         """A file the plugin made; raises `JobNotFoundError`, `FileNotInJobError`."""
-        record = await self.get_record(job_id)
+        record = await self.get_record(job_id, tenant=tenant)
         for artifact in record.artifacts:
             if artifact.name == name:
                 return artifact
@@ -236,19 +244,19 @@ class JobManagementService:
         """The bytes behind a reference of a record."""
         return (await self._database.blobs.read([ref]))[ref.sha256]
 
-    async def cancel_job(self, job_id: str, reason: str = "requested") -> JobRecord:
+    async def cancel_job(self, job_id: str, reason: str = "requested", *, tenant: str = DEFAULT_TENANT) -> JobRecord:
         """Cancel a job: CANCELLED at once if it was PENDING (or is already); RUNNING in the record if it is stopping.
 
         Raises `JobNotFoundError`, and `JobStateError` when it has SUCCESS or FAILED.
         """
         job_id = _canonical(job_id)
-        await self.get_record(job_id)
+        await self.get_record(job_id, tenant=tenant)  # a job never changes its tenant
         await self._database.writer.write(job_repository.request_cancel, CancelRequest(job_id=job_id, reason=reason))
         for execution in self._executions.values():
             if execution.job.id == job_id:
                 execution.stop(JobStatus.CANCELLED)
         self._events.job_changed(job_id)
-        record = await self.get_record(job_id)
+        record = await self.get_record(job_id, tenant=tenant)
         if record.status in (JobStatus.SUCCESS, JobStatus.FAILED):
             raise JobStateError(job_id, record.status, "cancelled")
         return record
@@ -417,6 +425,7 @@ class JobManagementService:
         document: dict[str, Any],
         options: JobOptions,
         *,
+        tenant: str = DEFAULT_TENANT,
         plugin_version: str | None = None,
         default_max_attempts: int = 1,
         idempotency_key: str | None = None,
@@ -430,7 +439,7 @@ class JobManagementService:
             request_hash = hashlib.sha256(text).hexdigest()
         new = NewJob(
             id=str(uuid7()),
-            tenant=DEFAULT_TENANT,
+            tenant=tenant,
             plugin=plugin,
             plugin_version=plugin_version,
             payload=payload,

@@ -32,6 +32,14 @@ class Settings(BaseSettings):
     max_result_mb: float = Field(64, gt=0, description="Largest result (JSON, bytes and artifacts together) accepted")
     inline_blob_kb: float = Field(64, ge=0, description="Up to this size bytes live in the database")
     drain_s: float = Field(30, ge=0, description="How long running jobs may finish after SIGTERM")
+    max_queued: int | None = Field(1_000_000, ge=0, description="How many jobs may wait; none more are taken")
+    max_queued_per_tenant: int | None = Field(None, ge=0, description="How many jobs of one tenant may wait")
+    max_queued_per_plugin: int | None = Field(None, ge=0, description="How many jobs of one plugin may wait")
+    rate_per_s: float | None = Field(None, gt=0, description="Requests a second of one API key, in the long run")
+    rate_burst: int | None = Field(None, ge=1, description="Requests of one API key at once; default: RATE_PER_S, up")
+    allow_anyone_who_reaches_this_port: bool = Field(
+        False, description="Ask nobody for an API key, on any address: whoever reaches the port may do everything"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line written")
     log_format: Literal["auto", "console", "json"] = Field("auto", description="Log lines for people or for machines")
 

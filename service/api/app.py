@@ -11,6 +11,7 @@ from aiohttp import hdrs, web
 from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
 
 from service.api import openapi
+from service.api.access import Gate
 from service.api.middleware import guard, protect
 from service.api.problems import Problem, response_of
 from service.api.routes import ROUTES
@@ -35,6 +36,7 @@ def create_app(
     health: Health,
     settings: Settings,
     metrics: Metrics,
+    gate: Gate,
 ) -> web.Application:
     """The application of `routes.ROUTES` over these services; serve it with `create_runner`."""
     if HttpRequestParser is HttpRequestParserPy:
@@ -45,6 +47,7 @@ def create_app(
         plugins=plugins,
         health=health,
         metrics=metrics,
+        gate=gate,
         max_body_bytes=max_body_bytes,
         openapi=openapi.document(ROUTES),
     )

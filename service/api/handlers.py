@@ -14,6 +14,7 @@ import structlog
 from aiohttp import hdrs, web
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from service.access import Caller
 from service.api import files, views
 from service.api.inputs import Submitted, job_query, preferred_wait_s
 from service.api.problems import Problem, in_body
@@ -36,8 +37,9 @@ _Made = TypeVar("_Made")
 
 @dataclasses.dataclass(slots=True, kw_only=True)  # not frozen: that would make each five times as dear
 class Arguments:
-    """What the route table has checked: `query` and `headers` as the route types them, and what was submitted."""
+    """What the route table has checked: who asks, `query` and `headers` as the route types them, what was submitted."""
 
+    caller: Caller
     query: Any
     headers: Mapping[str, Any]
     submitted: Submitted | None = None
@@ -54,6 +56,7 @@ async def submit_job(services: Services, request: web.Request, arguments: Argume
             submitted.plugin,
             submitted.payload,
             submitted.options,
+            tenant=arguments.caller.tenant,
             idempotency_key=arguments.headers.get("Idempotency-Key"),
         )
     except PluginNotFoundError as error:
@@ -73,7 +76,7 @@ async def submit_job(services: Services, request: web.Request, arguments: Argume
     wait_s = preferred_wait_s(arguments.headers.get("Prefer"))
     if wait_s is not None:
         headers["Preference-Applied"] = f"wait={wait_s}"
-        job = await services.jobs.wait_for(job.id, wait_s)
+        job = await services.jobs.wait_for(job.id, wait_s, tenant=arguments.caller.tenant)
     ended = wait_s is not None and job.status.is_terminal
     return await _job(job, HTTPStatus.OK if ended else HTTPStatus.ACCEPTED, headers)
 
@@ -84,7 +87,7 @@ def _below(pointer: str, problem: FieldProblem) -> FieldProblem:
 
 async def list_jobs(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
     """A page of jobs, newest first."""
-    page = await services.jobs.list_jobs(job_query(arguments.query))
+    page = await services.jobs.list_jobs(job_query(arguments.query), tenant=arguments.caller.tenant)
     headers: dict[str, str] = {}
     if page.next:
         query = urlencode({**request.query, "cursor": page.next})
@@ -97,13 +100,15 @@ async def get_job(services: Services, request: web.Request, arguments: Arguments
     """The record, once the job has ended or the wait is over."""
     wait_s = arguments.query.get("wait")
     job_id = request.match_info["job_id"]
-    job = await (services.jobs.wait_for(job_id, wait_s) if wait_s else services.jobs.get_record(job_id))
-    return await _job(job)
+    tenant = arguments.caller.tenant
+    if wait_s:
+        return await _job(await services.jobs.wait_for(job_id, wait_s, tenant=tenant))
+    return await _job(await services.jobs.get_record(job_id, tenant=tenant))
 
 
 async def get_result(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
     """The result alone: JSON, or the bytes where it is a file."""
-    job = await services.jobs.get_record(request.match_info["job_id"])
+    job = await services.jobs.get_record(request.match_info["job_id"], tenant=arguments.caller.tenant)
     match job.status:
         case JobStatus.PENDING | JobStatus.RUNNING:
             return _json(views.job_summary(job), HTTPStatus.ACCEPTED, {hdrs.RETRY_AFTER: str(RETRY_AFTER_S)})
@@ -133,7 +138,7 @@ async def get_result(services: Services, request: web.Request, arguments: Argume
 
 async def get_payload(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
     """The input alone, or one bytes value of it."""
-    job = await services.jobs.get_record(request.match_info["job_id"])
+    job = await services.jobs.get_record(request.match_info["job_id"], tenant=arguments.caller.tenant)
     payload = job.payload or {}
     pointer = arguments.query.get("pointer")
     if pointer is not None:
@@ -150,20 +155,21 @@ async def _bytes_at(services: Services, job: JobRecord, document: Mapping[str, J
 
 async def get_artifact(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
     """A file that the plugin made beside its result."""
-    artifact = await services.jobs.find_artifact(request.match_info["job_id"], request.match_info["name"])
+    match = request.match_info
+    artifact = await services.jobs.find_artifact(match["job_id"], match["name"], tenant=arguments.caller.tenant)
     return files.response(await services.jobs.read_blob(artifact.blob), artifact.blob.media_type, artifact.name)
 
 
 async def list_attempts(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
     """Every execution of the job."""
-    attempts = await services.jobs.list_attempts(request.match_info["job_id"])
+    attempts = await services.jobs.list_attempts(request.match_info["job_id"], tenant=arguments.caller.tenant)
     view: views.AttemptListView = {"items": [views.attempt_view(attempt) for attempt in attempts]}
     return _json(view)
 
 
 async def cancel_job(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
     """200 when the job is cancelled, 202 while it is stopping."""
-    job = await services.jobs.cancel_job(request.match_info["job_id"])
+    job = await services.jobs.cancel_job(request.match_info["job_id"], tenant=arguments.caller.tenant)
     return await _job(job, HTTPStatus.OK if job.status.is_terminal else HTTPStatus.ACCEPTED)
 
 

@@ -19,6 +19,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 from multidict import CIMultiDict
 
+from service.api.access import RATE_HEADERS
 from service.api.problems import Problem, bad_request, problem_of, response_of
 from service.metrics import Metrics
 from service.settings import Settings
@@ -53,6 +54,8 @@ def guard(settings: Settings, metrics: Metrics) -> Middleware:
         except Exception as error:  # noqa: BLE001 - the one place where every error becomes an answer
             response = response_of(problem_of(error) or _fault(error), request_id)
         protect(response, request_id)
+        if (rate_headers := request.get(RATE_HEADERS)) is not None:
+            response.headers.update(rate_headers)
         resource = request.match_info.route.resource
         count(request.method, resource.canonical if resource else "unknown", response.status).inc()
         level = logging.DEBUG if response.status < HTTPStatus.BAD_REQUEST else logging.INFO

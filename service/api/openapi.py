@@ -20,6 +20,9 @@ from service.api.routes import ANY, Route
 _REF: Final = "#/components/schemas/{model}"
 #: Refusals that every call shares: malformed, of a foreign origin, to a foreign host, and a fault of ours.
 _COMMON_PROBLEMS: Final = {"GET": (400, 421, 500), "POST": (400, 403, 421, 500)}
+#: What a call may also be answered that is not everybody's.
+_GATE_PROBLEMS: Final = (401, 403, 429)
+_KEY_SCHEME: Final = "apiKey"
 _PATH_PARAMETERS: Final[Mapping[str, Mapping[str, Any]]] = {
     "job_id": {"type": "string", "format": "uuid"},
     "name": {"type": "string", "minLength": 1, "examples": ["echo"]},
@@ -50,7 +53,16 @@ def document(routes: Sequence[Route]) -> bytes:
         },
         "servers": [{"url": "/"}],
         "paths": paths,
-        "components": {"schemas": schemas.components},
+        "components": {
+            "schemas": schemas.components,
+            "securitySchemes": {
+                _KEY_SCHEME: {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "An API key. A service that only this machine reaches may ask for none.",
+                }
+            },
+        },
     }
     OpenAPI.model_validate(value)
     return orjson.dumps(value)
@@ -86,8 +98,12 @@ def _operation(route: Route, schemas: _Schemas) -> dict[str, Any]:
         "parameters": [*_parameters(route, schemas)],
         "responses": {str(status): _answer(route, status, schemas) for status in sorted(route.answers)},
     }
+    problems = {*route.problems, *_COMMON_PROBLEMS[route.method]}
+    if route.policy.roles is not None:
+        problems.update(_GATE_PROBLEMS)
+        operation["security"] = [{_KEY_SCHEME: sorted(route.policy.roles)}, {}]
     problem = schemas.component(ProblemView, "serialization")
-    for status in sorted({*route.problems, *_COMMON_PROBLEMS[route.method]}):
+    for status in sorted(problems):
         operation["responses"][str(status)] = {
             "description": HTTPStatus(status).phrase,
             "content": {MEDIA_TYPE: {"schema": problem}},

@@ -23,6 +23,7 @@ from service.errors import (
     PluginLoadError,
     PluginNotFoundError,
     PluginUnavailableError,
+    QueueFullError,
     ServiceUnavailableError,
 )
 from service.models import JSON
@@ -112,6 +113,7 @@ STATUS_OF: Final[Sequence[tuple[type[Exception], HTTPStatus, str]]] = (
     (PayloadInvalidError, HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-payload"),
     (NotStorableError, HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-content"),
     (IdempotencyConflictError, HTTPStatus.UNPROCESSABLE_ENTITY, "idempotency-key-reused"),
+    (QueueFullError, HTTPStatus.TOO_MANY_REQUESTS, "queue-full"),
     (PluginLoadError, HTTPStatus.SERVICE_UNAVAILABLE, "plugin-unavailable"),
     (PluginUnavailableError, HTTPStatus.SERVICE_UNAVAILABLE, "plugin-unavailable"),
     (ServiceUnavailableError, HTTPStatus.SERVICE_UNAVAILABLE, "unavailable"),
@@ -153,6 +155,8 @@ def _places(error: Exception) -> Sequence[FieldProblem]:
 
 def _retry_after(error: Exception) -> Mapping[str, str]:
     match error:
+        case QueueFullError():
+            return {"Retry-After": str(error.retry_after_s)}
         case PluginUnavailableError() | ServiceUnavailableError() if error.retry_after_s is not None:
             return {"Retry-After": str(error.retry_after_s)}
         case _:

@@ -13,6 +13,7 @@ from aiohttp import hdrs, web
 from pydantic import TypeAdapter
 
 from service.api import bodies, handlers, inputs, submissions, views
+from service.api.access import ANY_KEY, OPERATOR_REPORT, PUBLIC, READ, SUBMIT, Policy
 from service.api.handlers import Arguments
 from service.api.inputs import Submitted
 from service.api.problems import unsupported_media_type
@@ -45,13 +46,17 @@ class Answer:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """One call. `query` None means that the bodies read the query themselves; `problems` are its error statuses."""
+    """One call. `policy` says whose it is; there is no default.
+
+    `query` None means that the bodies read the query themselves; `problems` are its error statuses.
+    """
 
     method: Literal["GET", "POST"]
     path: str
     name: str
     summary: str
     handler: Handler
+    policy: Policy
     answers: Mapping[int, Answer]
     problems: Sequence[int] = ()
     query: type | None = inputs.NoQuery
@@ -68,10 +73,12 @@ class Route:
             job_id = request.match_info.get("job_id")
             if job_id and _UUID.fullmatch(job_id):
                 structlog.contextvars.bind_contextvars(job_id=job_id)
+            caller = await services.gate.admit(request, self.policy)
             query = inputs.check_query(query_adapter, request.query) if query_adapter and request.query_string else {}
             headers = inputs.check_headers(header_adapter, header_names, request.headers) if header_adapter else {}
             submitted = await self._body_of(request).read(services, request) if self.bodies else None
-            return await self.handler(services, request, Arguments(query=query, headers=headers, submitted=submitted))
+            arguments = Arguments(caller=caller, query=query, headers=headers, submitted=submitted)
+            return await self.handler(services, request, arguments)
 
         return endpoint
 
@@ -126,6 +133,7 @@ ROUTES: Final[Sequence[Route]] = (
         name="submit_job",
         summary="Submit a job",
         handler=handlers.submit_job,
+        policy=SUBMIT,
         headers=inputs.SubmitHeaders,
         bodies={
             JSON_TYPE: Body(read=submissions.from_json, schema=inputs.JobInput),
@@ -140,6 +148,7 @@ ROUTES: Final[Sequence[Route]] = (
         name="list_jobs",
         summary="List jobs, newest first",
         handler=handlers.list_jobs,
+        policy=READ,
         query=inputs.ListQuery,
         answers={200: Answer(description="A page", content={JSON_TYPE: views.JobListView}, headers=("Link",))},
     ),
@@ -149,6 +158,7 @@ ROUTES: Final[Sequence[Route]] = (
         name="get_job",
         summary="Get a job, at once or when it has ended",
         handler=handlers.get_job,
+        policy=READ,
         query=inputs.WaitQuery,
         answers={200: Answer(description="The job, whatever its status", content=_JOB)},
         problems=(404,),
@@ -159,6 +169,7 @@ ROUTES: Final[Sequence[Route]] = (
         name="get_result",
         summary="Get the result alone; a result with exactly one bytes value is sent raw unless JSON is preferred",
         handler=handlers.get_result,
+        policy=READ,
         query=inputs.PointerQuery,
         answers={
             200: Answer(description="The result", content=_DOCUMENT),
@@ -174,6 +185,7 @@ ROUTES: Final[Sequence[Route]] = (
         name="get_payload",
         summary="Get the input alone, or one bytes value of it",
         handler=handlers.get_payload,
+        policy=READ,
         query=inputs.PointerQuery,
         answers={200: Answer(description="The input", content=_DOCUMENT)},
         problems=(404,),
@@ -184,6 +196,7 @@ ROUTES: Final[Sequence[Route]] = (
         name="get_artifact",
         summary="Get a file that the plugin made beside its result",
         handler=handlers.get_artifact,
+        policy=READ,
         answers={200: Answer(description="The file", content={ANY: _RAW_BYTES})},
         problems=(404,),
     ),
@@ -193,6 +206,7 @@ ROUTES: Final[Sequence[Route]] = (
         name="list_attempts",
         summary="List the executions of a job",
         handler=handlers.list_attempts,
+        policy=READ,
         answers={200: Answer(description="Oldest first", content={JSON_TYPE: views.AttemptListView})},
         problems=(404,),
     ),
@@ -202,6 +216,7 @@ ROUTES: Final[Sequence[Route]] = (
         name="cancel_job",
         summary="Cancel a job",
         handler=handlers.cancel_job,
+        policy=SUBMIT,
         answers={
             200: Answer(description="It is cancelled", content=_JOB),
             202: Answer(description="It is stopping", content=_JOB),
@@ -214,6 +229,7 @@ ROUTES: Final[Sequence[Route]] = (
         name="list_plugins",
         summary="List the plugins",
         handler=handlers.list_plugins,
+        policy=ANY_KEY,
         answers={200: Answer(description="Every installed plugin", content={JSON_TYPE: views.PluginListView})},
     ),
     Route(
@@ -222,6 +238,7 @@ ROUTES: Final[Sequence[Route]] = (
         name="get_plugin",
         summary="Get a plugin with its schemas",
         handler=handlers.get_plugin,
+        policy=ANY_KEY,
         answers={200: Answer(description="The plugin", content={JSON_TYPE: views.PluginView})},
         problems=(404,),
     ),
@@ -231,6 +248,7 @@ ROUTES: Final[Sequence[Route]] = (
         name="submit_plugin_job",
         summary="Submit a job whose body is the payload",
         handler=handlers.submit_job,
+        policy=SUBMIT,
         query=None,
         headers=inputs.SubmitHeaders,
         bodies={
@@ -246,6 +264,7 @@ ROUTES: Final[Sequence[Route]] = (
         name="livez",
         summary="Whether the process answers",
         handler=handlers.livez,
+        policy=PUBLIC,
         answers={200: Answer(description="It does", content={JSON_TYPE: views.StateView})},
     ),
     Route(
@@ -254,6 +273,7 @@ ROUTES: Final[Sequence[Route]] = (
         name="readyz",
         summary="Whether the process can take and run jobs",
         handler=handlers.readyz,
+        policy=PUBLIC,
         answers={200: Answer(description="It can", content={JSON_TYPE: views.StateView})},
         problems=(503,),
     ),
@@ -263,6 +283,7 @@ ROUTES: Final[Sequence[Route]] = (
         name="metrics",
         summary="Metrics of the process",
         handler=handlers.get_metrics,
+        policy=OPERATOR_REPORT,
         answers={200: Answer(description="Prometheus' text format", content={"text/plain": {"type": "string"}})},
     ),
     Route(
@@ -271,6 +292,7 @@ ROUTES: Final[Sequence[Route]] = (
         name="openapi",
         summary="This document",
         handler=handlers.openapi,
+        policy=PUBLIC,
         answers={200: Answer(description="OpenAPI 3.1", content={JSON_TYPE: _OBJECT})},
     ),
 )

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Protocol
 
+from service.api.access import Gate
 from service.job_management import JobManagementService
 from service.metrics import Metrics
 from service.plugin_management import PluginManagementService
@@ -37,5 +38,6 @@ class Services:
     plugins: PluginManagementService
     health: Health
     metrics: Metrics
+    gate: Gate
     max_body_bytes: int
     openapi: bytes

@@ -11,9 +11,10 @@ import sqlalchemy as sa
 
 from service.codec import decode
 from service.db.reader import Reader
-from service.db.schema import job_attempts, jobs
+from service.db.schema import NOT_DEFAULT_TENANT, job_attempts, jobs
 from service.db.statements import JsonHas, Statement, batch, batch_table, literal
 from service.models import (
+    DEFAULT_TENANT,
     AttemptRecord,
     BlobRef,
     JobPage,
@@ -65,8 +66,10 @@ _FILTERS: Final[Mapping[str, sa.ColumnElement[bool]]] = {
 
 
 @functools.lru_cache(maxsize=1024)
-def _list_statement(status: JobStatus | None, filters: frozenset[str]) -> Statement:
+def _list_statement(status: JobStatus | None, filters: frozenset[str], *, of_default: bool) -> Statement:
     query = sa.select(*_SUMMARY).where(jobs.c.tenant == sa.bindparam("of_tenant"))
+    if not of_default:
+        query = query.where(sa.text(f"jobs.{NOT_DEFAULT_TENANT}"))
     for name in filters:
         query = query.where(_FILTERS[name])
     if status is not None:
@@ -84,7 +87,7 @@ async def list_page(reader: Reader, query: JobQuery, tenant: str) -> JobPage:
     """A page, newest first, without payloads and results."""
     values = {name: getattr(query, name) for name in _FILTERS}
     values = {name: value for name, value in values.items() if value is not None}
-    statement = _list_statement(query.status, frozenset(values))
+    statement = _list_statement(query.status, frozenset(values), of_default=tenant == DEFAULT_TENANT)
     rows = await reader.fetch(statement, of_tenant=tenant, limit=query.limit + 1, **values)
     items = [_record(row, payload=None, result=None) for row in rows[: query.limit]]
     return JobPage(items=items, next=items[-1].id if len(rows) > query.limit else None)

@@ -8,12 +8,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from service.errors import StartupError
+from service.errors import DatabaseInUseError, StartupError
 
 
 @contextlib.contextmanager
 def exclusive_lock(database: Path) -> Iterator[None]:
-    """Hold `database`'s lock file; raises `StartupError` when another process holds it.
+    """Hold `database`'s lock file; raises `DatabaseInUseError` when another process holds it.
 
     The kernel drops the lock with the process, however it ends; programs started by the holder do not inherit it.
     """
@@ -28,7 +28,7 @@ def exclusive_lock(database: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
-            raise StartupError(
+            raise DatabaseInUseError(
                 f"Another service (process {holder}) already uses {database}. One SQLite file takes one service: "
                 "stop the other, or choose another JOBSERVICE_DATA_DIR."
             ) from None

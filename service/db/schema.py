@@ -7,7 +7,7 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-from service.models import TERMINAL, JobStatus
+from service.models import DEFAULT_TENANT, TERMINAL, JobStatus
 
 Id = sa.String(36).with_variant(postgresql.UUID(as_uuid=False), "postgresql")
 # On SQLite a `models.Timestamp`, declared DATETIME so that SQL clients know it for a time.
@@ -32,6 +32,8 @@ def quoted(*statuses: JobStatus) -> str:
 
 _ANY_STATUS = quoted(*JobStatus)
 _TERMINAL = quoted(*TERMINAL)
+#: Where the service has one tenant, nothing is paid for an index by tenant.
+NOT_DEFAULT_TENANT: Final = f"tenant <> '{DEFAULT_TENANT}'"
 
 # `id` grows with time (UUIDv7), so the primary key is the order of lists. The wide columns stand last, so that lists
 # and reports never read their overflow pages.
@@ -98,6 +100,7 @@ for _name, _columns, _where in (
     ("ix_jobs_leased", (jobs.c.lease_until,), "status = 'RUNNING'"),
     ("ix_jobs_failed", (jobs.c.id,), "status = 'FAILED'"),
     ("ix_jobs_cancelled", (jobs.c.id,), "status = 'CANCELLED'"),
+    ("ix_jobs_tenant", (jobs.c.tenant, jobs.c.id), NOT_DEFAULT_TENANT),
     ("uq_jobs_idempotency", (jobs.c.tenant, jobs.c.idempotency_key), "idempotency_key IS NOT NULL"),
 ):
     sa.Index(
@@ -183,4 +186,36 @@ plugin_metrics = sa.Table(
     sa.Column("last_used_at", Time, nullable=False),
     sa.Column("consecutive_errors", sa.Integer, nullable=False),
     sa.Column("last_error", sa.Text),
+)
+
+# A row comes with a tenant's first key, or with a quota. `max_queued` NULL leaves it to the service's setting.
+tenants = sa.Table(
+    "tenants",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("max_queued", sa.Integer),
+    sa.Column("created_at", Time, nullable=False),
+    sa.CheckConstraint("length(name) BETWEEN 1 AND 100", name="name"),
+    sa.CheckConstraint("max_queued >= 0", name="max_queued"),
+)
+
+# Of a key only a hash is kept, and the beginning that may be shown.
+api_keys = sa.Table(
+    "api_keys",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("prefix", sa.Text, nullable=False, unique=True),
+    sa.Column("sha256", sa.String(64), nullable=False, unique=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("tenant", sa.Text, sa.ForeignKey("tenants.name"), nullable=False),
+    sa.Column("roles", Json, nullable=False),
+    sa.Column("rate_per_s", sa.Float),
+    sa.Column("burst", sa.Integer),
+    sa.Column("created_at", Time, nullable=False),
+    sa.Column("expires_at", Time),
+    sa.Column("revoked_at", Time),
+    sa.Column("last_used_at", Time),
+    sa.CheckConstraint("roles <> '[]'", name="roles"),
+    sa.CheckConstraint("(rate_per_s IS NULL) = (burst IS NULL)", name="rate_has_burst"),
+    sa.CheckConstraint("rate_per_s > 0 AND burst >= 1", name="rate"),
 )

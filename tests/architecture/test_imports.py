@@ -44,7 +44,7 @@ def test_every_import_contract_is_kept() -> None:
         ("service/job_management.py", "import service.tool_runner", "Only PluginManagementService reaches ToolRunner"),
         ("service/dispatcher.py", "import service.tool_runner", "Only PluginManagementService reaches ToolRunner"),
         ("service/plugin_management.py", "from service.plugins import loading", "Only ToolRunner loads plugins"),
-        ("service/api/handlers.py", "import service.db.reader", "Only job management and the wiring reach the data"),
+        ("service/api/handlers.py", "import service.db.reader", "Only management and the wiring reach the data"),
         ("service/job_management.py", "import sqlalchemy", "SQL lives in service.db"),
         ("service/api/handlers.py", "def late():\n    import sqlite3", "SQL lives in service.db"),
         ("service/job_management.py", "from aiohttp import web", "HTTP lives in service.api"),

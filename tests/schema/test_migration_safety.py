@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from alembic.script import ScriptDirectory
 
 from service.db.engine import create_writer_engine
 from service.db.migrate import alembic_config, upgrade
@@ -21,11 +22,12 @@ from tests.conftest import sqlite_url
 from tests.schema.test_migrations import schema
 
 ROWS = 20_000
+HEAD = ScriptDirectory.from_config(alembic_config()).get_current_head()
 #: A next revision that rebuilds the widest table, so that there is time to be killed in.
-NEXT = """
+NEXT = f"""
 import sqlalchemy as sa
 from alembic import op
-revision, down_revision = "9001", "0001"
+revision, down_revision = "9001", "{HEAD}"
 
 def upgrade():
     with op.batch_alter_table("jobs", recreate="always") as table:
@@ -112,7 +114,7 @@ def test_before_a_migration_jobs_are_copied_beside_the_database(database_file, c
     old = schema(sqlite_url(database_file))
     assert asyncio.run(upgrade(sqlite_url(database_file), script_location=chain)) == "9001"
     (backup,) = backups(database_file)
-    assert "0001" in backup.name
+    assert HEAD in backup.name
     assert schema(sqlite_url(backup)) == old
     assert len(rows_of(backup)) == 10
     asyncio.run(upgrade(sqlite_url(database_file), script_location=chain))
@@ -137,7 +139,7 @@ def test_a_migration_that_fails_changes_nothing(database_file, chain):
 
 def test_an_older_version_refuses_a_newer_database_naming_both_revisions(database_file, chain):
     asyncio.run(upgrade(sqlite_url(database_file), script_location=chain))
-    with pytest.raises(StartupError, match=r"9001.*0001"):
+    with pytest.raises(StartupError, match=rf"9001.*{HEAD}"):
         asyncio.run(upgrade(sqlite_url(database_file)))
 
 

@@ -1,0 +1,39 @@
+"""How many jobs wait, counted for the limits on them."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import sqlalchemy as sa
+
+from service.db import api_keys
+from service.db.reader import Reader
+from service.db.schema import jobs
+from service.db.statements import Statement
+from service.queue_limits import Depth
+
+# Each half spells the predicate of a partial index, which alone is read then.
+_halves = (
+    sa.select(sa.func.count()).select_from(jobs).where(sa.text(f"jobs.status = 'PENDING' AND {due}")).scalar_subquery()
+    for due in ("jobs.due", "NOT jobs.due")
+)
+_COUNT = Statement(sa.select(sum(_halves, start=sa.literal_column("0"))))
+_COUNT_EACH = Statement(
+    sa.select(jobs.c.tenant, jobs.c.plugin, sa.func.count())
+    .where(sa.text("jobs.status = 'PENDING'"))
+    .group_by(jobs.c.tenant, jobs.c.plugin)
+)
+
+
+async def load(reader: Reader, *, each: bool) -> Depth:
+    """The jobs that wait now: in all, and of each tenant and plugin too if `each` or a tenant's quota asks for it."""
+    quotas = {name: most for name, most in (await api_keys.quotas(reader)).items() if most is not None}
+    if not each and not quotas:
+        ((total,),) = await reader.fetch(_COUNT)
+        return Depth(total=total)
+    tenants: Counter[str] = Counter()
+    plugins: Counter[str] = Counter()
+    for tenant, plugin, count in await reader.fetch(_COUNT_EACH):
+        tenants[tenant] += count
+        plugins[plugin] += count
+    return Depth(total=tenants.total(), tenants=tenants, plugins=plugins, quotas=quotas)

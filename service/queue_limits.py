@@ -1,0 +1,105 @@
+"""How many jobs may wait: counters kept beside the database and refreshed from it, so that asking costs nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import dataclasses
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+import structlog
+
+from service.errors import QueueFullError, ServiceUnavailableError
+
+#: While jobs are taken, they are counted this often, and never for more than a tenth of the time.
+REFRESH_S: Final = 0.25
+_SHARE: Final = 10
+RETRY_AFTER_S: Final = 5
+
+log = structlog.get_logger(__name__)
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Depth:
+    """Jobs that wait. `tenants` and `plugins` are empty where nobody asked for them; `quotas` are single tenants'."""
+
+    total: int = 0
+    tenants: Counter[str] = dataclasses.field(default_factory=Counter)
+    plugins: Counter[str] = dataclasses.field(default_factory=Counter)
+    quotas: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    def add(self, tenant: str, plugin: str, count: int) -> None:
+        """Count jobs that were just taken."""
+        self.total += count
+        self.tenants[tenant] += count
+        self.plugins[plugin] += count
+
+    def take_away(self, other: Depth) -> None:
+        """Forget what `other` had counted already."""
+        self.total -= other.total
+        self.tenants -= other.tenants
+        self.plugins -= other.plugins
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How many jobs may wait in all, of any one tenant, and of any one plugin; None is no limit."""
+
+    total: int | None = None
+    per_tenant: int | None = None
+    per_plugin: int | None = None
+
+
+class QueueLimits:
+    """Refuses what would wait beyond the limits.
+
+    The count is the database's, at most some `REFRESH_S` old, and what this process has taken since. Several processes
+    together may exceed a limit by what the others took in that time.
+    """
+
+    def __init__(self, limits: Limits, load: Callable[[bool], Awaitable[Depth]]) -> None:
+        """`load` counts; it is told whether tenants and plugins must be counted apart."""
+        self._limits = limits
+        self._load = load
+        self._each = limits.per_tenant is not None or limits.per_plugin is not None
+        self._counted = Depth()
+        self._since = Depth()
+        self._asked = asyncio.Event()
+
+    def admit(self, tenant: str, plugin: str, count: int = 1) -> None:
+        """Count `count` jobs about to be recorded; raises `QueueFullError`, and none is counted."""
+        self._asked.set()
+        counted, since, limits = self._counted, self._since, self._limits
+        for most, waiting, where in (
+            (limits.total, counted.total + since.total, "in all"),
+            (
+                counted.quotas.get(tenant, limits.per_tenant),
+                counted.tenants[tenant] + since.tenants[tenant],
+                "of this tenant",
+            ),
+            (limits.per_plugin, counted.plugins[plugin] + since.plugins[plugin], f"of plugin {plugin!r}"),
+        ):
+            if most is not None and waiting + count > most:
+                raise QueueFullError(where, waiting, most, retry_after_s=RETRY_AFTER_S)
+        since.add(tenant, plugin, count)
+
+    async def refresh(self) -> None:
+        """Count anew."""
+        before = copy.deepcopy(self._since)
+        self._counted = await self._load(self._each)
+        self._since.take_away(before)  # what came meanwhile may not be in the new count
+
+    async def keep(self) -> None:
+        """Count again as long as jobs are taken, until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._asked.wait()
+            self._asked.clear()
+            began = loop.time()
+            try:
+                await self.refresh()
+            except ServiceUnavailableError as error:
+                log.debug("waiting jobs cannot be counted", error=str(error))
+            await asyncio.sleep(max(REFRESH_S, (loop.time() - began) * _SHARE))
