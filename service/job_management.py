@@ -74,7 +74,7 @@ from service.models import (
 )
 from service.outcomes import Failed, Outcome, Succeeded, failed, judge
 from service.plugin_management import PluginManagementService
-from service.queue_limits import QueueLimits
+from service.queue_limits import Depth, Limits, QueueLimits
 from service.retries import RetryPolicy
 
 #: How long a waiter trusts the wake-ups of this process before it looks at the row again.
@@ -134,7 +134,7 @@ class JobManagementService:
         self._count_submitted = functools.cache(self._metrics.submitted.labels)
         self._lease_s = lease_s
         self._retries = retries or RetryPolicy()
-        self._queue_limits = queue_limits
+        self._queue_limits = queue_limits or QueueLimits(Limits(), _uncounted)
         self._executions: dict[tuple[str, int], _Execution] = {}  # by job and fence
         self._tasks: set[asyncio.Task[Any]] = set()
         self.instance_id = str(uuid7())
@@ -172,18 +172,17 @@ class JobManagementService:
             raise ServiceUnavailableError("The service is shutting down and takes no new jobs.")
         manifest = await self._plugin_management.manifest(plugin_name)
         document = await self._plugin_management.validate(plugin_name, payload)
-        if self._queue_limits is not None:
-            self._queue_limits.admit(tenant, plugin_name)
-        new, stored = await self._new_job(
-            plugin_name,
-            document,
-            options or JobOptions(),
-            tenant=tenant,
-            plugin_version=manifest.version,
-            default_max_attempts=manifest.max_attempts or 1,
-            idempotency_key=idempotency_key,
-        )
-        inserted = await self._insert(new)
+        with self._queue_limits.room_for(tenant, plugin_name):
+            new, stored = await self._new_job(
+                plugin_name,
+                document,
+                options or JobOptions(),
+                tenant=tenant,
+                plugin_version=manifest.version,
+                default_max_attempts=manifest.max_attempts or 1,
+                idempotency_key=idempotency_key,
+            )
+            inserted = await self._insert(new)
         if inserted.replayed:
             if inserted.request_hash != new.request_hash:
                 raise IdempotencyConflictError(idempotency_key or "")
@@ -734,3 +733,7 @@ def _record_of(new: NewJob, payload: dict[str, Any]) -> JobRecord:
         started_at=None,
         finished_at=None,
     )
+
+
+async def _uncounted(each: bool) -> Depth:
+    return Depth()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import dataclasses
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Final
 
 import structlog
@@ -31,7 +32,7 @@ class Depth:
     quotas: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def add(self, tenant: str, plugin: str, count: int) -> None:
-        """Count jobs that were just taken."""
+        """Count jobs of a tenant and a plugin; fewer, where `count` is below 0."""
         self.total += count
         self.tenants[tenant] += count
         self.plugins[plugin] += count
@@ -65,31 +66,39 @@ class QueueLimits:
         self._load = load
         self._each = limits.per_tenant is not None or limits.per_plugin is not None
         self._counted = Depth()
-        self._since = Depth()
+        self._coming = Depth()  # being recorded now: the next count may have them or not
+        self._recorded = Depth()  # since the last count began
         self._asked = asyncio.Event()
 
-    def admit(self, tenant: str, plugin: str, count: int = 1) -> None:
-        """Count `count` jobs about to be recorded; raises `QueueFullError`, and none is counted."""
+    @contextlib.contextmanager
+    def room_for(self, tenant: str, plugin: str, count: int = 1) -> Iterator[None]:
+        """Record `count` jobs inside the block; raises `QueueFullError` before it where there is no room for all."""
         self._asked.set()
-        counted, since, limits = self._counted, self._since, self._limits
+        limits, quotas = self._limits, self._counted.quotas
+        parts = (self._counted, self._coming, self._recorded)
         for most, waiting, where in (
-            (limits.total, counted.total + since.total, "in all"),
+            (limits.total, sum(part.total for part in parts), "in all"),
             (
-                counted.quotas.get(tenant, limits.per_tenant),
-                counted.tenants[tenant] + since.tenants[tenant],
+                quotas.get(tenant, limits.per_tenant),
+                sum(part.tenants[tenant] for part in parts),
                 "of this tenant",
             ),
-            (limits.per_plugin, counted.plugins[plugin] + since.plugins[plugin], f"of plugin {plugin!r}"),
+            (limits.per_plugin, sum(part.plugins[plugin] for part in parts), f"of plugin {plugin!r}"),
         ):
             if most is not None and waiting + count > most:
                 raise QueueFullError(where, waiting, most, retry_after_s=RETRY_AFTER_S)
-        since.add(tenant, plugin, count)
+        self._coming.add(tenant, plugin, count)
+        try:
+            yield
+            self._recorded.add(tenant, plugin, count)
+        finally:
+            self._coming.add(tenant, plugin, -count)
 
     async def refresh(self) -> None:
         """Count anew."""
-        before = copy.deepcopy(self._since)
+        before = copy.deepcopy(self._recorded)
         self._counted = await self._load(self._each)
-        self._since.take_away(before)  # what came meanwhile may not be in the new count
+        self._recorded.take_away(before)
 
     async def keep(self) -> None:
         """Count again as long as jobs are taken, until cancelled."""

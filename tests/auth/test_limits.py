@@ -1,0 +1,134 @@
+"""Rates and full queues: what is too much is refused with the time to come back, and nothing else is."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.access import Rate, Role
+from service.api.access import _Bucket
+from service.errors import QueueFullError
+from service.queue_limits import Depth, Limits, QueueLimits
+
+from .conftest import FAR, Guarded, Start, eventually
+
+GAPS = st.lists(st.floats(0, 10), max_size=200)
+
+
+@given(per_s=st.floats(0.01, 1000), burst=st.integers(1, 50), gaps=GAPS)
+def test_a_bucket_never_gives_more_than_its_burst_and_its_rate(per_s: float, burst: int, gaps: list[float]) -> None:
+    now, given_out = 0.0, 0
+    bucket = _Bucket(Rate(per_s=per_s, burst=burst), now)
+    for gap in gaps:
+        now += gap
+        wait_s = bucket.take(now)
+        given_out += wait_s == 0
+        assert given_out <= burst + per_s * now + 1e-6
+        if wait_s > 0:
+            # Whoever waits as long as told gets one.
+            now += wait_s + 1e-9
+            assert bucket.take(now) == pytest.approx(0, abs=1e-6)
+            given_out += 1
+
+
+async def test_too_many_requests_are_told_when_to_come_back_and_cost_others_nothing(guarded: Guarded) -> None:
+    slow = await guarded.key("acme", rate=Rate(per_s=0.001, burst=2))
+    other = await guarded.key("acme")
+    answers = [await guarded.request("GET", "/v1/plugins", slow) for _ in range(3)]
+    assert [answer.status for answer in answers] == [200, 200, 429]
+    assert [answer.headers["RateLimit"].split(";")[1] for answer in answers] == ["r=1", "r=0", "r=0"]
+    assert {answer.headers["RateLimit-Policy"] for answer in answers} == {'"key";q=2;w=2000'}
+    assert 900 < int(answers[2].headers["Retry-After"]) <= 1000
+    assert answers[2].json()["type"] == "/problems/rate-limited"
+    unlimited = await guarded.request("GET", "/v1/plugins", other)
+    assert unlimited.status == 200
+    assert "RateLimit" not in unlimited.headers
+    assert (await guarded.request("GET", "/livez", slow)).status == 200
+
+
+async def test_the_rate_of_the_service_holds_for_whoever_has_none_of_their_own(start: Start) -> None:
+    async with start(rate_per_s=0.001, rate_burst=1) as running:
+        assert [(await running.request("GET", "/v1/jobs")).status for _ in range(2)] == [200, 429]
+        own = await running.key("acme", rate=Rate(per_s=0.001, burst=3))
+        assert [(await running.request("GET", "/v1/jobs", own)).status for _ in range(4)] == [200, 200, 200, 429]
+
+
+async def test_a_full_queue_refuses_until_there_is_room(start: Start) -> None:
+    async with start(max_queued=3) as running:
+        key = await running.key("acme")
+        made = [await running.submit(key, **FAR) for _ in range(3)]
+        assert [answer.status for answer in made] == [202] * 3
+        refused = await running.submit(key, **FAR)
+        assert refused.status == 429
+        assert refused.json()["type"] == "/problems/queue-full"
+        assert "3 may" in refused.json()["detail"]
+        assert int(refused.headers["Retry-After"]) > 0
+        await running.request("POST", f"/v1/jobs/{made[0].json()['id']}/cancel", key)
+
+        async def is_taken() -> bool:
+            return (await running.submit(key, **FAR)).status == 202
+
+        await eventually(is_taken)
+
+
+async def test_a_tenant_and_a_plugin_have_limits_of_their_own(start: Start) -> None:
+    async with start(max_queued_per_tenant=2, max_queued_per_plugin=3) as running:
+        acme, globex = await running.key("acme"), await running.key("globex")
+        assert [(await running.submit(acme, **FAR)).status for _ in range(3)] == [202, 202, 429]
+        assert [(await running.submit(globex, **FAR)).status for _ in range(2)] == [202, 429]
+        assert (await running.submit(globex, "sleep", {"seconds": 0}, **FAR)).status == 202
+
+
+async def test_a_quota_of_a_tenant_counts_more_than_the_setting(start: Start) -> None:
+    async with start(max_queued_per_tenant=1) as running:
+        acme, globex = await running.key("acme"), await running.key("globex")
+        await running.keys.set_quota("acme", 2)
+
+        assert (await running.submit(acme, **FAR)).status == 202
+
+        async def is_taken() -> bool:
+            return (await running.submit(acme, **FAR)).status == 202
+
+        await eventually(is_taken)
+        assert (await running.submit(acme, **FAR)).status == 429
+        assert [(await running.submit(globex, **FAR)).status for _ in range(2)] == [202, 429]
+
+
+async def test_processes_on_one_database_see_each_others_jobs(start: Start, database_url: str) -> None:
+    if database_url.startswith("sqlite"):
+        return  # one file takes one service
+    async with start(max_queued=3) as first, start(max_queued=3) as second:
+        key = await first.key("acme", Role.SUBMIT)
+        assert [(await first.submit(key, **FAR)).status for _ in range(4)] == [202, 202, 202, 429]
+
+        async def is_full() -> bool:
+            return (await second.submit(key, **FAR)).status == 429
+
+        await eventually(is_full)
+
+
+async def test_jobs_recorded_while_others_are_counted_are_not_forgotten() -> None:
+    async def count(each: bool) -> Depth:
+        with limits.room_for("acme", "echo"):  # recorded behind the back of the count
+            return Depth(total=1)
+
+    limits = QueueLimits(Limits(total=3), count)
+    with limits.room_for("acme", "echo"):
+        pass
+    with limits.room_for("acme", "echo"):  # the count may not have seen it
+        await limits.refresh()
+        with pytest.raises(QueueFullError, match="3 jobs in all wait"), limits.room_for("acme", "echo"):
+            pass
+
+
+async def test_a_job_that_was_not_recorded_takes_no_room() -> None:
+    async def count(each: bool) -> Depth:
+        return Depth()
+
+    limits = QueueLimits(Limits(per_plugin=1), count)
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError), limits.room_for("acme", "echo"):
+            raise ZeroDivisionError
+    with limits.room_for("acme", "echo"):
+        pass
