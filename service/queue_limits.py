@@ -73,7 +73,6 @@ class QueueLimits:
     @contextlib.contextmanager
     def room_for(self, tenant: str, plugin: str, count: int = 1) -> Iterator[None]:
         """Record `count` jobs inside the block; raises `QueueFullError` before it where there is no room for all."""
-        self._asked.set()
         limits, quotas = self._limits, self._counted.quotas
         parts = (self._counted, self._coming, self._recorded)
         for most, waiting, where in (
@@ -86,6 +85,7 @@ class QueueLimits:
             (limits.per_plugin, sum(part.plugins[plugin] for part in parts), f"of plugin {plugin!r}"),
         ):
             if most is not None and waiting + count > most:
+                self._asked.set()
                 raise QueueFullError(where, waiting, most, retry_after_s=RETRY_AFTER_S)
         self._coming.add(tenant, plugin, count)
         try:
@@ -93,6 +93,8 @@ class QueueLimits:
             self._recorded.add(tenant, plugin, count)
         finally:
             self._coming.add(tenant, plugin, -count)
+            # Not before: a count that sees these rows and does not know that they are recorded takes them twice.
+            self._asked.set()
 
     async def refresh(self) -> None:
         """Count anew."""

@@ -55,7 +55,7 @@ class Guarded:
             kept = {name: value for name, value in answer.headers.items() if name != "Date"}
             return Answer(answer.status, kept, await answer.text(errors="replace"))
 
-    async def submit(self, key: str, plugin: str = "echo", payload: Any = None, **options: Any) -> Answer:
+    async def submit(self, key: str | None, plugin: str = "echo", payload: Any = None, **options: Any) -> Answer:
         body = {"plugin": plugin, "payload": payload or {}, **options}
         return await self.request("POST", "/v1/jobs", key, json=body)
 

@@ -27,7 +27,9 @@ def test_every_command_of_the_page_answers_as_printed(page: str, tmp_path: Path)
             assert block == "jobservice serve\n"
             script.append(START.format(port=port))
         for example in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:] if language == "console" else ():
-            command, _, output = example.partition("\n")
+            lines = example.splitlines()
+            end = next(n for n, line in enumerate(lines) if not line.endswith("\\")) + 1
+            command, output = "\n".join(lines[:end]), "\n".join(lines[end:])
             script += [command.replace("127.0.0.1:8080", f"127.0.0.1:{port}"), f"echo; echo '{MARK}'"]
             expected.append((command, output))
     run = subprocess.run(

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
 from service.access import Caller, Role
 from service.db.database import Database
-from service.errors import InvalidKeyError, KeyNotFoundError
+from service.errors import InvalidKeyError, KeyNotFoundError, StartupError
 from service.key_management import KeyManagementService
 from service.models import Timestamp, later, timestamp
 from tests.conftest import sql
 
-from .conftest import Guarded, Start, eventually
+from .conftest import FAR, Guarded, Start, eventually
 
 
 @pytest.fixture
@@ -66,7 +67,10 @@ async def test_revoking_what_is_no_key_says_so(keys: KeyManagementService) -> No
         await keys.revoke("jsk_0")
 
 
-async def test_a_service_knows_of_a_new_key_at_once_and_of_a_revoked_one_soon(guarded: Guarded) -> None:
+async def test_a_service_knows_of_a_new_key_at_once_and_of_a_revoked_one_soon(
+    guarded: Guarded,
+    database_file: Path,  # nothing here is the database's affair, and waiting is dear
+) -> None:
     key = await guarded.key("acme")
     assert (await guarded.request("GET", "/v1/jobs", key)).status == 200
     await guarded.keys.revoke(key)
@@ -125,7 +129,10 @@ async def test_a_key_that_makes_no_sense_is_not_made(keys: KeyManagementService,
     assert await keys.list_keys() == []
 
 
-async def test_without_any_key_this_machine_needs_none_and_with_the_first_one_it_does(start: Start) -> None:
+async def test_without_any_key_this_machine_needs_none_and_with_the_first_one_it_does(
+    start: Start,
+    database_file: Path,  # as above
+) -> None:
     async with start() as running:
         assert (await running.request("GET", "/v1/jobs")).status == 200
         assert (await running.request("GET", "/v1/jobs", "jsk_000000000000_wrong")).status == 401
@@ -139,3 +146,23 @@ async def test_without_any_key_this_machine_needs_none_and_with_the_first_one_it
         await running.keys.revoke(key)
     async with start() as running:
         assert (await running.request("GET", "/v1/jobs")).status == 401, "revoking the last key opened the door"
+
+
+async def test_other_machines_are_let_in_only_while_there_is_a_valid_key(
+    start: Start, keys: KeyManagementService
+) -> None:
+    key, _ = await keys.create("only")
+    await keys.revoke(key.prefix)
+    for host in ("0.0.0.0", "::", "192.0.2.1", "jobs.example"):
+        with pytest.raises(StartupError, match="jobservice keys create NAME"):
+            async with start(host=host):
+                pass
+
+
+async def test_whoever_is_told_in_so_many_words_lets_everybody_in(start: Start, keys: KeyManagementService) -> None:
+    _, secret = await keys.create("first", tenant="acme")
+    async with start(allow_anyone_who_reaches_this_port=True) as running:
+        assert (await running.submit(None, **FAR)).status == 202
+        # A key still says whose its jobs are.
+        assert (await running.request("GET", "/v1/jobs", secret)).json()["items"] == []
+        assert (await running.request("GET", "/v1/jobs", "jsk_000000000000_wrong")).status == 401
