@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sqlite3
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from service.access import Rate, Role
 from service.api.access import _Bucket
+from service.db import job_queries, queue_depth
+from service.db.statements import Statement
 from service.errors import QueueFullError
 from service.queue_limits import Depth, Limits, QueueLimits
 
@@ -132,3 +137,24 @@ async def test_a_job_that_was_not_recorded_takes_no_room() -> None:
             raise ZeroDivisionError
     with limits.room_for("acme", "echo"):
         pass
+
+
+@pytest.mark.parametrize(
+    ("statement", "indexes"),
+    [
+        (queue_depth._COUNT, {"ix_jobs_claimable", "ix_jobs_scheduled"}),
+        (queue_depth._COUNT_EACH, {"ix_jobs_claimable", "ix_jobs_scheduled"}),
+        (job_queries._list_statement(None, frozenset({"after"}), of_default=False), {"ix_jobs_tenant"}),
+    ],
+)
+def test_neither_counting_nor_a_tenants_list_reads_the_jobs_of_others(
+    migrated_file: Path, statement: Statement, indexes: set[str]
+) -> None:
+    compiled = statement.sqlite
+    values = compiled.bind(of_tenant="a", after="z", limit=9) if "?" in compiled.text else ()
+    with sqlite3.connect(f"file:{migrated_file}?mode=ro", uri=True) as connection:
+        plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {compiled.text}", values)]
+    connection.close()
+    steps = [step for step in plan if " jobs" in step]
+    assert {index for index in indexes for step in steps if f"INDEX {index}" in step} == indexes, plan
+    assert all("INDEX" in step for step in steps), plan
