@@ -103,7 +103,9 @@ async def test_a_refusal_carries_status_problem_and_place(client: Client) -> Non
 
 
 async def test_a_plugin_comes_with_its_schemas(client: Client) -> None:
-    plugin = await client.plugin("thumbnail")
+    async with asyncio.timeout(60):
+        while (plugin := await client.plugin("thumbnail")).state == "loading":
+            await asyncio.sleep(0.05)
     assert plugin.input_schema
     assert "width" in plugin.input_schema["properties"]
     assert plugin.state == "available"
