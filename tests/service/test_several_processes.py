@@ -73,14 +73,16 @@ def test_a_start_leaves_what_another_process_runs(serve, postgres_url):
 
 
 def test_what_a_paused_process_writes_late_changes_nothing_and_is_counted(serve, postgres_url):
-    paused = serve("--database-url", postgres_url, "--lease-s", "1")
-    job = paused.submit("sleep", {"seconds": 2})
+    paused = serve("--database-url", postgres_url, "--lease-s", "2")
+    job = paused.submit("sleep", {"seconds": 3})
     until(lambda: paused.job(job)["status"] == "RUNNING")
     os.kill(paused.popen.pid, signal.SIGSTOP)
-    other = serve("--database-url", postgres_url, "--lease-s", "1")
+    other = serve("--database-url", postgres_url, "--lease-s", "2")
     record = other.job(job, wait=60)
     attempts = other.attempts(job)
-    assert (record["status"], [attempt["outcome"] for attempt in attempts]) == ("SUCCESS", ["LOST", "SUCCESS"])
+    # On a busy machine the other one may lose a lease this short too.
+    outcomes = [attempt["outcome"] for attempt in attempts]
+    assert (record["status"], outcomes[0], outcomes[-1], outcomes.count("SUCCESS")) == ("SUCCESS", "LOST", "SUCCESS", 1)
     os.kill(paused.popen.pid, signal.SIGCONT)
     until(lambda: metric(paused, "jobservice_stale_writes_total") >= 1)
     assert other.job(job) == record
