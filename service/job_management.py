@@ -27,21 +27,14 @@ from service.codec import (
     replace_marked,
     storable_text,
 )
-from service.db import instances, job_queries, job_repository
+from service.db import instances, job_changes, job_claims, job_endings, job_inserts, job_leases, job_queries
 from service.db.blobs import NewBlob
 from service.db.database import Database
-from service.db.job_repository import (
-    RESCUE_PAGE,
-    Abandonment,
-    CancelRequest,
-    Claim,
-    Ending,
-    Inserted,
-    NewJob,
-    ProgressMade,
-    Renewal,
-    Rescued,
-)
+from service.db.job_changes import Abandonment, CancelRequest, ProgressMade
+from service.db.job_claims import Claim
+from service.db.job_endings import Ending
+from service.db.job_inserts import Inserted, NewJob
+from service.db.job_leases import RESCUE_PAGE, Renewal, Rescued
 from service.db.transaction import Operation
 from service.errors import (
     FileNotInJobError,
@@ -250,7 +243,7 @@ class JobManagementService:
         """
         job_id = _canonical(job_id)
         await self.get_record(job_id, tenant=tenant)  # a job never changes its tenant
-        await self._database.writer.write(job_repository.request_cancel, CancelRequest(job_id=job_id, reason=reason))
+        await self._database.writer.write(job_changes.request_cancel, CancelRequest(job_id=job_id, reason=reason))
         for execution in self._executions.values():
             if execution.job.id == job_id:
                 execution.stop(JobStatus.CANCELLED)
@@ -338,8 +331,8 @@ class JobManagementService:
         How many jobs became claimable.
         """
         writer = self._database.writer
-        promoted = await writer.write(job_repository.promote, None)
-        for job_id in await writer.write(job_repository.expire, None):
+        promoted = await writer.write(job_changes.promote, None)
+        for job_id in await writer.write(job_changes.expire, None):
             self._events.job_changed(job_id)
         return promoted
 
@@ -351,7 +344,7 @@ class JobManagementService:
         if not mine:
             return
         renewal = Renewal(owner=self.instance_id, lease_s=self._lease_s, runs=list(mine))
-        held = await self._database.writer.write(job_repository.renew, renewal)
+        held = await self._database.writer.write(job_leases.renew, renewal)
         for run, execution in mine.items():
             if run not in held:
                 self._lose(execution, "its lease had ended")
@@ -371,7 +364,7 @@ class JobManagementService:
 
     async def rescue(self) -> int:
         """Take back jobs whose runner, of whatever process, has let its lease end; how many."""
-        rescued = await self._taken_back(job_repository.rescue, None)
+        rescued = await self._taken_back(job_leases.rescue, None)
         for job in rescued:
             if (execution := self._executions.get((job.id, job.fence))) is not None:
                 self._lose(execution, "its lease had ended")
@@ -379,7 +372,7 @@ class JobManagementService:
 
     async def recover(self) -> int:
         """Take back what other processes left RUNNING; only when they are known to be gone. How many jobs."""
-        return len(await self._taken_back(job_repository.recover, self.instance_id))
+        return len(await self._taken_back(job_leases.recover, self.instance_id))
 
     async def fail_abandoned(self, plugins: Collection[str], wait_s: float) -> int:
         """Fail jobs that have been due for longer than `wait_s` and whose plugin is none of `plugins`; how many."""
@@ -392,9 +385,7 @@ class JobManagementService:
         }
         if not errors:
             return 0
-        failed_ids = await self._database.writer.write(
-            job_repository.abandon, Abandonment(wait_s=wait_s, errors=errors)
-        )
+        failed_ids = await self._database.writer.write(job_changes.abandon, Abandonment(wait_s=wait_s, errors=errors))
         for job_id in failed_ids:
             self._metrics.transitions.labels(JobStatus.FAILED, errors[job_id]["plugin"]).inc()
             self._events.job_changed(job_id)
@@ -453,7 +444,7 @@ class JobManagementService:
 
     async def _insert(self, new: NewJob) -> Inserted:
         self._database.ground.check_intake()
-        inserted = await self._database.writer.write(job_repository.insert, new)
+        inserted = await self._database.writer.write(job_inserts.insert, new)
         if not inserted.replayed:
             self._count_submitted(new.plugin).inc()
             if new.run_at <= new.created_at:
@@ -472,7 +463,7 @@ class JobManagementService:
             owner=self.instance_id, limit=limit, lease_s=self._lease_s, caps=caps or {}, plugins=plugins, job_id=job_id
         )
         trusted_until = self._trusted_until()
-        claimed = await self._database.writer.write(job_repository.claim, claim)
+        claimed = await self._database.writer.write(job_claims.claim, claim)
         tasks = []
         for job in claimed:
             task = asyncio.create_task(self.execute(job), name=f"job {job.id}")
@@ -548,7 +539,7 @@ class JobManagementService:
     async def _show_progress(self, job: ClaimedJob, progress: Progress) -> None:
         made = ProgressMade(job=job, owner=self.instance_id, progress=progress)
         try:
-            is_held = await self._database.writer.write(job_repository.make_progress, made)
+            is_held = await self._database.writer.write(job_changes.make_progress, made)
         except ServiceError as error:
             log.debug("progress not written", error=str(error))
         else:
@@ -599,7 +590,7 @@ class JobManagementService:
         while True:
             try:
                 ending = await make()  # its bytes go to files, whose disk may be full too
-                status = await self._database.writer.write(job_repository.end, ending)
+                status = await self._database.writer.write(job_endings.end, ending)
             except ServiceUnavailableError as error:
                 if error.retry_after_s is None:
                     raise

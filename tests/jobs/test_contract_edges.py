@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from structlog.testing import capture_logs
 
 from service.codec import encode
-from service.db import job_repository, plugin_metrics
+from service.db import job_leases, plugin_metrics
 from service.db.statements import Statement
 from service.errors import JobNotFoundError, JobStateError, NotStorableError
 from service.models import JobQuery
@@ -294,7 +294,7 @@ async def test_a_late_outcome_changes_nothing_and_is_counted(jobs, execute, data
     while not jobs.running:
         await asyncio.sleep(0)
     # Another process takes the job over: it believes this one to be gone.
-    taken = await database.writer.write(job_repository.recover, str(uuid.uuid4()))
+    taken = await database.writer.write(job_leases.recover, str(uuid.uuid4()))
     assert [run.id for run in taken] == [job_id]
     release.set()
     await caller

@@ -9,8 +9,10 @@ import pytest
 import sqlalchemy as sa
 from uuid_utils.compat import uuid7
 
-from service.db import job_queries, job_repository, plugin_metrics
-from service.db.job_repository import CancelRequest, Claim, Ending
+from service.db import job_changes, job_claims, job_endings, job_inserts, job_leases, job_queries, plugin_metrics
+from service.db.job_changes import CancelRequest
+from service.db.job_claims import Claim
+from service.db.job_endings import Ending
 from service.db.statements import Statement
 from service.errors import error_object
 from service.models import JobQuery, JobStatus, timestamp
@@ -25,11 +27,11 @@ def after(seconds: float):
 
 
 async def insert(database, *jobs):
-    return [(await database.writer.write(job_repository.insert, job)).id for job in jobs]
+    return [(await database.writer.write(job_inserts.insert, job)).id for job in jobs]
 
 
 async def claim(database, limit=10, owner=ME, **more):
-    return await database.writer.write(job_repository.claim, Claim(owner=owner, limit=limit, lease_s=30, **more))
+    return await database.writer.write(job_claims.claim, Claim(owner=owner, limit=limit, lease_s=30, **more))
 
 
 async def end(database, job, status=JobStatus.SUCCESS, owner=ME, **more):
@@ -37,7 +39,7 @@ async def end(database, job, status=JobStatus.SUCCESS, owner=ME, **more):
         more.setdefault("result", "{}")
     if status is JobStatus.FAILED:
         more.setdefault("error", error_object("ExecutionError", "no", plugin=job.plugin))
-    return await database.writer.write(job_repository.end, Ending(job=job, owner=owner, status=status, **more))
+    return await database.writer.write(job_endings.end, Ending(job=job, owner=owner, status=status, **more))
 
 
 async def record(database, job_id):
@@ -50,7 +52,7 @@ async def events(database, job_id):
 
 
 async def test_a_key_makes_one_job_however_many_ask_at_once(database):
-    asked = await asyncio.gather(*(database.writer.write(job_repository.insert, new_job(key="k")) for _ in range(32)))
+    asked = await asyncio.gather(*(database.writer.write(job_inserts.insert, new_job(key="k")) for _ in range(32)))
     assert len({inserted.id for inserted in asked}) == 1
     assert sum(not inserted.replayed for inserted in asked) == 1
     assert len((await job_queries.list_page(database.reader, JobQuery(), "default")).items) == 1
@@ -86,7 +88,7 @@ async def test_no_job_is_claimed_twice(database):
 
 async def test_the_claim_uses_its_index_however_many_jobs_are_finished(database_file):
     connection = sqlite3.connect(database_file)
-    claim = job_repository._CLAIM
+    claim = job_claims._CLAIM
     parameters = claim.sqlite.bind(caps="[]", limit=5, owner=ME, lease_until=after(1), now=timestamp())
     plan = "\n".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {claim.sqlite.text}", parameters))
     connection.close()
@@ -115,7 +117,7 @@ async def test_a_finished_job_never_changes_again(database, status):
     await end(database, job)
     before = await record(database, job_id)
     assert not await end(database, job, status)
-    assert not await database.writer.write(job_repository.request_cancel, CancelRequest(job_id=job_id, reason="late"))
+    assert not await database.writer.write(job_changes.request_cancel, CancelRequest(job_id=job_id, reason="late"))
     assert await claim(database, job_id=job_id) == []
     assert await record(database, job_id) == before
 
@@ -139,10 +141,10 @@ async def test_lost_runs_use_no_attempt_but_have_a_cap(database):
     for fence in (1, 2):
         (job,) = await claim(database, owner=OTHER)
         assert (job.fence, job.attempt) == (fence, 1)
-        assert [run.id for run in await database.writer.write(job_repository.recover, ME)] == [job_id]
+        assert [run.id for run in await database.writer.write(job_leases.recover, ME)] == [job_id]
         assert (await record(database, job_id)).status == "PENDING"
     await claim(database, owner=OTHER)
-    await database.writer.write(job_repository.recover, ME)
+    await database.writer.write(job_leases.recover, ME)
     lost = await record(database, job_id)
     assert (lost.status, lost.error["type"]) == ("FAILED", "WorkerLost")
     assert [attempt.outcome for attempt in await job_queries.list_attempts(database.reader, job_id)] == ["LOST"] * 3
@@ -152,24 +154,24 @@ async def test_lost_runs_use_no_attempt_but_have_a_cap(database):
 async def test_a_lost_run_that_was_being_cancelled_is_cancelled(database):
     (job_id,) = await insert(database, new_job())
     await claim(database, owner=OTHER)
-    await database.writer.write(job_repository.request_cancel, CancelRequest(job_id=job_id, reason="why"))
-    await database.writer.write(job_repository.recover, ME)
+    await database.writer.write(job_changes.request_cancel, CancelRequest(job_id=job_id, reason="why"))
+    await database.writer.write(job_leases.recover, ME)
     assert (await record(database, job_id)).status == "CANCELLED"
 
 
 async def test_recovery_leaves_what_this_process_runs(database):
     await insert(database, new_job())
     await claim(database)
-    assert await database.writer.write(job_repository.recover, ME) == []
+    assert await database.writer.write(job_leases.recover, ME) == []
 
 
 async def test_scheduled_jobs_wait_and_expired_ones_fail(database):
     later, never = await insert(database, new_job(run_at=after(0.2)), new_job(run_at=after(60), expires_at=after(-1)))
     assert await claim(database) == []
-    assert await database.writer.write(job_repository.expire, None) == [never]
+    assert await database.writer.write(job_changes.expire, None) == [never]
     failed = await record(database, never)
     assert (failed.status, failed.error["type"], failed.attempt) == ("FAILED", "Expired", 0)
-    while not await database.writer.write(job_repository.promote, None):
+    while not await database.writer.write(job_changes.promote, None):
         await asyncio.sleep(0.02)
     assert [job.id for job in await claim(database)] == [later]
 
@@ -177,10 +179,10 @@ async def test_scheduled_jobs_wait_and_expired_ones_fail(database):
 async def test_leases_are_renewed_and_tell_what_is_still_held(database):
     (job_id,) = await insert(database, new_job())
     (job,) = await claim(database)
-    renewal = job_repository.Renewal(owner=ME, lease_s=60, runs=[(job_id, 1)])
-    assert await database.writer.write(job_repository.renew, renewal) == {(job_id, 1): False}
+    renewal = job_leases.Renewal(owner=ME, lease_s=60, runs=[(job_id, 1)])
+    assert await database.writer.write(job_leases.renew, renewal) == {(job_id, 1): False}
     await end(database, job)
-    assert await database.writer.write(job_repository.renew, renewal) == {}
+    assert await database.writer.write(job_leases.renew, renewal) == {}
 
 
 @pytest.mark.parametrize(
@@ -212,7 +214,7 @@ async def test_lists_filter(database, filters, expected):
 
 
 async def _release_the_rest(database):
-    await database.writer.write(job_repository.recover, OTHER)
+    await database.writer.write(job_leases.recover, OTHER)
 
 
 async def test_pages_follow_each_other_without_gap_or_repeat(database):

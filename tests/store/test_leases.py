@@ -9,9 +9,12 @@ import pytest
 import sqlalchemy as sa
 from uuid_utils.compat import uuid7
 
-from service.db import job_queries, job_repository, plugin_metrics
-from service.db.job_repository import CancelRequest, Claim, Ending, Renewal
-from service.db.statements import Statement
+from service.db import job_changes, job_claims, job_endings, job_inserts, job_leases, job_queries, plugin_metrics
+from service.db.job_changes import CancelRequest
+from service.db.job_claims import Claim
+from service.db.job_endings import Ending
+from service.db.job_leases import Renewal
+from service.db.statements import Statement, batch
 from service.errors import error_object
 from service.models import JobStatus, timestamp
 from tests.store.test_jobs import ME, OTHER, after, claim, end, events, insert, record
@@ -23,26 +26,26 @@ LAPSED_S = -1.0
 async def claim_lapsed(database, owner=OTHER, limit=10):
     """Jobs claimed by a runner whose lease has ended already."""
     item = Claim(owner=owner, limit=limit, lease_s=LAPSED_S)
-    return await database.writer.write(job_repository.claim, item)
+    return await database.writer.write(job_claims.claim, item)
 
 
 async def rescue(database):
-    return await database.writer.write(job_repository.rescue, None)
+    return await database.writer.write(job_leases.rescue, None)
 
 
 async def renew(database, *held, owner=ME, lease_s=60):
     item = Renewal(owner=owner, lease_s=lease_s, runs=[(job.id, job.fence) for job in held])
-    return await database.writer.write(job_repository.renew, item)
+    return await database.writer.write(job_leases.renew, item)
 
 
 async def fail(database, job, retry_in_s, owner=ME):
     error = error_object("ExecutionError", "no", plugin=job.plugin)
     item = Ending(job=job, owner=owner, status=JobStatus.PENDING, error=error, retry_in_s=retry_in_s)
-    return await database.writer.write(job_repository.end, item)
+    return await database.writer.write(job_endings.end, item)
 
 
 async def ask_to_cancel(database, job_id):
-    await database.writer.write(job_repository.request_cancel, CancelRequest(job_id=job_id, reason="why"))
+    await database.writer.write(job_changes.request_cancel, CancelRequest(job_id=job_id, reason="why"))
 
 
 def several(count):
@@ -97,10 +100,10 @@ async def test_a_lease_renewed_between_look_and_change_keeps_its_job(database):
     """The change must stand on its own: the look may be old by then."""
     (job_id,) = await insert(database, new_job())
     (job,) = await claim(database, owner=OTHER)
-    _, change = job_repository._LAPSED
+    _, change = job_leases._LAPSED
 
     async def change_after_an_old_look(tx, items):
-        row = job_repository.batch([(job.id, job.fence, "{}", "lost")])
+        row = batch([(job.id, job.fence, "{}", "lost")])
         return [await tx.fetch(change, now=tx.now, batch=row)]
 
     assert await database.writer.write(change_after_an_old_look, None) == []
@@ -108,19 +111,19 @@ async def test_a_lease_renewed_between_look_and_change_keeps_its_job(database):
 
 
 async def test_rescue_takes_the_longest_lost_first_and_a_page_at_a_time(database):
-    count = job_repository.RESCUE_PAGE + 30
+    count = job_leases.RESCUE_PAGE + 30
     await asyncio.gather(*(insert(database, new_job()) for _ in range(count)))
-    early = await database.writer.write(job_repository.claim, Claim(owner=OTHER, limit=count - 20, lease_s=-60))
+    early = await database.writer.write(job_claims.claim, Claim(owner=OTHER, limit=count - 20, lease_s=-60))
     await claim_lapsed(database, limit=20)
     first, second = await rescue(database), await rescue(database)
-    assert (len(first), len(second)) == (job_repository.RESCUE_PAGE, 30)
+    assert (len(first), len(second)) == (job_leases.RESCUE_PAGE, 30)
     assert {run.id for run in first} <= {job.id for job in early}
     assert await rescue(database) == []
 
 
 async def test_rescue_finds_lost_jobs_by_index_however_many_wait(database_file):
     connection = sqlite3.connect(database_file)
-    look, _ = job_repository._LAPSED
+    look, _ = job_leases._LAPSED
     plan = [
         row[3]
         for row in connection.execute(f"EXPLAIN QUERY PLAN {look.sqlite.text}", look.sqlite.bind(now=timestamp()))
@@ -132,7 +135,7 @@ async def test_rescue_finds_lost_jobs_by_index_however_many_wait(database_file):
 
 async def test_a_job_lost_too_often_fails_and_says_so(database):
     (job_id,) = await insert(database, new_job())
-    for _ in range(job_repository.MAX_LOST - 1):
+    for _ in range(job_inserts.MAX_LOST - 1):
         await claim_lapsed(database)
         assert [run.status for run in await rescue(database)] == ["PENDING"]
     await claim_lapsed(database)
@@ -197,7 +200,7 @@ async def test_a_lease_that_has_ended_cannot_be_renewed(database):
 async def test_a_run_its_owner_does_not_know_of_is_not_renewed(database):
     """A claim may be committed although its owner was told that it failed; somebody must take the job back."""
     await insert(database, new_job(), new_job())
-    known, unknown = await database.writer.write(job_repository.claim, Claim(owner=ME, limit=2, lease_s=0.5))
+    known, unknown = await database.writer.write(job_claims.claim, Claim(owner=ME, limit=2, lease_s=0.5))
     assert await renew(database, known) == {(known.id, 1): False}
     rescued = []
     while not rescued:
@@ -244,7 +247,7 @@ async def test_a_waiting_retry_is_claimed_when_it_is_due_and_not_before(database
     (job,) = await claim(database)
     await fail(database, job, 0.2)
     assert await claim(database) == []
-    while not await database.writer.write(job_repository.promote, None):
+    while not await database.writer.write(job_changes.promote, None):
         await asyncio.sleep(0.02)
     (again,) = await claim(database)
     assert (again.attempt, again.fence) == (2, 2)
@@ -263,7 +266,7 @@ async def test_a_retry_that_would_come_too_late_expires(database):
     (job_id,) = await insert(database, job)
     (claimed,) = await claim(database)
     await fail(database, claimed, 60)
-    while not await database.writer.write(job_repository.expire, None):
+    while not await database.writer.write(job_changes.expire, None):
         await asyncio.sleep(0.02)
     failed = await record(database, job_id)
     assert (failed.status, failed.error["type"], failed.attempt) == ("FAILED", "Expired", 1)
@@ -302,10 +305,10 @@ async def test_jobs_of_a_plugin_nobody_has_fail_after_their_wait_and_not_before(
     found = await job_queries.find_abandoned(database.reader, ["here"], after(60))
     assert {job_id for job_id, _ in found} == {old, young}
     error = error_object("PluginError", "gone", plugin="gone")
-    abandon = job_repository.Abandonment(wait_s=3600, errors={old: error})
-    assert await database.writer.write(job_repository.abandon, abandon) == []
-    abandon = job_repository.Abandonment(wait_s=-1, errors={old: error, str(uuid7()): error})
-    assert await database.writer.write(job_repository.abandon, abandon) == [old]
+    abandon = job_changes.Abandonment(wait_s=3600, errors={old: error})
+    assert await database.writer.write(job_changes.abandon, abandon) == []
+    abandon = job_changes.Abandonment(wait_s=-1, errors={old: error, str(uuid7()): error})
+    assert await database.writer.write(job_changes.abandon, abandon) == [old]
     failed = await record(database, old)
     assert (failed.status, failed.error["type"], failed.attempt) == ("FAILED", "PluginError", 0)
     assert (await record(database, other)).status == "PENDING"

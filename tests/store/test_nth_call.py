@@ -17,10 +17,12 @@ from typing import Any
 
 import pytest
 
-from service.db import job_repository
+from service.db import job_changes, job_claims, job_endings, job_inserts
 from service.db.blobs import NewBlob
 from service.db.database import Database
-from service.db.job_repository import CancelRequest, Claim, Ending
+from service.db.job_changes import CancelRequest
+from service.db.job_claims import Claim
+from service.db.job_endings import Ending
 from service.db.transaction import RefusedError
 from service.errors import ServiceUnavailableError
 from service.models import BlobRef, ClaimedJob, JobStatus
@@ -120,7 +122,7 @@ def _submission(database: Database, value: bytes | None, key: str | None = None)
 
     def make(blobs: list[NewBlob]) -> Awaitable[Any]:
         job.blobs = blobs
-        return database.writer.write(job_repository.insert, job)
+        return database.writer.write(job_inserts.insert, job)
 
     def effect(connection: sqlite3.Connection) -> tuple[Any, ...]:
         return (
@@ -134,7 +136,7 @@ def _submission(database: Database, value: bytes | None, key: str | None = None)
 def _ending(database: Database, job: ClaimedJob) -> Write:
     def make(blobs: list[NewBlob]) -> Awaitable[Any]:
         item = Ending(job=job, owner=ME, status=JobStatus.SUCCESS, result='{"ok":true}', blobs=blobs)
-        return database.writer.write(job_repository.end, item)
+        return database.writer.write(job_endings.end, item)
 
     def effect(connection: sqlite3.Connection) -> tuple[Any, ...]:
         return (
@@ -154,7 +156,7 @@ def _ending(database: Database, job: ClaimedJob) -> Write:
 
 def _cancellation(database: Database, job: ClaimedJob) -> Write:
     def make(_: list[NewBlob]) -> Awaitable[Any]:
-        return database.writer.write(job_repository.request_cancel, CancelRequest(job_id=job.id, reason="why"))
+        return database.writer.write(job_changes.request_cancel, CancelRequest(job_id=job.id, reason="why"))
 
     def effect(connection: sqlite3.Connection) -> tuple[Any, ...]:
         return (
@@ -187,8 +189,8 @@ async def run(directory: Path, empty: Path, calls: Calls, number: int, error: Ex
     file = Path(shutil.copy(empty, directory / "jobs.db"))
     async with Database.open(sqlite_url(file), directory / "blobs", inline_bytes=1_000) as database:
         for _ in range(2):
-            await database.writer.write(job_repository.insert, new_job())
-        ended, cancelled = await database.writer.write(job_repository.claim, Claim(owner=ME, limit=2, lease_s=60))
+            await database.writer.write(job_inserts.insert, new_job())
+        ended, cancelled = await database.writer.write(job_claims.claim, Claim(owner=ME, limit=2, lease_s=60))
         writes = [
             _submission(database, SMALL),
             _submission(database, LARGE),

@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 from uuid_utils.compat import uuid7
 
-from service.db import job_repository
+from service.db import job_inserts
 from service.db.database import Database
 from service.db.engine import DatabaseKind, database_kind
 from service.errors import ServiceUnavailableError, StartupError
@@ -67,7 +67,7 @@ async def test_cuts_in_the_middle_lose_nothing_that_was_acknowledged(shared, adm
             while not is_acknowledged:
                 job = new_job()
                 try:
-                    await database.writer.write(job_repository.insert, job)
+                    await database.writer.write(job_inserts.insert, job)
                     acknowledged.add(job.id)
                     is_acknowledged = True
                 except ServiceUnavailableError:
@@ -132,9 +132,7 @@ async def test_a_row_that_another_process_is_claiming_is_passed_over(shared, adm
 
 
 async def test_a_key_makes_one_job_however_many_processes_ask(shared):
-    asked = await asyncio.gather(
-        *(shared[n % 2].writer.write(job_repository.insert, new_job(key="k")) for n in range(64))
-    )
+    asked = await asyncio.gather(*(shared[n % 2].writer.write(job_inserts.insert, new_job(key="k")) for n in range(64)))
     assert len({inserted.id for inserted in asked}) == 1
     assert sum(not inserted.replayed for inserted in asked) == 1
 

@@ -20,9 +20,13 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from service.db import job_repository
+from service.db import job_changes, job_claims, job_endings, job_inserts, job_leases
 from service.db.database import Database
-from service.db.job_repository import CancelRequest, Claim, Ending, NewJob, ProgressMade, Renewal
+from service.db.job_changes import CancelRequest, ProgressMade
+from service.db.job_claims import Claim
+from service.db.job_endings import Ending
+from service.db.job_inserts import NewJob
+from service.db.job_leases import Renewal
 from service.db.schema import job_attempts, job_events, jobs
 from service.db.statements import Statement
 from service.db.transaction import RefusedError
@@ -136,14 +140,14 @@ class Store(RuleBasedStateMachine):
             expires_at=None if expires_in is None else later(self.now, expires_in),
         )
         new = [self._new_job(options) for _ in range(count)]
-        assert [(one.id, one.replayed) for one in self._write(job_repository.insert, *new)] == [
+        assert [(one.id, one.replayed) for one in self._write(job_inserts.insert, *new)] == [
             (job.id, False) for job in new
         ]
 
     @rule(key=st.sampled_from("ab"), times=st.integers(1, 3))
     def submit_with_a_key(self, key: str, times: int) -> None:
         new = [self._new_job(JobOptions(), key) for _ in range(times)]
-        outcomes = self._write(job_repository.insert, *new)
+        outcomes = self._write(job_inserts.insert, *new)
         first = self.keys.setdefault(key, outcomes[0].id)
         assert {one.id for one in outcomes} == {first}
 
@@ -166,7 +170,7 @@ class Store(RuleBasedStateMachine):
     @rule(owners=st.lists(st.sampled_from(OWNERS), min_size=1, max_size=3), limit=st.integers(1, 3))
     def claim(self, owners: list[str], limit: int) -> None:
         claims = [Claim(owner=owner, limit=limit, lease_s=LEASE_S) for owner in owners]
-        taken = self._write(job_repository.claim, *claims)
+        taken = self._write(job_claims.claim, *claims)
         for owner, claimed in zip(owners, taken, strict=True):
             assert len(claimed) <= limit
             for job in claimed:
@@ -176,7 +180,7 @@ class Store(RuleBasedStateMachine):
     @rule(data=st.data(), owner=st.sampled_from(OWNERS))
     def claim_that_one(self, data: st.DataObject, owner: str) -> None:
         row = data.draw(st.sampled_from(self.rows["jobs"]))
-        (claimed,) = self._write(job_repository.claim, Claim(owner=owner, limit=1, lease_s=LEASE_S, job_id=row["id"]))
+        (claimed,) = self._write(job_claims.claim, Claim(owner=owner, limit=1, lease_s=LEASE_S, job_id=row["id"]))
         assert [job.id for job in claimed] == ([row["id"]] if row["status"] == "PENDING" else [])
         for job in claimed:
             self._start(Run(job, owner))
@@ -192,7 +196,7 @@ class Store(RuleBasedStateMachine):
     def end(self, data: st.DataObject, status: JobStatus) -> None:
         run = data.draw(st.sampled_from(self.runs))
         held = self._holds(run)
-        (outcome,) = self._write(job_repository.end, _ending(run, status))
+        (outcome,) = self._write(job_endings.end, _ending(run, status))
         assert bool(outcome) == held
         if held:
             del self.holder[run.job.id]
@@ -207,7 +211,7 @@ class Store(RuleBasedStateMachine):
         later_fence = dataclasses.replace(run.job, fence=run.job.fence + 1)
         for wrong in (Run(run.job, other), Run(later_fence, run.owner)):
             if not self._holds(wrong) and wrong not in self.runs:
-                (outcome,) = self._write(job_repository.end, _ending(wrong, JobStatus.SUCCESS))
+                (outcome,) = self._write(job_endings.end, _ending(wrong, JobStatus.SUCCESS))
                 assert not outcome
                 self._nothing_changed()
 
@@ -219,7 +223,7 @@ class Store(RuleBasedStateMachine):
         )
         live = self.holder.pop(stale.job.id)
         both = [_ending(stale, JobStatus.FAILED), _ending(live, JobStatus.SUCCESS)]
-        outcomes = self._write(job_repository.end, *(both if stale_first else both[::-1]))
+        outcomes = self._write(job_endings.end, *(both if stale_first else both[::-1]))
         assert [bool(outcome) for outcome in outcomes] == ([False, True] if stale_first else [True, False])
         assert self._job(live.job.id)["status"] == "SUCCESS"
 
@@ -228,7 +232,7 @@ class Store(RuleBasedStateMachine):
     def make_progress(self, data: st.DataObject, fraction: float) -> None:
         run = data.draw(st.sampled_from(self.runs))
         made = ProgressMade(job=run.job, owner=run.owner, progress=Progress(fraction=fraction, message="m"))
-        assert self._write(job_repository.make_progress, made) == [self._holds(run)]
+        assert self._write(job_changes.make_progress, made) == [self._holds(run)]
         if not self._holds(run):
             self._nothing_changed()
 
@@ -238,7 +242,7 @@ class Store(RuleBasedStateMachine):
         leased = {row["id"] for row in self.rows["jobs"] if row["lease_until"] and row["lease_until"] > self.now}
         held = {(run.job.id, run.job.fence) for run in self.holder.values() if run.owner == owner}
         mine = {(job_id, fence) for job_id, fence in held if job_id in leased}
-        (kept,) = self._write(job_repository.renew, Renewal(owner=owner, lease_s=LEASE_S, runs=claimed))
+        (kept,) = self._write(job_leases.renew, Renewal(owner=owner, lease_s=LEASE_S, runs=claimed))
         assert set(kept) == mine
         lease_until = {row["id"]: row["lease_until"] for row in self._read()["jobs"]}
         assert {lease_until[job_id] for job_id, _ in mine} <= {later(self.now, LEASE_S)}
@@ -249,7 +253,7 @@ class Store(RuleBasedStateMachine):
         row = data.draw(st.sampled_from(self.rows["jobs"]))
         asked = row["status"] == "PENDING" or (row["status"] == "RUNNING" and row["cancel_requested_at"] is None)
         request = CancelRequest(job_id=row["id"], reason="asked")
-        assert self._write(job_repository.request_cancel, request) == [asked]
+        assert self._write(job_changes.request_cancel, request) == [asked]
         if not asked:
             self._nothing_changed()
 
@@ -262,11 +266,11 @@ class Store(RuleBasedStateMachine):
     @rule()
     def promote(self) -> None:
         due = [row for row in self.rows["jobs"] if row["status"] == "PENDING" and not row["due"]]
-        assert self._write(job_repository.promote, None) == [sum(row["run_at"] <= self.now for row in due)]
+        assert self._write(job_changes.promote, None) == [sum(row["run_at"] <= self.now for row in due)]
 
     @rule()
     def expire(self) -> None:
-        (expired,) = self._write(job_repository.expire, None)
+        (expired,) = self._write(job_changes.expire, None)
         assert set(expired) == {
             row["id"]
             for row in self.rows["jobs"]
@@ -276,7 +280,7 @@ class Store(RuleBasedStateMachine):
     @rule(survivor=st.sampled_from(OWNERS))
     def recover(self, survivor: str) -> None:
         foreign = {job_id for job_id, run in self.holder.items() if run.owner != survivor}
-        self._write(job_repository.recover, survivor)
+        self._write(job_leases.recover, survivor)
         assert not {row["id"] for row in self._read()["jobs"] if row["owner"] not in (None, survivor)}
         for job_id in foreign:
             del self.holder[job_id]
@@ -284,7 +288,7 @@ class Store(RuleBasedStateMachine):
     @rule()
     def rescue(self) -> None:
         lapsed = {row["id"] for row in self.rows["jobs"] if row["lease_until"] and row["lease_until"] < self.now}
-        self._write(job_repository.rescue, None)
+        self._write(job_leases.rescue, None)
         for job_id in lapsed:
             del self.holder[job_id]
 
@@ -374,26 +378,31 @@ def test_rows_tell_one_legal_story_of_each_job(migrated_file):
 
 
 @pytest.mark.parametrize(
-    ("statement", "text", "instead"),
+    ("module", "statement", "text", "instead"),
     [
-        ("_END", " AND jobs.fence = ending.fence AND jobs.owner = ending.owner", ""),
-        ("_END", "AND jobs.status = 'RUNNING' AND jobs.fence = ending.fence AND jobs.owner = ending.owner", ""),
-        ("_END", " AND jobs.fence = ending.fence", ""),
-        ("_END", " AND jobs.owner = ending.owner", ""),
-        ("_CLAIM_ONE", "jobs.status = 'PENDING'", "jobs.status IN ('PENDING', 'RUNNING')"),
-        ("_CLAIM", "fence=(jobs.fence + 1)", "fence=jobs.fence"),
-        ("_CANCEL", "event_count=(jobs.event_count + 1)", "event_count=jobs.event_count"),
-        ("_EXPIRE", "AND jobs.status = 'PENDING'", "AND jobs.status <> 'PENDING'"),
+        (job_endings, "_END", " AND jobs.fence = ending.fence AND jobs.owner = ending.owner", ""),
+        (
+            job_endings,
+            "_END",
+            "AND jobs.status = 'RUNNING' AND jobs.fence = ending.fence AND jobs.owner = ending.owner",
+            "",
+        ),
+        (job_endings, "_END", " AND jobs.fence = ending.fence", ""),
+        (job_endings, "_END", " AND jobs.owner = ending.owner", ""),
+        (job_claims, "_CLAIM_ONE", "jobs.status = 'PENDING'", "jobs.status IN ('PENDING', 'RUNNING')"),
+        (job_claims, "_CLAIM", "fence=(jobs.fence + 1)", "fence=jobs.fence"),
+        (job_changes, "_CANCEL", "event_count=(jobs.event_count + 1)", "event_count=jobs.event_count"),
+        (job_changes, "_EXPIRE", "AND jobs.status = 'PENDING'", "AND jobs.status <> 'PENDING'"),
     ],
 )
-def test_a_statement_without_its_guard_is_found_out(migrated_file, monkeypatch, statement, text, instead):
-    whole = getattr(job_repository, statement)
+def test_a_statement_without_its_guard_is_found_out(migrated_file, monkeypatch, module, statement, text, instead):
+    whole = getattr(module, statement)
     compiled = copy.copy(whole.sqlite)
     assert text in compiled.text, compiled.text
     compiled.text = compiled.text.replace(text, instead)
     broken = copy.copy(whole)
     broken.sqlite = compiled
-    monkeypatch.setattr(job_repository, statement, broken)
+    monkeypatch.setattr(module, statement, broken)
     with pytest.raises(Exception, match=r".") as failure:
         explore(migrated_file, 100, shrink=False)
     causes = failure.value.exceptions if isinstance(failure.value, ExceptionGroup) else [failure.value]

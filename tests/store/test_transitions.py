@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 
-from service.db import job_repository
-from service.db.job_repository import CancelRequest
+from service.db import job_changes, job_leases
+from service.db.job_changes import CancelRequest
 from service.models import TRANSITIONS, JobStatus
 from tests.store.test_jobs import ME, OTHER, after, claim, end, insert, record
 from tests.store.test_writer import new_job
@@ -23,7 +23,7 @@ async def in_state(database, status: JobStatus):
 
 
 async def cancel(database, job_id, job):
-    await database.writer.write(job_repository.request_cancel, CancelRequest(job_id=job_id, reason="asked"))
+    await database.writer.write(job_changes.request_cancel, CancelRequest(job_id=job_id, reason="asked"))
 
 
 async def run(database, job_id, job):
@@ -31,11 +31,11 @@ async def run(database, job_id, job):
 
 
 async def expire(database, job_id, job):
-    await database.writer.write(job_repository.expire, None)
+    await database.writer.write(job_changes.expire, None)
 
 
 async def recover(database, job_id, job):
-    await database.writer.write(job_repository.recover, OTHER)
+    await database.writer.write(job_leases.recover, OTHER)
 
 
 def ending(status: JobStatus):

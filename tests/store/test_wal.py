@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from service.db import job_repository
+from service.db import job_inserts
 from service.db.database import Database
 from service.db.wal import WalLimits
 from service.errors import ServiceUnavailableError
@@ -34,7 +34,7 @@ async def test_a_long_reader_is_warned_about_then_new_jobs_are_refused_and_it_he
         async def write() -> None:
             job = new_job()
             job.payload = '{"text": "' + "x" * 20_000 + '"}'
-            await database.writer.write(job_repository.insert, job)
+            await database.writer.write(job_inserts.insert, job)
 
         reader = subprocess.Popen(  # noqa: ASYNC220 - it starts in a moment
             [sys.executable, "-c", READER, database_file], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -61,6 +61,6 @@ async def test_a_long_reader_is_warned_about_then_new_jobs_are_refused_and_it_he
 
 async def test_without_readers_the_log_stays_small(database, database_file):
     for _ in range(300):
-        await asyncio.gather(*(database.writer.write(job_repository.insert, new_job()) for _ in range(20)))
+        await asyncio.gather(*(database.writer.write(job_inserts.insert, new_job()) for _ in range(20)))
     assert figure(database, "jobservice_wal_bytes") < 30_000_000
     assert figure(database, "jobservice_wal_age_seconds") < 5

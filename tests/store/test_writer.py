@@ -7,9 +7,9 @@ import pytest
 import sqlalchemy as sa
 from uuid_utils.compat import uuid7
 
-from service.db import job_queries, job_repository
+from service.db import job_inserts, job_queries
 from service.db.database import Database
-from service.db.job_repository import NewJob
+from service.db.job_inserts import NewJob
 from service.db.statements import Statement
 from service.db.transaction import RefusedError
 from service.errors import ServiceUnavailableError
@@ -40,14 +40,14 @@ async def all_ids(database: Database) -> set[str]:
 
 
 async def test_what_write_returns_is_visible_to_every_reader(database):
-    inserted = await database.writer.write(job_repository.insert, new_job())
+    inserted = await database.writer.write(job_inserts.insert, new_job())
     assert await all_ids(database) == {inserted.id}
 
 
 async def test_writes_made_at_once_share_a_commit(database):
     sizes: list[int] = []
     database.writer.on_commit = sizes.append
-    await asyncio.gather(*(database.writer.write(job_repository.insert, new_job()) for _ in range(100)))
+    await asyncio.gather(*(database.writer.write(job_inserts.insert, new_job()) for _ in range(100)))
     assert sum(sizes) == 100
     assert len(sizes) < 10
 
@@ -56,7 +56,7 @@ async def test_an_item_the_database_refuses_costs_nobody_else(database):
     jobs = [new_job() for _ in range(20)]
     jobs[7] = new_job(priority=10_000)
     outcomes = await asyncio.gather(
-        *(database.writer.write(job_repository.insert, job) for job in jobs), return_exceptions=True
+        *(database.writer.write(job_inserts.insert, job) for job in jobs), return_exceptions=True
     )
     assert isinstance(outcomes[7], RefusedError)
     assert await all_ids(database) == {job.id for job in jobs} - {jobs[7].id}
@@ -64,17 +64,17 @@ async def test_an_item_the_database_refuses_costs_nobody_else(database):
 
 async def test_a_cancelled_waiter_cancels_nothing_and_leaves_no_lock(database):
     jobs = [new_job() for _ in range(50)]
-    waiters = [asyncio.create_task(database.writer.write(job_repository.insert, job)) for job in jobs]
+    waiters = [asyncio.create_task(database.writer.write(job_inserts.insert, job)) for job in jobs]
     await asyncio.sleep(0)
     for waiter in waiters:
         waiter.cancel()
     await asyncio.wait(waiters)
-    last = await database.writer.write(job_repository.insert, new_job())
+    last = await database.writer.write(job_inserts.insert, new_job())
     assert await all_ids(database) == {job.id for job in jobs} | {last.id}
 
 
 async def test_a_database_locked_from_outside_is_unavailable_and_heals(database, database_file, monkeypatch):
-    await database.writer.write(job_repository.insert, new_job())
+    await database.writer.write(job_inserts.insert, new_job())
 
     async def hurry(tx, items):
         await tx.fetch(Statement(sa.text("PRAGMA busy_timeout = 100")))
@@ -84,12 +84,12 @@ async def test_a_database_locked_from_outside_is_unavailable_and_heals(database,
     outside = sqlite3.connect(database_file, isolation_level=None)
     outside.execute("BEGIN IMMEDIATE")
     with pytest.raises(ServiceUnavailableError, match="locked"):
-        await database.writer.write(job_repository.insert, new_job())
+        await database.writer.write(job_inserts.insert, new_job())
     outside.execute("ROLLBACK")
     outside.close()
     while database.ground.fault:
         await asyncio.sleep(0.02)
-    await database.writer.write(job_repository.insert, new_job())
+    await database.writer.write(job_inserts.insert, new_job())
     assert len(await all_ids(database)) == 2
 
 
@@ -98,7 +98,7 @@ async def test_a_long_reader_never_fails_a_write(database, database_file):
     outside.execute("BEGIN")
     outside.execute("SELECT count(*) FROM report_jobs").fetchall()
     for _ in range(20):
-        await database.writer.write(job_repository.insert, new_job())
+        await database.writer.write(job_inserts.insert, new_job())
     assert outside.execute("SELECT count(*) FROM report_jobs").fetchone() == (0,)
     outside.close()
     assert len(await all_ids(database)) == 20
@@ -113,7 +113,7 @@ async def test_a_closed_writer_refuses(database_url, tmp_path):
     async with Database.open(database_url, tmp_path, inline_bytes=10) as database:
         pass
     with pytest.raises(ServiceUnavailableError):
-        await database.writer.write(job_repository.insert, new_job())
+        await database.writer.write(job_inserts.insert, new_job())
 
 
 async def test_commits_are_durable_and_only_the_writer_checkpoints(database, database_file):

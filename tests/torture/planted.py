@@ -16,8 +16,8 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from service import app, cli
-from service.db import job_repository
-from service.db.job_repository import Inserted, NewJob
+from service.db import job_claims, job_endings, job_inserts, job_leases
+from service.db.job_inserts import Inserted, NewJob
 from service.db.schema import jobs
 from service.db.statements import Statement, batch
 from service.db.transaction import Transaction
@@ -50,7 +50,7 @@ def acknowledged_before_commit() -> None:
     tasks = set()
 
     async def hasty(self: Writer, operation: Any, item: Any) -> Any:
-        if operation is not job_repository.insert:
+        if operation is not job_inserts.insert:
             return await write(self, operation, item)
         if item.idempotency_key not in made:
             made[item.idempotency_key] = Inserted(id=item.id, replayed=False, request_hash=item.request_hash)
@@ -62,17 +62,17 @@ def acknowledged_before_commit() -> None:
 
 def finished_without_guard() -> None:
     for guard in _END_GUARDS.values():
-        _strip(job_repository._END, guard)
+        _strip(job_endings._END, guard)
 
 
 def finished_by_state_only() -> None:
-    _strip(job_repository._END, _END_GUARDS["fence"])
-    _strip(job_repository._END, _END_GUARDS["owner"])
+    _strip(job_endings._END, _END_GUARDS["fence"])
+    _strip(job_endings._END, _END_GUARDS["owner"])
 
 
 def key_checked_then_inserted() -> None:
     upgrade, insert = app.upgrade, JobManagementService._insert
-    _strip(job_repository._INSERT_KEYED_JOBS, _KEY_CONFLICT)
+    _strip(job_inserts._INSERT_KEYED_JOBS, _KEY_CONFLICT)
 
     async def without_index(database_url: str) -> str:
         revision = await upgrade(database_url)
@@ -81,7 +81,7 @@ def key_checked_then_inserted() -> None:
 
     async def checked(self: JobManagementService, new: NewJob) -> Inserted:
         keys = batch([(new.tenant, new.idempotency_key)])
-        rows = await self._database.reader.fetch(job_repository._SELECT_BY_KEY, batch=keys)
+        rows = await self._database.reader.fetch(job_inserts._SELECT_BY_KEY, batch=keys)
         if rows:
             return Inserted(id=str(rows[0][2]), replayed=True, request_hash=rows[0][3])
         return await insert(self, new)
@@ -93,8 +93,8 @@ def key_checked_then_inserted() -> None:
 def selected_then_claimed() -> None:
     claim_and_start = JobManagementService._claim_and_start
     # The CHECK constraints of this schema would refuse to claim rows that have ended or were claimed already.
-    _strip(job_repository._CLAIM_ONE, _CLAIM_GUARD, " AND jobs.finished_at IS NULL")
-    _strip(job_repository._CLAIM_ONE, r"attempt=\(jobs\.attempt \+ [^)]+\)", "attempt=1")
+    _strip(job_claims._CLAIM_ONE, _CLAIM_GUARD, " AND jobs.finished_at IS NULL")
+    _strip(job_claims._CLAIM_ONE, r"attempt=\(jobs\.attempt \+ [^)]+\)", "attempt=1")
     select = Statement(
         sa.select(jobs.c.id)
         .where(sa.text("status = 'PENDING' AND due"))
@@ -114,15 +114,15 @@ def nothing_rescued() -> None:
     async def never(tx: Transaction, items: Sequence[Any]) -> list[list[Any]]:
         return [[] for _ in items]
 
-    job_repository.recover = job_repository.rescue = never
+    job_leases.recover = job_leases.rescue = never
 
 
 def rescued_from_a_stale_snapshot() -> None:
-    for _, change in (job_repository._FOREIGN, job_repository._LAPSED):
+    for _, change in (job_leases._FOREIGN, job_leases._LAPSED):
         _strip(change, _STILL_LOST, r" AND \2 IS NOT NULL")
         _strip(change, "owner=NULL", "owner=NULL, result=NULL")
 
-    looks = (job_repository._FOREIGN[0], job_repository._LAPSED[0])
+    looks = (job_leases._FOREIGN[0], job_leases._LAPSED[0])
 
     class Snapshot:
         """A transaction that has looked long ago."""
@@ -137,7 +137,7 @@ def rescued_from_a_stale_snapshot() -> None:
 
     async def take_back(tx: Transaction, items: Sequence[Any]) -> list[Any]:
         (((look, change), condition, rows),) = items
-        return [await job_repository._take_back(Snapshot(tx, rows), look, change, **condition)]
+        return [await job_leases._take_back(Snapshot(tx, rows), look, change, **condition)]
 
     async def stale(self: JobManagementService, statements: Any, **condition: str) -> int:
         rows = await self._database.reader.fetch(statements[0], **condition)
@@ -147,10 +147,10 @@ def rescued_from_a_stale_snapshot() -> None:
         return len(await self._database.writer.write(take_back, (statements, condition, rows)))
 
     async def recover(self: JobManagementService) -> int:
-        return await stale(self, job_repository._FOREIGN, by=self.instance_id)
+        return await stale(self, job_leases._FOREIGN, by=self.instance_id)
 
     async def rescue(self: JobManagementService) -> int:
-        return await stale(self, job_repository._LAPSED, now=timestamp())
+        return await stale(self, job_leases._LAPSED, now=timestamp())
 
     JobManagementService.recover = recover
     JobManagementService.rescue = rescue

@@ -1,0 +1,184 @@
+"""What happens to jobs beside their executions: progress, cancellation, and what time does to waiting jobs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import sqlalchemy as sa
+
+from service.codec import encode
+from service.db.job_events import COUNT_EVENT, add_events
+from service.db.schema import jobs
+from service.db.statements import Statement, batch, batch_table, literal
+from service.db.transaction import Transaction
+from service.errors import error_object
+from service.models import JSON, ClaimedJob, ErrorType, JobStatus, Progress, Timestamp, later
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ProgressMade:
+    """A plugin's word on how far it is."""
+
+    job: ClaimedJob
+    owner: str
+    progress: Progress
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class CancelRequest:
+    """Somebody wants the job not to run, or to stop."""
+
+    job_id: str
+    reason: str
+
+
+_PROGRESS = Statement(
+    sa.update(jobs)
+    .where(
+        jobs.c.id == sa.bindparam("job_id"),
+        jobs.c.status == literal("RUNNING"),
+        jobs.c.fence == sa.bindparam("at_fence"),
+        jobs.c.owner == sa.bindparam("by"),
+    )
+    .values(
+        {
+            jobs.c.progress_fraction: sa.bindparam("fraction"),
+            jobs.c.progress_message: sa.bindparam("message"),
+            **COUNT_EVENT,
+        }
+    )
+    .returning(jobs.c.event_count)
+)
+
+_was_pending: Final = jobs.c.status == literal("PENDING")
+_CANCEL = Statement(
+    sa.update(jobs)
+    .where(
+        jobs.c.id == sa.bindparam("job_id"),
+        sa.text("jobs.status IN ('PENDING', 'RUNNING')"),
+        jobs.c.cancel_requested_at.is_(None) | _was_pending,
+    )
+    .values(
+        {
+            jobs.c.status: sa.case((_was_pending, literal("CANCELLED")), else_=jobs.c.status),
+            jobs.c.cancel_requested_at: sa.bindparam("now"),
+            jobs.c.cancel_reason: sa.case((_was_pending, sa.bindparam("reason")), else_=sa.null()),
+            jobs.c.finished_at: sa.case((_was_pending, sa.bindparam("now")), else_=sa.null()),
+            **COUNT_EVENT,
+        }
+    )
+    .returning(jobs.c.status, jobs.c.event_count)
+)
+
+_PROMOTE = Statement(
+    sa.update(jobs)
+    .where(sa.text("jobs.status = 'PENDING' AND NOT jobs.due"), jobs.c.run_at <= sa.bindparam("now"))
+    .values(due=sa.true())
+    .returning(jobs.c.id)
+)
+_OVERDUE = Statement(
+    sa.select(jobs.c.id, jobs.c.plugin, jobs.c.expires_at)
+    .where(sa.text("jobs.status = 'PENDING' AND jobs.expires_at IS NOT NULL"), jobs.c.expires_at < sa.bindparam("now"))
+    .limit(500)
+)
+_doomed = batch_table("doomed", jobs.c.id, jobs.c.error, jobs.c.error_type, jobs.c.error_message)
+
+
+def _failing(condition: sa.ColumnElement[bool]) -> Statement:
+    """Fail PENDING jobs for which `condition` holds still."""
+    return Statement(
+        sa.update(jobs)
+        .where(jobs.c.id == _doomed.c.id, jobs.c.status == literal("PENDING"), condition)
+        .values(
+            {
+                jobs.c.status: literal("FAILED"),
+                jobs.c.finished_at: sa.bindparam("now"),
+                jobs.c.error: _doomed.c.error,
+                jobs.c.error_type: _doomed.c.error_type,
+                jobs.c.error_message: _doomed.c.error_message,
+                **COUNT_EVENT,
+            }
+        )
+        .returning(jobs.c.id, jobs.c.event_count)
+    )
+
+
+_EXPIRE = _failing(jobs.c.expires_at < sa.bindparam("now"))
+_ABANDON = _failing(jobs.c.run_at < sa.bindparam("before"))
+
+
+async def make_progress(tx: Transaction, items: Sequence[ProgressMade]) -> list[bool]:
+    """Show progress on rows that are still held; False where the fence no longer holds."""
+    now = tx.now
+    newest = {item.job.id: item for item in items}
+    events = []
+    for item in newest.values():
+        progress = item.progress
+        rows = await tx.fetch(
+            _PROGRESS,
+            job_id=item.job.id,
+            at_fence=item.job.fence,
+            by=item.owner,
+            fraction=progress.fraction,
+            message=progress.message,
+        )
+        events += [(item.job.id, n, "progress", now, dataclasses.asdict(progress)) for (n,) in rows]
+    await add_events(tx, events)
+    held = {event[0] for event in events}
+    return [item.job.id in held for item in items]
+
+
+async def request_cancel(tx: Transaction, items: Sequence[CancelRequest]) -> list[bool]:
+    """Cancel what is PENDING at once and mark what is RUNNING to be stopped; False where nothing was left to ask."""
+    now = tx.now
+    events: list[tuple[str, int, str, Timestamp, JSON]] = []
+    changed = []
+    for item in items:
+        rows = await tx.fetch(_CANCEL, job_id=item.job_id, now=now, reason=item.reason)
+        changed.append(bool(rows))
+        for status, n in rows:
+            kind = "cancelled" if status == JobStatus.CANCELLED else "cancel_requested"
+            events.append((item.job_id, n, kind, now, {"reason": item.reason}))
+    await add_events(tx, events)
+    return changed
+
+
+async def promote(tx: Transaction, items: Sequence[None]) -> list[int]:
+    """Make scheduled jobs claimable whose time has come; how many."""
+    return [len(await tx.fetch(_PROMOTE, now=tx.now))] * len(items)
+
+
+async def expire(tx: Transaction, items: Sequence[None]) -> list[list[str]]:
+    """Fail PENDING jobs whose time to start has passed, at most 500; their ids."""
+    errors = {
+        job_id: error_object(ErrorType.EXPIRED, f"The job did not start before {expires_at}.", plugin=plugin)
+        for job_id, plugin, expires_at in await tx.fetch(_OVERDUE, now=tx.now)
+    }
+    return [await _fail_pending(tx, _EXPIRE, errors)] * len(items)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Abandonment:
+    """Jobs, each with its error object, to be failed if they have been due for longer than `wait_s`."""
+
+    wait_s: float
+    errors: Mapping[str, Mapping[str, JSON]]
+
+
+async def abandon(tx: Transaction, items: Sequence[Abandonment]) -> list[list[str]]:
+    """Fail PENDING jobs that nobody has claimed for too long; the ids of those that have."""
+    return [await _fail_pending(tx, _ABANDON, item.errors, before=later(tx.now, -item.wait_s)) for item in items]
+
+
+async def _fail_pending(
+    tx: Transaction, statement: Statement, errors: Mapping[str, Mapping[str, JSON]], **condition: str
+) -> list[str]:
+    if not errors:
+        return []
+    now = tx.now
+    doomed = ((job_id, encode(error), error["type"], error["message"]) for job_id, error in errors.items())
+    rows = await tx.fetch(statement, **condition, now=now, batch=batch(doomed))
+    await add_events(tx, ((job_id, n, "failed", now, {"error_type": errors[job_id]["type"]}) for job_id, n in rows))
+    return [job_id for job_id, _ in rows]

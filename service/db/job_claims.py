@@ -1,0 +1,133 @@
+"""Claims: due jobs set RUNNING with the next fence and a lease, before the first instruction of a plugin."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from service.db.job_attempts import begin_attempts
+from service.db.job_events import COUNT_EVENT, add_events
+from service.db.schema import jobs
+from service.db.statements import Statement, batch, batch_table, literal
+from service.db.transaction import Transaction
+from service.models import ClaimedJob, later
+
+_known_plugins: Final = batch_table("known_plugins", jobs.c.plugin, parameter="plugins")
+_CLAIMABLE: Final[sa.ColumnElement[bool] | sa.TextClause] = sa.text("jobs.status = 'PENDING' AND jobs.due")
+_RUN: Final = {
+    jobs.c.status: literal("RUNNING"),
+    jobs.c.fence: jobs.c.fence + sa.text("1"),
+    jobs.c.attempt: jobs.c.attempt + sa.text("1"),
+    jobs.c.owner: sa.bindparam("owner"),
+    jobs.c.lease_until: sa.bindparam("lease_until"),
+    jobs.c.started_at: sa.bindparam("now"),
+    jobs.c.progress_fraction: sa.null(),
+    jobs.c.progress_message: sa.null(),
+    **COUNT_EVENT,
+}
+CLAIMED: Final = (
+    jobs.c.id, jobs.c.plugin, jobs.c.payload, jobs.c.fence, jobs.c.attempt, jobs.c.max_attempts, jobs.c.timeout_s,
+    jobs.c.created_at, jobs.c.priority, jobs.c.event_count,
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """Up to `limit` due jobs, at most `caps[plugin]` of each plugin named there; or `job_id` alone, due or not.
+
+    `plugins` are the only ones to claim for; None means any.
+    """
+
+    owner: str
+    limit: int
+    lease_s: float
+    caps: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    plugins: Collection[str] | None = None
+    job_id: str | None = None
+
+
+def _claim_statement(*, of_some_plugins: bool) -> Statement:
+    caps = batch_table("caps", jobs.c.plugin, sa.column("room", sa.Integer), parameter="caps")
+    claimable = [_CLAIMABLE, jobs.c.plugin.not_in(sa.select(caps.c.plugin).where(caps.c.room <= sa.text("0")))]
+    if of_some_plugins:
+        claimable.append(jobs.c.plugin.in_(sa.select(_known_plugins.c.plugin)))
+    # Materialized, or PostgreSQL may run it again for each row and lock more than the limit. SQLite locks no rows.
+    next_jobs = (
+        sa.select(jobs.c.id, jobs.c.plugin, jobs.c.priority)
+        .where(*claimable)
+        .order_by(jobs.c.priority.desc(), jobs.c.id)
+        .limit(sa.bindparam("limit", type_=sa.Integer))
+        .with_for_update(skip_locked=True)
+        .cte("next_jobs")
+        .prefix_with("MATERIALIZED", dialect="postgresql")
+    )
+    rank = sa.func.row_number().over(
+        partition_by=next_jobs.c.plugin, order_by=(next_jobs.c.priority.desc(), next_jobs.c.id)
+    )
+    ranked = sa.select(next_jobs.c.id, next_jobs.c.plugin, rank.label("rank")).subquery("ranked")
+    allowed = (
+        sa.select(ranked.c.id)
+        .join(caps, caps.c.plugin == ranked.c.plugin, isouter=True)
+        .where(caps.c.plugin.is_(None) | (ranked.c.rank <= caps.c.room))
+    )
+    return Statement(sa.update(jobs).where(jobs.c.id.in_(allowed), _CLAIMABLE).values(_RUN).returning(*CLAIMED))
+
+
+_CLAIM = _claim_statement(of_some_plugins=False)
+_CLAIM_OF_PLUGINS = _claim_statement(of_some_plugins=True)
+_CLAIM_ONE = Statement(
+    sa.update(jobs)
+    .where(jobs.c.id == sa.bindparam("job_id"), jobs.c.status == literal("PENDING"))
+    .values(_RUN)
+    .returning(*CLAIMED)
+)
+
+
+async def claim(tx: Transaction, items: Sequence[Claim]) -> list[list[ClaimedJob]]:
+    """Set jobs RUNNING with the next fence and a lease, best first; each claim gets what is left by those before."""
+    return [await _claim(tx, item) for item in items]
+
+
+async def _claim(tx: Transaction, item: Claim) -> list[ClaimedJob]:
+    now = tx.now
+    shared: dict[str, Any] = {"owner": item.owner, "lease_until": later(now, item.lease_s), "now": now}
+    if item.job_id is not None:
+        rows = await tx.fetch(_CLAIM_ONE, job_id=item.job_id, **shared)
+    else:
+        shared |= {"caps": batch(item.caps.items()), "limit": item.limit}
+        if item.plugins is None:
+            rows = await tx.fetch(_CLAIM, **shared)
+        else:
+            rows = await tx.fetch(_CLAIM_OF_PLUGINS, plugins=batch((name,) for name in item.plugins), **shared)
+    rows.sort(key=lambda row: (-row[8], row[0]))
+    claimed = [claimed_job(row) for row in rows]
+    if not claimed:
+        return []
+    attempts = [(job.id, job.fence, job.attempt, job.plugin, item.owner, now) for job in claimed]
+    await begin_attempts(tx, attempts)
+    await add_events(
+        tx,
+        (
+            (job.id, row[9], "started", now, {"attempt": job.attempt, "fence": job.fence})
+            for job, row in zip(claimed, rows, strict=True)
+        ),
+    )
+    return claimed
+
+
+def claimed_job(row: Sequence[Any]) -> ClaimedJob:
+    """The job in a row that begins with `CLAIMED`."""
+    job_id, plugin, payload, fence, attempt, max_attempts, timeout_s, created_at = row[:8]
+    return ClaimedJob(
+        id=job_id,
+        plugin=plugin,
+        payload=payload,
+        fence=fence,
+        attempt=attempt,
+        max_attempts=max_attempts,
+        timeout_s=timeout_s,
+        created_at=created_at,
+    )

@@ -1,0 +1,32 @@
+"""What happened to jobs, event by event: each is written in the transaction that makes it true."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+import sqlalchemy as sa
+
+from service.codec import encode
+from service.db.schema import job_events, jobs
+from service.db.statements import Statement, batch, batch_table
+from service.db.transaction import Transaction
+from service.models import JSON, Timestamp
+
+#: Job, its `event_count` in this transaction, type, time and data.
+NewEvent = tuple[str, int, str, Timestamp, JSON]
+
+#: What every change of a job sets beside what it is about.
+COUNT_EVENT: Final = {jobs.c.event_count: jobs.c.event_count + sa.text("1")}
+
+_EVENT_COLUMNS: Final = tuple(job_events.c)
+_INSERT_EVENTS = Statement(
+    sa.insert(job_events).from_select(_EVENT_COLUMNS, sa.select(*batch_table("new", *_EVENT_COLUMNS).c))
+)
+
+
+async def add_events(tx: Transaction, events: Iterable[NewEvent]) -> None:
+    """Record `events`; the rows of their jobs count them already."""
+    rows = [(job_id, n, kind, at, encode(data)) for job_id, n, kind, at, data in events]
+    if rows:
+        await tx.fetch(_INSERT_EVENTS, batch=batch(rows))
