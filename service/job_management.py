@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import uuid
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, Final
 
 import structlog
@@ -16,19 +16,13 @@ from uuid_utils import uuid7
 
 from service.calls import Call, CallReport, current_call
 from service.codec import (
-    BLOB_KEY,
     check_document,
     decode,
     encode,
-    escape_pointer,
-    is_small,
     off_loop,
-    plain_text,
-    replace_marked,
     storable_text,
 )
 from service.db import instances, job_changes, job_claims, job_endings, job_inserts, job_leases, job_queries
-from service.db.blobs import NewBlob
 from service.db.database import Database
 from service.db.job_changes import Abandonment, CancelRequest, ProgressMade
 from service.db.job_claims import Claim
@@ -36,6 +30,7 @@ from service.db.job_endings import Ending
 from service.db.job_inserts import Inserted, NewJob
 from service.db.job_leases import RESCUE_PAGE, Renewal, Rescued
 from service.db.transaction import Operation
+from service.documents import Documents
 from service.errors import (
     FileNotInJobError,
     IdempotencyConflictError,
@@ -120,6 +115,7 @@ class JobManagementService:
         queue_limits: QueueLimits | None = None,
     ) -> None:
         self._database = database
+        self._documents = Documents(database.blobs)
         self._plugin_management = plugin_management
         self._events = events or EventBus()
         self._metrics = metrics or Metrics()
@@ -190,7 +186,7 @@ class JobManagementService:
         """
         record = await self.get_record(job_id)
         values = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
-        values["payload"], values["result"] = await self._with_bytes(record.payload, record.result)
+        values["payload"], values["result"] = await self._documents.with_bytes(record.payload, record.result)
         values["error"] = {"error": dict(record.error)} if record.error is not None else None
         return values
 
@@ -275,7 +271,7 @@ class JobManagementService:
                 case JobStatus.RUNNING:
                     await self.wait_for(record.id, _LOOK_AGAIN_S)
                 case JobStatus.SUCCESS:
-                    (result,) = await self._with_bytes(record.result)
+                    (result,) = await self._documents.with_bytes(record.result)
                     return result or {}, {}
                 case JobStatus.FAILED:
                     return {}, {"error": dict(record.error or {})}
@@ -421,7 +417,7 @@ class JobManagementService:
         idempotency_key: str | None = None,
     ) -> tuple[NewJob, dict[str, Any]]:
         """A job to insert, and its payload as a stored document."""
-        payload, stored, blobs = await self._stored(document)
+        payload, stored, blobs = await self._documents.store(document)
         request_hash = None
         if idempotency_key is not None:
             request = [plugin, stored, dataclasses.asdict(options)]
@@ -527,7 +523,7 @@ class JobManagementService:
         stored = await off_loop(job.payload, decode, job.payload)
         while True:
             try:
-                (payload,) = await self._with_bytes(stored)
+                (payload,) = await self._documents.with_bytes(stored)
             except ServiceUnavailableError as error:
                 if error.retry_after_s is None:
                     raise
@@ -563,10 +559,10 @@ class JobManagementService:
 
     async def _ending(self, job: ClaimedJob, outcome: Outcome | None, report: CallReport, *, cancelled: bool) -> Ending:
         ending = Ending(job=job, owner=self.instance_id, status=JobStatus.PENDING, report=report)
-        artifacts, artifact_blobs = await self._stored_artifacts(report)
+        artifacts, artifact_blobs = await self._documents.store_artifacts(report.artifacts)
         match outcome:
             case Succeeded():
-                result, _, blobs = await self._stored(outcome.result)
+                result, _, blobs = await self._documents.store(outcome.result)
                 return dataclasses.replace(
                     ending,
                     status=outcome.status,
@@ -621,56 +617,6 @@ class JobManagementService:
             error=ending.error and ending.error["message"],
         )
 
-    async def _stored(self, document: dict[str, Any]) -> tuple[str, dict[str, Any], list[NewBlob]]:
-        """A document with references in place of bytes, as text and as it is, and the bytes, ready to be inserted."""
-        if is_small(document):
-            with contextlib.suppress(TypeError):  # bytes: nothing else can be left to stop the encoder
-                return encode(document), document, []
-        found = await off_loop(document, lambda: list(_bytes_in(document, "")))
-        if not found:
-            return await off_loop(document, encode, document), document, []
-        blobs = await self._database.blobs.prepare([value for _, value in found])
-        mime_type = document.get("mime_type")
-        refs = iter(
-            BlobRef(sha256=blob.sha256, size=blob.size, media_type=mime_type)
-            if isinstance(mime_type, str) and (len(found) == 1 or pointer == "/image")
-            else BlobRef(sha256=blob.sha256, size=blob.size)
-            for (pointer, _), blob in zip(found, blobs, strict=True)
-        )
-
-        def referenced() -> tuple[str, dict[str, Any]]:
-            text = encode(document, lambda _: {BLOB_KEY: dataclasses.asdict(next(refs))})
-            return text, decode(text)
-
-        return *await off_loop(document, referenced), blobs
-
-    async def _stored_artifacts(self, report: CallReport) -> tuple[list[StoredArtifact], list[NewBlob]]:
-        if not report.artifacts:
-            return [], []
-        blobs = await self._database.blobs.prepare([artifact.data for artifact in report.artifacts])
-        stored = [
-            StoredArtifact(
-                name=artifact.name,
-                blob=BlobRef(sha256=blob.sha256, size=blob.size, media_type=artifact.media_type),
-            )
-            for artifact, blob in zip(report.artifacts, blobs, strict=True)
-        ]
-        return stored, blobs
-
-    async def _with_bytes(self, *documents: Mapping[str, Any] | None) -> list[dict[str, Any] | None]:
-        """Copies of stored documents with bytes in place of references."""
-        texts = list(map(plain_text, documents))
-        if None not in texts:
-            return [decode(text) for text in texts if text is not None]
-        refs: list[BlobRef] = []
-
-        def replaced(replace: Callable[[Any], Any]) -> list[Any]:
-            return [replace_marked(document, BLOB_KEY, replace) for document in documents]
-
-        await off_loop(documents, replaced, lambda ref: refs.append(BlobRef(**ref)))
-        stored = await self._database.blobs.read(refs)
-        return await off_loop(documents, replaced, lambda ref: stored[ref["sha256"]])
-
     def _hold(self, task: asyncio.Task[Any]) -> None:
         """Keep a task until it is done; `drain` waits for it."""
         self._tasks.add(task)
@@ -683,16 +629,6 @@ def _canonical(job_id: str) -> str:
         return str(uuid.UUID(job_id))
     except ValueError:
         raise JobNotFoundError(job_id[:100]) from None
-
-
-def _bytes_in(value: Any, pointer: str) -> Iterator[tuple[str, bytes]]:
-    """Every bytes value with its JSON Pointer, in the order in which the encoder meets them."""
-    if type(value) is bytes:
-        yield pointer, value
-    elif isinstance(value, (dict, list)):
-        items: Iterable[tuple[str | int, Any]] = value.items() if isinstance(value, dict) else enumerate(value)
-        for key, item in items:
-            yield from _bytes_in(item, f"{pointer}/{escape_pointer(str(key))}")
 
 
 def _record_of(new: NewJob, payload: dict[str, Any]) -> JobRecord:
