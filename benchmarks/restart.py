@@ -19,7 +19,7 @@ from rich.table import Table
 from benchmarks.common import console, job_service
 
 COLUMNS = (
-    "id, tenant, plugin, status, priority, due, run_at, attempt, max_attempts, lost, max_lost, fence, owner, "
+    "id, tenant, plugin, status, rank, priority, due, run_at, attempt, max_attempts, lost, max_lost, fence, owner, "
     "lease_until, event_count, created_at, started_at, finished_at, result, tags, metadata, artifacts, payload"
 )
 OWNER = "00000000-0000-7000-8000-000000000000"
@@ -35,7 +35,7 @@ def fill(path: Path, rows: int) -> None:
         job_id = "printf('00000000-0000-7000-8000-%012d', i)"
         connection.execute(
             f"INSERT INTO jobs ({COLUMNS}) {numbers} SELECT {job_id}, 'default', 'sleep', "
-            f"iif(i <= {ORPHANS}, 'RUNNING', 'SUCCESS'), 0, 1, {at}, 1, 1, 0, 3, 1, "
+            f"iif(i <= {ORPHANS}, 'RUNNING', 'SUCCESS'), 0, 0, 1, {at}, 1, 1, 0, 3, 1, "
             f"iif(i <= {ORPHANS}, '{OWNER}', NULL), "
             f"iif(i <= {ORPHANS}, {at}, NULL), 2, {at}, {at}, iif(i <= {ORPHANS}, NULL, {at}), "
             f"iif(i <= {ORPHANS}, NULL, '{{}}'), '[]', '{{}}', '[]', '{{\"seconds\": 60}}' FROM n",

@@ -21,6 +21,8 @@ Timestamp = NewType("Timestamp", str)
 Pair = tuple[dict[str, Any], dict[str, Any]]
 
 DEFAULT_TENANT: Final = "default"
+#: A job overtakes those of one point of priority less that have waited up to this much longer.
+PRIORITY_S: Final = 60
 #: The most that a job or a plugin may ask for.
 MAX_ATTEMPTS: Final = 100
 
@@ -42,6 +44,14 @@ def _second(since_epoch: int) -> str:
 def later(moment: Timestamp, seconds: float) -> Timestamp:
     """`seconds` after `moment`."""
     return timestamp(datetime.fromisoformat(moment) + timedelta(seconds=seconds))
+
+
+def rank(run_at: Timestamp, priority: int) -> int:
+    """The order of claims, lowest first: milliseconds of time, a point of priority being worth `PRIORITY_S` of waiting.
+
+    All jobs age alike, so their order never changes and need not be computed again; and none starves.
+    """
+    return round(datetime.fromisoformat(run_at).timestamp() * 1000) - priority * PRIORITY_S * 1000
 
 
 class JobStatus(enum.StrEnum):
@@ -118,7 +128,7 @@ class StoredArtifact:
 class JobOptions:
     """What a submitter may ask for beside plugin and payload."""
 
-    priority: int = 0  # -100..100, higher starts earlier
+    priority: int = 0  # -100..100, each worth `PRIORITY_S` of waiting
     run_at: Timestamp | None = None  # may not start before
     expires_at: Timestamp | None = None  # may not start after; then FAILED with `Expired`
     timeout_s: float | None = None  # of execution; the plugin's limit and the host's ceiling win

@@ -30,7 +30,7 @@ _RUN: Final = {
 }
 CLAIMED: Final = (
     jobs.c.id, jobs.c.plugin, jobs.c.payload, jobs.c.fence, jobs.c.attempt, jobs.c.max_attempts, jobs.c.timeout_s,
-    jobs.c.created_at, jobs.c.priority, jobs.c.event_count,
+    jobs.c.created_at, jobs.c.rank, jobs.c.event_count,
 )  # fmt: skip
 
 
@@ -56,22 +56,20 @@ def _claim_statement(*, of_some_plugins: bool) -> Statement:
         claimable.append(jobs.c.plugin.in_(sa.select(_known_plugins.c.plugin)))
     # Materialized, or PostgreSQL may run it again for each row and lock more than the limit. SQLite locks no rows.
     next_jobs = (
-        sa.select(jobs.c.id, jobs.c.plugin, jobs.c.priority)
+        sa.select(jobs.c.id, jobs.c.plugin, jobs.c.rank)
         .where(*claimable)
-        .order_by(jobs.c.priority.desc(), jobs.c.id)
+        .order_by(jobs.c.rank, jobs.c.id)
         .limit(sa.bindparam("limit", type_=sa.Integer))
         .with_for_update(skip_locked=True)
         .cte("next_jobs")
         .prefix_with("MATERIALIZED", dialect="postgresql")
     )
-    rank = sa.func.row_number().over(
-        partition_by=next_jobs.c.plugin, order_by=(next_jobs.c.priority.desc(), next_jobs.c.id)
-    )
-    ranked = sa.select(next_jobs.c.id, next_jobs.c.plugin, rank.label("rank")).subquery("ranked")
+    place = sa.func.row_number().over(partition_by=next_jobs.c.plugin, order_by=(next_jobs.c.rank, next_jobs.c.id))
+    ranked = sa.select(next_jobs.c.id, next_jobs.c.plugin, place.label("place")).subquery("ranked")
     allowed = (
         sa.select(ranked.c.id)
         .join(caps, caps.c.plugin == ranked.c.plugin, isouter=True)
-        .where(caps.c.plugin.is_(None) | (ranked.c.rank <= caps.c.room))
+        .where(caps.c.plugin.is_(None) | (ranked.c.place <= caps.c.room))
     )
     return Statement(sa.update(jobs).where(jobs.c.id.in_(allowed), _CLAIMABLE).values(_RUN).returning(*CLAIMED))
 
@@ -102,7 +100,7 @@ async def _claim(tx: Transaction, item: Claim) -> list[ClaimedJob]:
             rows = await tx.fetch(_CLAIM, **shared)
         else:
             rows = await tx.fetch(_CLAIM_OF_PLUGINS, plugins=batch((name,) for name in item.plugins), **shared)
-    rows.sort(key=lambda row: (-row[8], row[0]))
+    rows.sort(key=lambda row: (row[8], row[0]))
     claimed = [claimed_job(row) for row in rows]
     if not claimed:
         return []

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from service.codec import encode
 from service.db.schema import job_events, jobs
-from service.db.statements import Statement, batch, batch_table
+from service.db.statements import Statement, ThisTransaction, batch, batch_table
 from service.db.transaction import Transaction
 from service.models import JSON, Timestamp
 
@@ -19,9 +19,13 @@ NewEvent = tuple[str, int, str, Timestamp, JSON]
 #: What every change of a job sets beside what it is about.
 COUNT_EVENT: Final = {jobs.c.event_count: jobs.c.event_count + sa.text("1")}
 
-_EVENT_COLUMNS: Final = tuple(job_events.c)
+_EVENT_COLUMNS: Final = tuple(job_events.c[name] for name in ("job_id", "n", "type", "at", "data"))
 _INSERT_EVENTS = Statement(
-    sa.insert(job_events).from_select(_EVENT_COLUMNS, sa.select(*batch_table("new", *_EVENT_COLUMNS).c))
+    sa.insert(job_events).from_select(
+        [job_events.c.tx, *_EVENT_COLUMNS],
+        sa.select(ThisTransaction(), *batch_table("new", *_EVENT_COLUMNS).c),
+        include_defaults=False,
+    )
 )
 
 

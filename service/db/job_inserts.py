@@ -15,7 +15,7 @@ from service.db.job_events import add_events
 from service.db.schema import jobs
 from service.db.statements import Statement, batch, batch_table, literal
 from service.db.transaction import Transaction
-from service.models import JobOptions, Timestamp
+from service.models import JobOptions, Timestamp, rank
 
 MAX_LOST: Final = 3
 
@@ -54,7 +54,7 @@ class Inserted:
 
 _NEW_COLUMNS: Final = (
     jobs.c.id, jobs.c.tenant, jobs.c.idempotency_key, jobs.c.request_hash, jobs.c.plugin, jobs.c.plugin_version,
-    jobs.c.priority, jobs.c.due, jobs.c.run_at, jobs.c.expires_at, jobs.c.timeout_s, jobs.c.max_attempts,
+    jobs.c.rank, jobs.c.priority, jobs.c.due, jobs.c.run_at, jobs.c.expires_at, jobs.c.timeout_s, jobs.c.max_attempts,
     jobs.c.created_at, jobs.c.tags, jobs.c.metadata, jobs.c.payload,
 )  # fmt: skip
 _new = batch_table("new", *_NEW_COLUMNS)
@@ -116,6 +116,7 @@ def _new_row(item: NewJob) -> tuple[Any, ...]:
     run_at = item.run_at
     return (
         item.id, item.tenant, item.idempotency_key, item.request_hash, item.plugin, item.plugin_version,
-        options.priority, run_at <= item.created_at, run_at, options.expires_at, options.timeout_s, item.max_attempts,
-        item.created_at, encode(options.tags), encode(options.metadata), item.payload,
+        rank(run_at, options.priority), options.priority, run_at <= item.created_at, run_at, options.expires_at,
+        options.timeout_s, item.max_attempts, item.created_at, encode(options.tags),
+        encode(options.metadata), item.payload,
     )  # fmt: skip

@@ -35,7 +35,8 @@ _TERMINAL = quoted(*TERMINAL)
 #: Where the service has one tenant, nothing is paid for an index by tenant.
 NOT_DEFAULT_TENANT: Final = f"tenant <> '{DEFAULT_TENANT}'"
 
-# `id` grows with time (UUIDv7), so the primary key is the order of lists. The wide columns stand last, so that lists
+# `id` grows with time (UUIDv7), so the primary key is the order of lists. `rank` is the order of claims: see
+# `models.rank`. The wide columns stand last, so that lists
 # and reports never read their overflow pages.
 jobs = sa.Table(
     "jobs",
@@ -48,6 +49,11 @@ jobs = sa.Table(
     sa.Column("plugin", sa.Text, nullable=False),
     sa.Column("plugin_version", sa.Text),
     sa.Column("status", sa.Text, nullable=False),
+    sa.Column("rank", sa.BigInteger, nullable=False),
+    sa.Column("batch_id", Id),
+    sa.Column("schedule_id", Id),
+    sa.Column("scheduled_for", Time),
+    sa.Column("webhook_id", Id),
     sa.Column("priority", sa.Integer, nullable=False),
     sa.Column("due", sa.Boolean, nullable=False),
     sa.Column("run_at", Time, nullable=False),
@@ -86,6 +92,7 @@ jobs = sa.Table(
     sa.CheckConstraint("(error IS NULL) = (error_message IS NULL)", name="error_has_message"),
     sa.CheckConstraint("(status = 'CANCELLED') = (cancel_reason IS NOT NULL)", name="cancelled_has_reason"),
     sa.CheckConstraint("(idempotency_key IS NULL) OR (request_hash IS NOT NULL)", name="key_has_hash"),
+    sa.CheckConstraint("scheduled_for IS NULL OR schedule_id IS NOT NULL", name="scheduled_has_schedule"),
     sa.CheckConstraint("priority BETWEEN -100 AND 100", name="priority"),
     sa.CheckConstraint("fence >= 0 AND attempt BETWEEN 0 AND max_attempts", name="attempts"),
     sa.CheckConstraint("lost BETWEEN 0 AND max_lost", name="losses"),
@@ -94,13 +101,15 @@ jobs = sa.Table(
     sa.Index("ix_jobs_plugin", "plugin", "id"),
 )
 for _name, _columns, _where in (
-    ("ix_jobs_claimable", (jobs.c.priority.desc(), jobs.c.id), "status = 'PENDING' AND due"),
+    ("ix_jobs_claimable", (jobs.c.rank, jobs.c.id), "status = 'PENDING' AND due"),
     ("ix_jobs_scheduled", (jobs.c.run_at,), "status = 'PENDING' AND NOT due"),
     ("ix_jobs_expiring", (jobs.c.expires_at,), "status = 'PENDING' AND expires_at IS NOT NULL"),
     ("ix_jobs_leased", (jobs.c.lease_until,), "status = 'RUNNING'"),
     ("ix_jobs_failed", (jobs.c.id,), "status = 'FAILED'"),
     ("ix_jobs_cancelled", (jobs.c.id,), "status = 'CANCELLED'"),
     ("ix_jobs_tenant", (jobs.c.tenant, jobs.c.id), NOT_DEFAULT_TENANT),
+    ("ix_jobs_batch", (jobs.c.batch_id, jobs.c.id), "batch_id IS NOT NULL"),
+    ("uq_jobs_firing", (jobs.c.schedule_id, jobs.c.scheduled_for), "scheduled_for IS NOT NULL"),
     ("uq_jobs_idempotency", (jobs.c.tenant, jobs.c.idempotency_key), "idempotency_key IS NOT NULL"),
 ):
     sa.Index(
@@ -137,16 +146,29 @@ job_attempts = sa.Table(
     sa.CheckConstraint("(outcome IS NULL) = (finished_at IS NULL)", name="ended_has_outcome"),
 )
 
-# `n` counts from 1 without a gap; it is `jobs.event_count` of the same transaction.
+# `n` counts from 1 without a gap; it is `jobs.event_count` of the same transaction. `position` grows over all jobs; on
+# PostgreSQL, where transactions end in another order than they take positions, `tx` says which one wrote the event.
 job_events = sa.Table(
     "job_events",
     metadata,
-    sa.Column("job_id", Id, sa.ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
-    sa.Column("n", sa.Integer, primary_key=True),
+    sa.Column("position", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), sa.Identity(), primary_key=True),
+    sa.Column("tx", sa.BigInteger),
+    sa.Column("job_id", Id, sa.ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("n", sa.Integer, nullable=False),
     sa.Column("type", sa.Text, nullable=False),
     sa.Column("at", Time, nullable=False),
     sa.Column("data", Json, nullable=False),
+    sa.UniqueConstraint("job_id", "n"),
     sa.CheckConstraint("n >= 1", name="n"),
+    # Empty on SQLite, where `position` alone is the order.
+    sa.Index(
+        "ix_job_events_tx",
+        "tx",
+        "position",
+        sqlite_where=sa.text("tx IS NOT NULL"),
+        postgresql_where=sa.text("tx IS NOT NULL"),
+    ),
+    sqlite_autoincrement=True,
 )
 
 # Bytes by content. `data` is NULL when they live in the object store under the same name.

@@ -100,6 +100,46 @@ class JsonHas(sa.ColumnElement[bool]):
         self.value = value
 
 
+class ThisTransaction(sa.ColumnElement[int]):
+    """The number of the writing transaction; NULL on SQLite, where transactions end in the order of their writes."""
+
+    inherit_cache = True
+    type = sa.BigInteger()
+
+
+class Settled(sa.ColumnElement[bool]):
+    """Whether no transaction up to the one in `tx` can still end: what it wrote can be seen, and nothing before it is
+    still to come. True on SQLite.
+    """
+
+    inherit_cache = False
+    type = sa.Boolean()
+
+    def __init__(self, tx: sa.ColumnElement[Any]) -> None:
+        self.tx = tx
+
+
+@compiles(ThisTransaction, "sqlite")
+def _sqlite_transaction(element: ThisTransaction, compiler: SQLCompiler, **more: Any) -> str:
+    return "NULL"
+
+
+@compiles(ThisTransaction, "postgresql")
+def _postgresql_transaction(element: ThisTransaction, compiler: SQLCompiler, **more: Any) -> str:
+    return "CAST(CAST(pg_current_xact_id() AS TEXT) AS BIGINT)"
+
+
+@compiles(Settled, "sqlite")
+def _sqlite_settled(element: Settled, compiler: SQLCompiler, **more: Any) -> str:
+    return "1"
+
+
+@compiles(Settled, "postgresql")
+def _postgresql_settled(element: Settled, compiler: SQLCompiler, **more: Any) -> str:
+    horizon = "CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS TEXT) AS BIGINT)"
+    return f"{compiler.process(element.tx, **more)} < {horizon}"
+
+
 @compiles(_Elements, "sqlite")
 def _sqlite_elements(element: _Elements, compiler: SQLCompiler, **more: Any) -> str:
     return f"json_each({compiler.process(element.clauses, **more)})"

@@ -33,7 +33,7 @@ def upgrade():
     with op.batch_alter_table("jobs", recreate="always") as table:
         table.add_column(sa.Column("colour", sa.Text, nullable=False, server_default="red"))
 """
-COLUMNS = "id, tenant, plugin, status, priority, due, run_at, attempt, max_attempts, lost, max_lost, fence"
+COLUMNS = "id, tenant, plugin, status, rank, priority, due, run_at, attempt, max_attempts, lost, max_lost, fence"
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def fill(path: Path, rows: int) -> None:
     connection.execute(
         f"INSERT INTO jobs ({COLUMNS}, event_count, created_at, tags, metadata, artifacts, payload) "
         "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?) "
-        "SELECT printf('00000000-0000-7000-8000-%012d', i), 'default', 'echo', 'PENDING', 0, 1, "
+        "SELECT printf('00000000-0000-7000-8000-%012d', i), 'default', 'echo', 'PENDING', 0, 0, 1, "
         "'2026-01-01T00:00:00.000Z', 0, 1, 0, 3, 0, 1, '2026-01-01T00:00:00.000Z', '[]', '{}', '[]', '{}' FROM n",
         (rows,),
     )

@@ -90,9 +90,9 @@ def test_what_a_paused_process_writes_late_changes_nothing_and_is_counted(serve,
 
 
 SUBMIT = """
-    INSERT INTO jobs (id, tenant, plugin, status, priority, due, run_at, attempt, max_attempts, lost, max_lost, fence,
-                      event_count, created_at, tags, metadata, artifacts, payload)
-    SELECT gen_random_uuid(), 'default', plugin, 'PENDING', priority, true, now(), 0, 1, 0, 3, 0,
+    INSERT INTO jobs (id, tenant, plugin, status, rank, priority, due, run_at, attempt, max_attempts, lost, max_lost,
+                      fence, event_count, created_at, tags, metadata, artifacts, payload)
+    SELECT gen_random_uuid(), 'default', plugin, 'PENDING', -priority, priority, true, now(), 0, 1, 0, 3, 0,
            0, now(), '[]', '{}', '[]', '{}'
     FROM (VALUES ('not_installed', 9), ('sleep', 9), ('echo', 0)) AS submitted (plugin, priority)"""
 

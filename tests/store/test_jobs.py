@@ -15,7 +15,7 @@ from service.db.job_claims import Claim
 from service.db.job_endings import Ending
 from service.db.statements import Statement
 from service.errors import error_object
-from service.models import JobQuery, JobStatus, timestamp
+from service.models import JobQuery, JobStatus, later, timestamp
 from tests.conftest import sql
 from tests.store.test_writer import new_job
 
@@ -56,6 +56,17 @@ async def test_a_key_makes_one_job_however_many_ask_at_once(database):
     assert len({inserted.id for inserted in asked}) == 1
     assert sum(not inserted.replayed for inserted in asked) == 1
     assert len((await job_queries.list_page(database.reader, JobQuery(), "default")).items) == 1
+
+
+async def test_a_job_that_waited_long_enough_overtakes_a_higher_priority(database):
+    now = timestamp()
+    waited = {lead: new_job(run_at=None) for lead in (59, 61)}
+    for lead, job in waited.items():
+        job.created_at = later(now, -lead)
+    urgent = new_job(priority=1)
+    urgent.created_at = now
+    (longer, between, shorter) = await insert(database, waited[61], urgent, waited[59])
+    assert [job.id for job in await claim(database, limit=3)] == [longer, between, shorter]
 
 
 async def test_claims_go_by_priority_then_age(database):
