@@ -415,8 +415,9 @@ def test_the_guards_stop_what_no_statement_may_do(database_file, change):
     connection = sqlite3.connect(database_file, isolation_level=None)
     connection.execute(
         "INSERT INTO jobs (id, tenant, plugin, status, rank, priority, due, run_at, attempt, max_attempts, lost,"
-        " max_lost, fence, event_count, created_at, finished_at, cancel_reason, tags, metadata, artifacts, payload) VALUES"
-        " ('1', 'default', 'p', 'CANCELLED', 0, 0, 1, '', 0, 1, 0, 3, 1, 1, '', '', 'asked', '[]', '{}', '[]', '{}')"
+        " max_lost, fence, event_count, created_at, finished_at, cancel_reason, tags, metadata, artifacts, payload)"
+        " VALUES ('1', 'default', 'p', 'CANCELLED', 0, 0, 1, '', 0, 1, 0, 3, 1, 1, '', '', 'asked', '[]', '{}', '[]',"
+        " '{}')"
     )
     if "fence" in change:
         connection.execute("DROP TRIGGER guard_0")
