@@ -76,23 +76,32 @@ def _check_text(text: str, pointer: str) -> None:
             raise NotStorableError(pointer, "text must not contain lone surrogates") from None
 
 
+#: A tuple is how several documents are asked about at once.
+_CONTAINERS: Final = frozenset({dict, list, tuple})
+
+
 def is_small(document: Any) -> bool:
     """Whether `document` may be checked, encoded or rendered on the event loop."""
+    if type(document) is str:
+        return len(document) <= SMALL_CHARS
     budget = SMALL_NODES
     chars = 0
     pending: list[Any] = [document]
     while pending:
         value = pending.pop()
-        if type(value) is dict:
-            pending.extend(value.values())
-            budget -= len(value)
-        elif type(value) is list:
-            budget -= len(value)
-            if budget > 0:
-                pending.extend(value)
-        elif type(value) is str:
-            chars += len(value)
-        if budget < 0 or chars > SMALL_CHARS:
+        kind = type(value)
+        if kind not in _CONTAINERS:
+            continue
+        budget -= len(value)
+        if budget < 0:
+            return False
+        for item in value.values() if kind is dict else value:
+            kind = type(item)
+            if kind is str:
+                chars += len(item)
+            elif kind in _CONTAINERS:
+                pending.append(item)
+        if chars > SMALL_CHARS:
             return False
     return True
 

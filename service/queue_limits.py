@@ -73,20 +73,14 @@ class QueueLimits:
     @contextlib.contextmanager
     def room_for(self, tenant: str, plugin: str, count: int = 1) -> Iterator[None]:
         """Record `count` jobs inside the block; raises `QueueFullError` before it where there is no room for all."""
-        limits, quotas = self._limits, self._counted.quotas
-        parts = (self._counted, self._coming, self._recorded)
-        for most, waiting, where in (
-            (limits.total, sum(part.total for part in parts), "in all"),
-            (
-                quotas.get(tenant, limits.per_tenant),
-                sum(part.tenants[tenant] for part in parts),
-                "of this tenant",
-            ),
-            (limits.per_plugin, sum(part.plugins[plugin] for part in parts), f"of plugin {plugin!r}"),
-        ):
-            if most is not None and waiting + count > most:
-                self._asked.set()
-                raise QueueFullError(where, waiting, most, retry_after_s=RETRY_AFTER_S)
+        limits = self._limits
+        if limits.total is not None:
+            self._ask(limits.total, count, lambda depth: depth.total, "in all")
+        of_tenant = self._counted.quotas.get(tenant, limits.per_tenant)
+        if of_tenant is not None:
+            self._ask(of_tenant, count, lambda depth: depth.tenants[tenant], "of this tenant")
+        if limits.per_plugin is not None:
+            self._ask(limits.per_plugin, count, lambda depth: depth.plugins[plugin], f"of plugin {plugin!r}")
         self._coming.add(tenant, plugin, count)
         try:
             yield
@@ -95,6 +89,12 @@ class QueueLimits:
             self._coming.add(tenant, plugin, -count)
             # Not before: a count that sees these rows and does not know that they are recorded takes them twice.
             self._asked.set()
+
+    def _ask(self, most: int, count: int, of: Callable[[Depth], int], where: str) -> None:
+        waiting = of(self._counted) + of(self._coming) + of(self._recorded)
+        if waiting + count > most:
+            self._asked.set()
+            raise QueueFullError(where, waiting, most, retry_after_s=RETRY_AFTER_S)
 
     async def refresh(self) -> None:
         """Count anew."""

@@ -16,6 +16,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from service.access import Caller
 from service.api import files, views
+from service.api.bodies import INLINE_BYTES
 from service.api.inputs import Submitted, job_query, preferred_wait_s
 from service.api.problems import Problem, in_body
 from service.api.services import Services
@@ -78,7 +79,11 @@ async def submit_job(services: Services, request: web.Request, arguments: Argume
         headers["Preference-Applied"] = f"wait={wait_s}"
         job = await services.jobs.wait_for(job.id, wait_s, tenant=arguments.caller.tenant)
     ended = wait_s is not None and job.status.is_terminal
-    return await _job(job, HTTPStatus.OK if ended else HTTPStatus.ACCEPTED, headers)
+    status = HTTPStatus.OK if ended else HTTPStatus.ACCEPTED
+    if not ended and (request.content_length or INLINE_BYTES) < INLINE_BYTES:
+        # What came in a small body need not be measured again.
+        return _json(views.job_view(job), status, headers)
+    return await _job(job, status, headers)
 
 
 def _below(pointer: str, problem: FieldProblem) -> FieldProblem:

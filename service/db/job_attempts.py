@@ -8,15 +8,13 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from service.db.schema import job_attempts
-from service.db.statements import Statement, batch, batch_table
+from service.db.statements import Insert, Statement, batch, batch_table
 from service.db.transaction import Transaction
 
 _ATTEMPT_COLUMNS: Final = tuple(
     job_attempts.c[name] for name in ("job_id", "fence", "attempt", "plugin", "owner", "started_at")
 )
-_INSERT_ATTEMPTS = Statement(
-    sa.insert(job_attempts).from_select(_ATTEMPT_COLUMNS, sa.select(*batch_table("new", *_ATTEMPT_COLUMNS).c))
-)
+_ATTEMPTS: Final = Insert(job_attempts, _ATTEMPT_COLUMNS, {})
 _ATTEMPT_END_COLUMNS: Final = (
     "job_id", "fence", "outcome", "finished_at", "run_s", "cpu_s", "peak_memory_bytes", "worker_pid",
     "plugin_version", "error_type", "error_message", "metrics", "traceback", "output",
@@ -33,9 +31,9 @@ _END_ATTEMPTS = Statement(
 )
 
 
-async def begin_attempts(tx: Transaction, rows: Iterable[Sequence[Any]]) -> None:
+async def begin_attempts(tx: Transaction, rows: Sequence[Sequence[Any]]) -> None:
     """Record executions that begin: job, fence, attempt, plugin, owner, time."""
-    await tx.fetch(_INSERT_ATTEMPTS, batch=batch(rows))
+    await tx.insert(_ATTEMPTS, rows)
 
 
 async def end_attempts(tx: Transaction, rows: Iterable[Sequence[Any]]) -> None:

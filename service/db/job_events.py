@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from service.codec import encode
 from service.db.schema import job_events, jobs
-from service.db.statements import Statement, ThisTransaction, batch, batch_table
+from service.db.statements import Insert, ThisTransaction
 from service.db.transaction import Transaction
 from service.models import JSON, Timestamp
 
@@ -20,17 +20,11 @@ NewEvent = tuple[str, int, str, Timestamp, JSON]
 COUNT_EVENT: Final = {jobs.c.event_count: jobs.c.event_count + sa.text("1")}
 
 _EVENT_COLUMNS: Final = tuple(job_events.c[name] for name in ("job_id", "n", "type", "at", "data"))
-_INSERT_EVENTS = Statement(
-    sa.insert(job_events).from_select(
-        [job_events.c.tx, *_EVENT_COLUMNS],
-        sa.select(ThisTransaction(), *batch_table("new", *_EVENT_COLUMNS).c),
-        include_defaults=False,
-    )
-)
+_EVENTS: Final = Insert(job_events, _EVENT_COLUMNS, {"tx": ThisTransaction()})
 
 
 async def add_events(tx: Transaction, events: Iterable[NewEvent]) -> None:
     """Record `events`; the rows of their jobs count them already."""
     rows = [(job_id, n, kind, at, encode(data)) for job_id, n, kind, at, data in events]
     if rows:
-        await tx.fetch(_INSERT_EVENTS, batch=batch(rows))
+        await tx.insert(_EVENTS, rows)

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
 
 from service.codec import encode
 from service.db.blobs import BlobStore, NewBlob
 from service.db.job_events import add_events
 from service.db.schema import jobs
-from service.db.statements import Statement, batch, batch_table, literal
+from service.db.statements import Insert, Statement, batch, batch_table, literal
 from service.db.transaction import Transaction
 from service.models import JobOptions, Timestamp, rank
 
@@ -57,20 +56,23 @@ _NEW_COLUMNS: Final = (
     jobs.c.rank, jobs.c.priority, jobs.c.due, jobs.c.run_at, jobs.c.expires_at, jobs.c.timeout_s, jobs.c.max_attempts,
     jobs.c.created_at, jobs.c.tags, jobs.c.metadata, jobs.c.payload,
 )  # fmt: skip
-_new = batch_table("new", *_NEW_COLUMNS)
-# PostgreSQL's form of INSERT: SQLAlchemy compiles its ON CONFLICT for SQLite too, where it is the same.
-_insert_jobs = postgresql.insert(jobs).from_select(
-    [*_NEW_COLUMNS, "status", "attempt", "lost", "max_lost", "fence", "event_count", "artifacts"],
-    sa.select(
-        *_new.c, literal("PENDING"), sa.text("0"), sa.text("0"), sa.text(str(MAX_LOST)), sa.text("0"), sa.text("1"),
-        sa.text("'[]'"),
-    ).where(sa.true()),
-)  # fmt: skip
-_INSERT_JOBS = Statement(_insert_jobs)
-_INSERT_KEYED_JOBS = Statement(
-    _insert_jobs.on_conflict_do_nothing(
+_CONSTANTS: Final = {
+    "status": literal("PENDING"),
+    "attempt": sa.text("0"),
+    "lost": sa.text("0"),
+    "max_lost": sa.text(str(MAX_LOST)),
+    "fence": sa.text("0"),
+    "event_count": sa.text("1"),
+    "artifacts": sa.text("'[]'"),
+}
+_JOBS: Final = Insert(jobs, _NEW_COLUMNS, _CONSTANTS)
+_KEYED_JOBS: Final = Insert(
+    jobs,
+    _NEW_COLUMNS,
+    _CONSTANTS,
+    lambda insert: insert.on_conflict_do_nothing(
         index_elements=["tenant", "idempotency_key"], index_where=sa.text("idempotency_key IS NOT NULL")
-    ).returning(jobs.c.id)
+    ).returning(jobs.c.id),
 )
 _keys = batch_table("keys", jobs.c.tenant, jobs.c.idempotency_key)
 _SELECT_BY_KEY = Statement(
@@ -87,10 +89,9 @@ async def insert(tx: Transaction, items: Sequence[NewJob]) -> list[Inserted]:
     # Without a key nothing can be in the way, and asking for the rows would cost a turn of the interpreter for each.
     made = {item.id for item in items if item.idempotency_key is None}
     if made:
-        rows = (_new_row(item) for item in items if item.idempotency_key is None)
-        await tx.fetch(_INSERT_JOBS, batch=batch(rows))
+        await tx.insert(_JOBS, [_new_row(item) for item in items if item.idempotency_key is None])
     if keyed:
-        made.update(row[0] for row in await tx.fetch(_INSERT_KEYED_JOBS, batch=batch(map(_new_row, keyed))))
+        made.update(row[0] for row in await tx.insert(_KEYED_JOBS, list(map(_new_row, keyed))))
     await add_events(tx, ((item.id, 1, "submitted", item.created_at, {}) for item in items if item.id in made))
     known = await _by_key(tx, [item for item in keyed if item.id not in made])
     return [

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 import structlog
 
 from service.db.link import CONNECT_TIMEOUT_S, FAULTS, Link, away, fault_text
-from service.db.statements import Statement
+from service.db.statements import Insert, Statement, batch
 from service.db.transaction import Gauge, RefusedError, Transaction, Value
 from service.db.wake_ups import WakeUps
 from service.errors import ServiceUnavailableError
@@ -164,6 +164,10 @@ class _PostgresqlTransaction:
     async def fetch(self, statement: Statement, **values: Any) -> list[Any]:
         compiled = statement.postgresql
         return [tuple(row) for row in await self._connection.fetch(compiled.text, *compiled.bind(**values))]
+
+    async def insert(self, into: Insert, rows: Sequence[Sequence[Any]]) -> list[Any]:
+        parameters = into.postgresql.bind(batch=batch(rows))
+        return [tuple(row) for row in await self._connection.fetch(into.postgresql.text, *parameters)]
 
     async def execute_many(self, statement: Statement, rows: Sequence[tuple[Any, ...]]) -> None:
         await self._connection.executemany(statement.postgresql.text, rows)

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from service.db.engine import BUSY_TIMEOUT_MS, create_reader_engine, create_writer_engine, held_connection, sqlite_path
 from service.db.ground import AwayError, Ground
 from service.db.sqlite_file import FileGoneError, NoRoomError, SqliteFile
-from service.db.statements import Statement
+from service.db.statements import Insert, Statement
 from service.db.transaction import Gauge, RefusedError, Transaction, Value
 from service.db.wal import WalLimits, WriteAheadLog
 from service.errors import ServiceUnavailableError
@@ -153,6 +153,12 @@ class _SqliteTransaction:
 
     async def fetch(self, statement: Statement, **values: Any) -> list[Any]:
         return self._connection.execute(statement.sqlite.text, statement.sqlite.bind(**values)).fetchall()
+
+    async def insert(self, into: Insert, rows: Sequence[Sequence[Any]]) -> list[Any]:
+        made: list[Any] = []
+        for text, parameters in into.sqlite(rows):
+            made += self._connection.execute(text, parameters).fetchall()
+        return made
 
     async def execute_many(self, statement: Statement, rows: Sequence[tuple[Any, ...]]) -> None:
         self._connection.executemany(statement.sqlite.text, rows)

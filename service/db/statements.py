@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+import itertools
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import orjson
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.dialects.sqlite.aiosqlite import SQLiteDialect_aiosqlite
 from sqlalchemy.ext.compiler import compiles
@@ -21,13 +24,13 @@ POSTGRESQL: Final = PGDialect_asyncpg()  # type: ignore[no-untyped-call]
 class Compiled:
     """A statement for one database. `text` is its SQL; `bind` puts named values into the driver's order."""
 
-    __slots__ = ("_defaults", "_names", "text")
+    __slots__ = ("_defaults", "names", "text")
 
     def __init__(self, expression: sa.ClauseElement, dialect: sa.Dialect) -> None:
         compiled = expression.compile(dialect=dialect, compile_kwargs={"render_postcompile": True})
         assert isinstance(compiled, SQLCompiler)  # noqa: S101 - for the type checker
         self.text = str(compiled)
-        self._names: Sequence[str] = compiled.positiontup or ()
+        self.names: Sequence[str] = tuple(compiled.positiontup or ())
         self._defaults = compiled.params
 
     def bind(self, **values: Any) -> tuple[Any, ...]:
@@ -35,7 +38,7 @@ class Compiled:
         if unknown := values.keys() - self._defaults.keys():
             raise KeyError(*unknown)
         merged = {**self._defaults, **values}
-        return tuple(merged[name] for name in self._names)
+        return tuple(merged[name] for name in self.names)
 
 
 class Statement:
@@ -53,6 +56,65 @@ class Statement:
     def postgresql(self) -> Compiled:
         """As PostgreSQL takes it."""
         return Compiled(self._expression, POSTGRESQL)
+
+
+class Insert:
+    """New rows of a table: values for `columns` (in the table's order), and `constants` that are spelled out.
+
+    PostgreSQL takes all rows as one JSON parameter. SQLite takes them as they are, in a few statements of 1, 2, 4, ...
+    rows, so that few are ever compiled: its JSON functions would take more time than the insertion itself.
+    """
+
+    def __init__(
+        self,
+        table: sa.Table,
+        columns: Sequence[sa.ColumnClause[Any]],
+        constants: Mapping[str, Any],
+        finish: Callable[[postgresql.Insert], sa.ClauseElement] = lambda insert: insert,
+    ) -> None:
+        values: dict[str, Any] = {column.name: sa.bindparam(column.name) for column in columns}
+        self._single = Statement(finish(postgresql.insert(table).values({**values, **constants})))
+        self._names = tuple(values)
+        self._every = Statement(
+            finish(
+                postgresql.insert(table).from_select(
+                    [*values, *constants],
+                    # The condition keeps SQLite from reading ON CONFLICT as the condition of a join.
+                    sa.select(*batch_table("new", *columns).c, *constants.values()).where(sa.true()),
+                    include_defaults=False,
+                )
+            )
+        )
+        self._of_rows: dict[int, str] = {}
+
+    @property
+    def postgresql(self) -> Compiled:
+        """As PostgreSQL takes it; its parameter is `batch`."""
+        return self._every.postgresql
+
+    def sqlite(self, rows: Sequence[Sequence[Any]]) -> Iterator[tuple[str, list[Any]]]:
+        """Statements that insert `rows`, each with its parameters."""
+        start = 0
+        while (left := len(rows) - start) > 0:
+            size = min(_MOST_ROWS, 1 << (left.bit_length() - 1))
+            yield self._text(size), list(itertools.chain.from_iterable(rows[start : start + size]))
+            start += size
+
+    def _text(self, rows: int) -> str:
+        text = self._of_rows.get(rows)
+        if text is None:
+            single = self._single.sqlite
+            if single.names != self._names:
+                raise ValueError(f"columns are not in the table's order: {single.names}")
+            head, row, tail = _VALUES.split(single.text, maxsplit=1)
+            text = self._of_rows[rows] = f"{head} VALUES {', '.join([row] * rows)}{tail}"
+        return text
+
+
+#: What stands between the names of the columns and what follows the row.
+_VALUES: Final = re.compile(r" VALUES (\([^()]*\))")
+#: Beyond this a longer statement saves nothing more.
+_MOST_ROWS: Final = 64
 
 
 def batch_table(name: str, *columns: sa.ColumnClause[Any], parameter: str = "batch") -> sa.Subquery:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeVar
 
-from service.db.statements import Statement
+from service.db.statements import Insert, Statement
 from service.events import EventBus
 from service.models import Timestamp
 
@@ -29,6 +29,9 @@ class Transaction(Protocol):
 
     async def fetch(self, statement: Statement, **values: Any) -> list[Any]:
         """Run one statement; the rows it returns."""
+
+    async def insert(self, into: Insert, rows: Sequence[Sequence[Any]]) -> list[Any]:
+        """Insert `rows`; what they return."""
 
     async def execute_many(self, statement: Statement, rows: Sequence[tuple[Any, ...]]) -> None:
         """Run one statement for each row of positional parameters."""

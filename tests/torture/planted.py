@@ -72,7 +72,8 @@ def finished_by_state_only() -> None:
 
 def key_checked_then_inserted() -> None:
     upgrade, insert = app.upgrade, JobManagementService._insert
-    _strip(job_inserts._INSERT_KEYED_JOBS, _KEY_CONFLICT)
+    for statement in (job_inserts._KEYED_JOBS._single, job_inserts._KEYED_JOBS._every):
+        _strip(statement, _KEY_CONFLICT)
 
     async def without_index(database_url: str) -> str:
         revision = await upgrade(database_url)
@@ -129,7 +130,7 @@ def rescued_from_a_stale_snapshot() -> None:
 
         def __init__(self, tx: Transaction, rows: list[Any]) -> None:
             self.now = tx.now
-            self.execute_many = tx.execute_many
+            self.execute_many, self.insert = tx.execute_many, tx.insert
             self._tx, self._rows = tx, rows
 
         async def fetch(self, statement: Statement, **values: Any) -> list[Any]:
