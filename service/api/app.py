@@ -62,7 +62,7 @@ def create_app(
     for route in ROUTES:
         endpoint = route.endpoint(services)
         app.router.add_route(route.method, route.path, endpoint, expect_handler=expect)
-        if route.method == hdrs.METH_GET:
+        if route.answers_head:
             app.router.add_route(hdrs.METH_HEAD, route.path, endpoint, expect_handler=expect)
     return app
 

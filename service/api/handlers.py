@@ -38,19 +38,20 @@ _Made = TypeVar("_Made")
 
 @dataclasses.dataclass(slots=True, kw_only=True)  # not frozen: that would make each five times as dear
 class Arguments:
-    """What the route table has checked: who asks, `query` and `headers` as the route types them, what was submitted."""
+    """What the route table has checked: who asks, `query` and `headers` as the route types them.
+
+    `submitted` is what the reader of the route's body made of it; None for a call without one.
+    """
 
     caller: Caller
     query: Any
     headers: Mapping[str, Any]
-    submitted: Submitted | None = None
+    submitted: Any = None
 
 
 async def submit_job(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
     """Record a job; its row is committed before the answer."""
-    submitted = arguments.submitted
-    if submitted is None:
-        raise TypeError("a route that submits declares its bodies")
+    submitted: Submitted = arguments.submitted
     named_in_path = "name" in request.match_info
     try:
         submission = await services.jobs.submit_job(
@@ -161,7 +162,7 @@ async def _bytes_at(services: Services, job: JobRecord, document: Mapping[str, J
 async def get_artifact(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
     """A file that the plugin made beside its result."""
     match = request.match_info
-    artifact = await services.jobs.find_artifact(match["job_id"], match["name"], tenant=arguments.caller.tenant)
+    artifact = await services.jobs.find_artifact(match["job_id"], match["artifact"], tenant=arguments.caller.tenant)
     return files.response(await services.jobs.read_blob(artifact.blob), artifact.blob.media_type, artifact.name)
 
 

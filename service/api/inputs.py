@@ -211,6 +211,11 @@ def check_options(value: Any, pointer: str = "") -> JobOptions:
     return _job_options(_checked(_options, value, pointer, unacceptable))
 
 
+def check_body(adapter: TypeAdapter[Any], value: Any) -> Any:
+    """A JSON body as `adapter` types it; raises a 422 problem naming every field that does not fit."""
+    return _checked(adapter, value, "", unacceptable)
+
+
 def check_plugin_name(name: str) -> str:
     """`name` of a form; raises a 422 problem."""
     _checked(_PLUGIN_NAME, name, "/plugin", unacceptable)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -15,24 +14,38 @@ from pydantic.json_schema import JsonSchemaMode
 import service
 from service.api import inputs
 from service.api.problems import MEDIA_TYPE, ProblemView
-from service.api.routes import ANY, Route
+from service.api.route import ANY, Answer, Route, Schema
 
 _REF: Final = "#/components/schemas/{model}"
-#: Refusals that every call shares: malformed, of a foreign origin, to a foreign host, and a fault of ours.
-_COMMON_PROBLEMS: Final = {"GET": (400, 421, 500), "POST": (400, 403, 421, 500)}
-#: What a call may also be answered that is not everybody's.
-_GATE_PROBLEMS: Final = (401, 403, 429)
 _KEY_SCHEME: Final = "apiKey"
+
+#: Refusals that every call shares: malformed, to a foreign host, and a fault of ours.
+_ANYBODYS_PROBLEMS: Final = (400, 421, 500)
+#: What a call that changes something may also be answered: it came from a page of a foreign origin.
+_CHANGING_PROBLEMS: Final = (403,)
+#: What a call may also be answered that is not everybody's; 503: keys and jobs are in a database that may be away.
+_GATE_PROBLEMS: Final = (401, 403, 429, 503)
+_PATH_PROBLEMS: Final = (404,)
+_BODY_PROBLEMS: Final = (408, 413, 415, 422)
+
+#: Path parameters that are neither ids (`…_id`, UUIDs) nor just some text.
 _PATH_PARAMETERS: Final[Mapping[str, Mapping[str, Any]]] = {
-    "job_id": {"type": "string", "format": "uuid"},
     "name": {"type": "string", "minLength": 1, "examples": ["echo"]},
 }
-_RESPONSE_HEADERS: Final[Mapping[str, str]] = {
-    "Location": "The job",
-    "Idempotency-Replayed": "`true` when the key had made this job before",
+_HEADERS: Final[Mapping[str, str]] = {
+    "Location": "Where it lives",
+    "Idempotency-Replayed": "`true` when the key had made this before",
     "Preference-Applied": "The wait that was granted",
     "Link": 'The next page, `rel="next"`',
     "Retry-After": "Seconds after which to ask again",
+    "ETag": "The version of what was sent, for `If-None-Match`",
+    "WWW-Authenticate": "The scheme of the key that is asked for",
+    "X-Request-Id": "The id of the request, as the log has it: the client's own if it sent one",
+}
+_PROBLEM_HEADERS: Final[Mapping[int, Sequence[str]]] = {
+    401: ("WWW-Authenticate",),
+    429: ("Retry-After",),
+    503: ("Retry-After",),
 }
 
 
@@ -41,8 +54,9 @@ def document(routes: Sequence[Route]) -> bytes:
     schemas = _Schemas()
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
-        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schemas)
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, routes, schemas)
     schemas.component(inputs.OptionsInput, "validation")
+    problems = sorted({status for route in routes for status in _problems(route)})
     value = {
         "openapi": "3.1.1",
         "info": {
@@ -52,9 +66,14 @@ def document(routes: Sequence[Route]) -> bytes:
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/"}],
+        "tags": [{"name": tag} for tag in dict.fromkeys(map(_tag, routes))],
         "paths": paths,
         "components": {
-            "schemas": schemas.components,
+            "responses": {_problem_name(status): _problem(status, schemas) for status in problems},
+            "headers": {
+                name: {"description": description, "schema": {"type": "string"}}
+                for name, description in _HEADERS.items()
+            },
             "securitySchemes": {
                 _KEY_SCHEME: {
                     "type": "http",
@@ -62,6 +81,7 @@ def document(routes: Sequence[Route]) -> bytes:
                     "description": "An API key. A service that only this machine reaches may ask for none.",
                 }
             },
+            "schemas": schemas.components,
         },
     }
     OpenAPI.model_validate(value)
@@ -74,69 +94,124 @@ class _Schemas:
     def __init__(self) -> None:
         self.components: dict[str, Any] = {}
 
-    def of(self, shape: type | Mapping[str, Any], mode: JsonSchemaMode) -> dict[str, Any]:
+    def of(self, shape: Schema, mode: JsonSchemaMode) -> dict[str, Any]:
         """A reference to the schema of a type; JSON Schema as it stands."""
         return dict(shape) if isinstance(shape, Mapping) else self.component(shape, mode)
 
     def component(self, shape: type, mode: JsonSchemaMode) -> dict[str, Any]:
         """A reference to the schema of `shape`, which is added with all it refers to."""
-        schema = self.inline(shape, mode)
-        self.components[shape.__name__] = schema
+        self._add(shape.__name__, self.inline(shape, mode))
         return {"$ref": _REF.format(model=shape.__name__)}
 
     def inline(self, shape: type, mode: JsonSchemaMode) -> dict[str, Any]:
         """The schema of `shape` itself."""
         schema = TypeAdapter[Any](shape).json_schema(mode=mode, ref_template=_REF)
-        self.components |= schema.pop("$defs", {})
+        for name, definition in schema.pop("$defs", {}).items():
+            self._add(name, definition)
         return schema
 
+    def _add(self, name: str, schema: Mapping[str, Any]) -> None:
+        if self.components.setdefault(name, schema) != schema:
+            raise ValueError(f"two shapes have the name {name}")
 
-def _operation(route: Route, schemas: _Schemas) -> dict[str, Any]:
+
+def _operation(route: Route, routes: Sequence[Route], schemas: _Schemas) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "operationId": route.name,
+        "tags": [_tag(route)],
         "summary": route.summary,
+        "description": "\n\n".join(filter(None, [route.description, _needs(route)])),
         "parameters": [*_parameters(route, schemas)],
-        "responses": {str(status): _answer(route, status, schemas) for status in sorted(route.answers)},
+        "responses": {
+            **{str(status): _answer(answer, routes, schemas) for status, answer in sorted(route.answers.items())},
+            **{str(status): {"$ref": f"#/components/responses/{_problem_name(status)}"} for status in _problems(route)},
+        },
     }
-    problems = {*route.problems, *_COMMON_PROBLEMS[route.method]}
     if route.policy.roles is not None:
-        problems.update(_GATE_PROBLEMS)
         operation["security"] = [{_KEY_SCHEME: sorted(route.policy.roles)}, {}]
-    problem = schemas.component(ProblemView, "serialization")
-    for status in sorted(problems):
-        operation["responses"][str(status)] = {
-            "description": HTTPStatus(status).phrase,
-            "content": {MEDIA_TYPE: {"schema": problem}},
-        }
     if route.bodies:
         operation["requestBody"] = {
-            "required": ANY not in route.bodies,
+            "required": ANY not in route.bodies and not route.body_optional,
             "content": {
-                media_type: {"schema": schemas.of(body.schema, "validation")}
+                media_type: {
+                    "schema": schemas.of(body.schema, "validation"),
+                    "examples": {name: {"value": value} for name, value in body.examples.items()},
+                }
                 for media_type, body in route.bodies.items()
             },
         }
     return operation
 
 
-def _answer(route: Route, status: int, schemas: _Schemas) -> dict[str, Any]:
-    answer = route.answers[status]
-    value: dict[str, Any] = {
-        "description": answer.description,
-        "content": {
-            media_type: {"schema": schemas.of(shape, "serialization")} for media_type, shape in answer.content.items()
-        },
+def _tag(route: Route) -> str:
+    """The kind of thing a call is about: `jobs` of `/v1/jobs/…`; what is not under `/v1` is about the process."""
+    _, version, *rest = route.path.split("/")
+    return rest[0] if version == "v1" else "process"
+
+
+def _needs(route: Route) -> str:
+    policy = route.policy
+    if policy.roles is None:
+        return "Needs no key."
+    roles = " or ".join(f"`{role}`" for role in sorted(policy.roles))
+    return f"Needs a key{' of the default tenant' if policy.of_operator else ''} with the role {roles}."
+
+
+def _problems(route: Route) -> list[int]:
+    """Every error status of a call."""
+    statuses = {*_ANYBODYS_PROBLEMS, *route.problems}
+    for applies, more in (
+        (route.method != "GET", _CHANGING_PROBLEMS),
+        (route.policy.roles is not None, _GATE_PROBLEMS),
+        (route.path_parameters, _PATH_PROBLEMS),
+        (route.bodies, _BODY_PROBLEMS),
+    ):
+        statuses.update(more if applies else ())
+    return sorted(statuses)
+
+
+def _problem_name(status: int) -> str:
+    return HTTPStatus(status).phrase.title().replace(" ", "").replace("-", "")
+
+
+def _problem(status: int, schemas: _Schemas) -> dict[str, Any]:
+    return {
+        "description": HTTPStatus(status).phrase,
+        "headers": _headers(_PROBLEM_HEADERS.get(status, ())),
+        "content": {MEDIA_TYPE: {"schema": schemas.component(ProblemView, "serialization")}},
     }
-    if answer.headers:
-        value["headers"] = {
-            name: {"description": _RESPONSE_HEADERS[name], "schema": {"type": "string"}} for name in answer.headers
+
+
+def _answer(answer: Answer, routes: Sequence[Route], schemas: _Schemas) -> dict[str, Any]:
+    value: dict[str, Any] = {"description": answer.description, "headers": _headers(answer.headers)}
+    if answer.content:
+        value["content"] = {
+            media_type: {"schema": schemas.of(shape, "serialization")} for media_type, shape in answer.content.items()
         }
+    if answer.leads_to:
+        value["links"] = dict(_links(answer.leads_to, routes))
     return value
 
 
-def _parameters(route: Route, schemas: _Schemas) -> Iterable[dict[str, Any]]:
-    for name in re.findall(r"{(\w+)}", route.path):
-        yield {"name": name, "in": "path", "required": True, "schema": dict(_PATH_PARAMETERS[name])}
+def _headers(names: Iterable[str]) -> dict[str, Any]:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in (*names, "X-Request-Id")}
+
+
+def _links(leads_to: Mapping[str, str], routes: Sequence[Route]) -> Iterator[tuple[str, Any]]:
+    """A link to every call whose path parameters are all found by `leads_to`."""
+    for route in routes:
+        found = {
+            name: leads_to[resource]
+            for name in route.path_parameters
+            if (resource := route.path.partition(f"{{{name}}}")[0] + f"{{{name}}}") in leads_to
+        }
+        if found and len(found) == len(route.path_parameters):
+            yield route.name, {"operationId": route.name, "parameters": found}
+
+
+def _parameters(route: Route, schemas: _Schemas) -> Iterator[dict[str, Any]]:
+    for name in route.path_parameters:
+        yield {"name": name, "in": "path", "required": True, "schema": _path_parameter(name)}
     if route.query:
         yield from _fields(route.query, "query", schemas)
     else:
@@ -151,7 +226,13 @@ def _parameters(route: Route, schemas: _Schemas) -> Iterable[dict[str, Any]]:
         yield from _fields(route.headers, "header", schemas)
 
 
-def _fields(shape: type, place: str, schemas: _Schemas, prefix: str = "") -> Iterable[dict[str, Any]]:
+def _path_parameter(name: str) -> dict[str, Any]:
+    if name.endswith("_id"):
+        return {"type": "string", "format": "uuid"}
+    return dict(_PATH_PARAMETERS.get(name, {"type": "string", "minLength": 1}))
+
+
+def _fields(shape: type, place: str, schemas: _Schemas, prefix: str = "") -> Iterator[dict[str, Any]]:
     schema = schemas.inline(shape, "validation")
     required = schema.get("required", ())
     for name, field in schema.get("properties", {}).items():

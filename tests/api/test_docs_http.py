@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from service.api.routes import ROUTES, Route
+from service.api.route import Route
+from service.api.routes import ROUTES
 from tests.api.conftest import Live
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "http.md"

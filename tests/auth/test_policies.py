@@ -9,7 +9,8 @@ import pytest
 
 from service.access import Role
 from service.api.access import Policy
-from service.api.routes import ROUTES, Route
+from service.api.route import Route
+from service.api.routes import ROUTES
 
 from .conftest import Guarded
 
@@ -19,7 +20,7 @@ SOME_ID = "01890000-0000-7000-8000-000000000000"
 
 
 def path_of(route: Route) -> str:
-    return re.sub(r"{\w+}", "x", route.path.replace("{job_id}", SOME_ID))
+    return re.sub(r"{\w+}", "x", re.sub(r"{\w+_id}", SOME_ID, route.path))
 
 
 def test_a_route_that_does_not_say_whose_it_is_cannot_be_made() -> None:
