@@ -165,6 +165,11 @@ class JobRecord:
     attempt: int
     max_attempts: int
     fence: int
+    event_count: int
+    batch_id: str | None
+    parent_id: str | None  # the job that this one tries again
+    schedule_id: str | None
+    webhook_id: str | None  # the endpoint that hears of this job because the job says so
     progress: Progress | None
     payload: Mapping[str, JSON] | None
     result: Mapping[str, JSON] | None

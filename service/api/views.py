@@ -38,7 +38,9 @@ class LinksView(TypedDict):
     payload: str
     result: str
     attempts: str
+    events: str
     cancel: str
+    retry: str
     artifacts: dict[str, str]
 
 
@@ -54,6 +56,10 @@ class JobSummaryView(TypedDict):
     metadata: dict[str, JSON]
     attempt: int
     max_attempts: int
+    batch_id: str | None
+    parent_id: str | None
+    schedule_id: str | None
+    webhook_id: str | None
     progress: ProgressView | None
     error: ErrorView | None
     created_at: Timestamp
@@ -172,6 +178,10 @@ def job_summary(job: JobRecord) -> JobSummaryView:
         "metadata": dict(job.metadata),
         "attempt": job.attempt,
         "max_attempts": job.max_attempts,
+        "batch_id": job.batch_id,
+        "parent_id": job.parent_id,
+        "schedule_id": job.schedule_id,
+        "webhook_id": job.webhook_id,
         "progress": _progress(job.progress),
         "error": None if job.error is None else error_view(job.error),
         "created_at": job.created_at,
@@ -183,7 +193,9 @@ def job_summary(job: JobRecord) -> JobSummaryView:
             "payload": url + "/payload",
             "result": url + "/result",
             "attempts": url + "/attempts",
+            "events": url + "/events",
             "cancel": url + "/cancel",
+            "retry": url + "/retry",
             "artifacts": {file.name: f"{url}/artifacts/{quote(file.name, safe='')}" for file in job.artifacts},
         },
     }

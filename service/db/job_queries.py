@@ -28,9 +28,10 @@ from service.models import (
 
 _SUMMARY: Final = (
     jobs.c.id, jobs.c.tenant, jobs.c.plugin, jobs.c.plugin_version, jobs.c.status, jobs.c.priority, jobs.c.tags,
-    jobs.c.metadata, jobs.c.attempt, jobs.c.max_attempts, jobs.c.fence, jobs.c.progress_fraction,
-    jobs.c.progress_message, jobs.c.error, jobs.c.artifacts, jobs.c.cancel_reason, jobs.c.cancel_requested_at,
-    jobs.c.timeout_s, jobs.c.created_at, jobs.c.run_at, jobs.c.expires_at, jobs.c.started_at, jobs.c.finished_at,
+    jobs.c.metadata, jobs.c.attempt, jobs.c.max_attempts, jobs.c.fence, jobs.c.event_count, jobs.c.batch_id,
+    jobs.c.parent_id, jobs.c.schedule_id, jobs.c.webhook_id, jobs.c.progress_fraction, jobs.c.progress_message,
+    jobs.c.error, jobs.c.artifacts, jobs.c.cancel_reason, jobs.c.cancel_requested_at, jobs.c.timeout_s,
+    jobs.c.created_at, jobs.c.run_at, jobs.c.expires_at, jobs.c.started_at, jobs.c.finished_at,
 )  # fmt: skip
 _SELECT_JOB = Statement(
     sa.select(*_SUMMARY, jobs.c.payload, jobs.c.result).where(
@@ -113,8 +114,8 @@ async def list_attempts(reader: Reader, job_id: str) -> list[AttemptRecord]:
 def _record(row: Sequence[Any], *, payload: str | None, result: str | None) -> JobRecord:
     (
         job_id, tenant, plugin, plugin_version, status, priority, tags, metadata, attempt, max_attempts, fence,
-        fraction, message, error, artifacts, cancel_reason, cancel_requested_at, timeout_s, created_at, run_at,
-        expires_at, started_at, finished_at,
+        event_count, batch_id, parent_id, schedule_id, webhook_id, fraction, message, error, artifacts, cancel_reason,
+        cancel_requested_at, timeout_s, created_at, run_at, expires_at, started_at, finished_at,
     ) = row  # fmt: skip
     return JobRecord(
         id=job_id,
@@ -128,6 +129,11 @@ def _record(row: Sequence[Any], *, payload: str | None, result: str | None) -> J
         attempt=attempt,
         max_attempts=max_attempts,
         fence=fence,
+        event_count=event_count,
+        batch_id=batch_id,
+        parent_id=parent_id,
+        schedule_id=schedule_id,
+        webhook_id=webhook_id,
         progress=None if fraction is None else Progress(fraction=fraction, message=message),
         payload=decode(payload) if payload is not None else None,
         result=decode(result) if result is not None else None,
