@@ -39,12 +39,13 @@ class Database:
         blob_directory: Path,
         *,
         inline_bytes: int,
-        clock: Callable[[], Timestamp] = timestamp,
+        clock: Callable[[], Timestamp] | None = None,
         wal_limits: WalLimits | None = None,
     ) -> AsyncIterator[Database]:
         """The database for as long as the block runs; leaving it commits what is queued and closes every connection.
 
-        `clock` decides what is due, expired or lost on SQLite, whose log has `wal_limits`; PostgreSQL has its own.
+        `clock` decides what is due, expired or lost; where none is given, this process's on SQLite, the server's on
+        PostgreSQL. SQLite's log has `wal_limits`.
         """
         ground = Ground()
         backend = _backend(database_url, ground, clock, wal_limits)
@@ -70,13 +71,15 @@ class Database:
 
 
 def _backend(
-    database_url: str, ground: Ground, clock: Callable[[], Timestamp], wal_limits: WalLimits | None
+    database_url: str, ground: Ground, clock: Callable[[], Timestamp] | None, wal_limits: WalLimits | None
 ) -> Backend:
     if database_kind(database_url) is DatabaseKind.SQLITE:
-        return SqliteBackend(database_url, ground, readers=READER_CONNECTIONS, clock=clock, wal_limits=wal_limits)
+        return SqliteBackend(
+            database_url, ground, readers=READER_CONNECTIONS, clock=clock or timestamp, wal_limits=wal_limits
+        )
     # Its driver is an extra.
     try:
         from service.db.postgresql import PostgresqlBackend
     except ImportError as error:
         raise StartupError(NO_DRIVER) from error
-    return PostgresqlBackend(database_url)
+    return PostgresqlBackend(database_url, clock)

@@ -41,15 +41,16 @@ log = structlog.get_logger(__name__)
 class PostgresqlBackend:
     """A `Backend` on a server, which any number of processes share."""
 
-    def __init__(self, database_url: str) -> None:
+    def __init__(self, database_url: str, clock: Callable[[], Timestamp] | None = None) -> None:
         self._database_url = database_url
+        self._clock = clock
         self.gauges: Sequence[Gauge] = ()
 
     @contextlib.asynccontextmanager
     async def writing(self) -> AsyncIterator[PostgresqlWriteConnection]:
         """See `Backend`. Connects when it is first used."""
         async with contextlib.aclosing(Link(self._database_url)) as link:
-            yield PostgresqlWriteConnection(link)
+            yield PostgresqlWriteConnection(link, self._clock)
 
     @contextlib.asynccontextmanager
     async def reading(self) -> AsyncIterator[PostgresqlReadConnection]:
@@ -93,10 +94,11 @@ class PostgresqlReadConnection:
 
 
 class PostgresqlWriteConnection:
-    """A `WriteConnection` on PostgreSQL."""
+    """A `WriteConnection` on PostgreSQL, whose clock is the server's where no other is given."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, clock: Callable[[], Timestamp] | None = None) -> None:
         self._link = link
+        self._clock = clock
 
     async def transact(self, work: Callable[[Transaction], Coroutine[Any, Any, Value]]) -> Value:
         """See `WriteConnection`.
@@ -132,7 +134,8 @@ class PostgresqlWriteConnection:
     async def _work(self, connection: Any, work: Callable[[Transaction], Coroutine[Any, Any, Value]]) -> Value:
         try:
             await connection.execute("BEGIN")
-            return await work(_PostgresqlTransaction(connection, await connection.fetchval(_NOW)))
+            now = self._clock() if self._clock else await connection.fetchval(_NOW)
+            return await work(_PostgresqlTransaction(connection, now))
         except BaseException:
             try:
                 await connection.execute("ROLLBACK", timeout=CONNECT_TIMEOUT_S)

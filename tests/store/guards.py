@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import sqlalchemy as sa
-
 from service.db.schema import quoted
 from service.models import TERMINAL
+from tests.conftest import sql
 
 _FORBIDDEN = {
     "a terminal row changed": f"OLD.status IN ({quoted(*TERMINAL)})",
@@ -15,13 +12,13 @@ _FORBIDDEN = {
 }
 
 
-def install_guards(path: Path) -> None:
-    """Add the triggers to the database file."""
-    engine = sa.create_engine(f"sqlite:///{path}")
-    with engine.begin() as connection:
-        for number, (what, condition) in enumerate(_FORBIDDEN.items()):
-            connection.exec_driver_sql(
-                f"CREATE TRIGGER guard_{number} BEFORE UPDATE ON jobs WHEN {condition} "
-                f"BEGIN SELECT RAISE(ABORT, '{what}'); END"
-            )
-    engine.dispose()
+def install_guards(url: str) -> None:
+    """Add the triggers to a database."""
+    for number, (what, condition) in enumerate(_FORBIDDEN.items()):
+        begin = f"CREATE TRIGGER guard_{number} BEFORE UPDATE ON jobs"
+        if url.startswith("sqlite"):
+            sql(url, f"{begin} WHEN {condition} BEGIN SELECT RAISE(ABORT, '{what}'); END")
+            continue
+        refusal = f"RAISE EXCEPTION '{what}' USING ERRCODE = 'integrity_constraint_violation'"
+        sql(url, f"CREATE FUNCTION guard_{number}() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN {refusal}; END$$")
+        sql(url, f"{begin} FOR EACH ROW WHEN ({condition}) EXECUTE FUNCTION guard_{number}()")

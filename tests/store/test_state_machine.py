@@ -10,6 +10,7 @@ import itertools
 import shutil
 import sqlite3
 import tempfile
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from service.db.statements import Statement
 from service.db.transaction import RefusedError
 from service.errors import error_object
 from service.models import TRANSITIONS, ClaimedJob, JobOptions, JobStatus, Progress, Timestamp, later, timestamp
-from tests.conftest import sqlite_url
+from tests.conftest import sql, sqlite_url
 from tests.store.guards import install_guards
 
 OWNERS = tuple(f"00000000-0000-7000-9000-{number:012x}" for number in (1, 2))
@@ -69,7 +70,7 @@ class Run:
 class Store(RuleBasedStateMachine):
     """Two owners on one database whose clock stands still until it is told to tick."""
 
-    empty: Path  # a database at head, to copy
+    fresh: Callable[[Path], str]  # the URL of an empty, guarded database at head; it may lie in a folder
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,11 +82,10 @@ class Store(RuleBasedStateMachine):
         self._loop = asyncio.Runner()
         self._open = contextlib.AsyncExitStack()
         directory = Path(self._enter_directory())
-        file = Path(shutil.copy(self.empty, directory / "jobs.db"))
-        install_guards(file)
+        url = type(self).fresh(directory)
         self.database = self._wait(
             self._open.enter_async_context(
-                Database.open(sqlite_url(file), directory / "blobs", inline_bytes=1_000, clock=lambda: self.now)
+                Database.open(url, directory / "blobs", inline_bytes=1_000, clock=lambda: self.now)
             )
         )
         self.rows = self._read()
@@ -356,8 +356,8 @@ def _ending(run: Run, status: JobStatus) -> Ending:
     )
 
 
-def explore(empty: Path, examples: int, *, shrink: bool = True) -> None:
-    machine = type("Store", (Store,), {"empty": empty})
+def explore(fresh: Callable[[Path], str], examples: int, *, shrink: bool = True) -> None:
+    machine = type("Store", (Store,), {"fresh": staticmethod(fresh)})
     run_state_machine_as_test(
         machine,
         settings=settings(
@@ -373,8 +373,32 @@ def explore(empty: Path, examples: int, *, shrink: bool = True) -> None:
     )
 
 
-def test_rows_tell_one_legal_story_of_each_job(migrated_file):
-    explore(migrated_file, 100)
+@pytest.fixture
+def fresh_file(migrated_file: Path, tmp_path: Path) -> Callable[[Path], str]:
+    """Makes guarded copies of a database at head."""
+    guarded = Path(shutil.copy(migrated_file, tmp_path / "guarded.db"))
+    install_guards(sqlite_url(guarded))
+    return lambda directory: sqlite_url(Path(shutil.copy(guarded, directory / "jobs.db")))
+
+
+@pytest.fixture
+def fresh_postgres(postgres_url: str) -> Callable[[Path], str]:
+    """Empties one guarded database."""
+    install_guards(postgres_url)
+
+    def fresh(directory: Path) -> str:
+        sql(postgres_url, "TRUNCATE jobs, blobs, plugin_metrics CASCADE")
+        return postgres_url
+
+    return fresh
+
+
+def test_rows_tell_one_legal_story_of_each_job(fresh_file):
+    explore(fresh_file, 100)
+
+
+def test_rows_tell_the_same_story_on_postgresql(fresh_postgres):
+    explore(fresh_postgres, 25)
 
 
 @pytest.mark.parametrize(
@@ -395,23 +419,48 @@ def test_rows_tell_one_legal_story_of_each_job(migrated_file):
         (job_changes, "_EXPIRE", "AND jobs.status = 'PENDING'", "AND jobs.status <> 'PENDING'"),
     ],
 )
-def test_a_statement_without_its_guard_is_found_out(migrated_file, monkeypatch, module, statement, text, instead):
-    whole = getattr(module, statement)
-    compiled = copy.copy(whole.sqlite)
-    assert text in compiled.text, compiled.text
-    compiled.text = compiled.text.replace(text, instead)
-    broken = copy.copy(whole)
-    broken.sqlite = compiled
-    monkeypatch.setattr(module, statement, broken)
+def test_a_statement_without_its_guard_is_found_out(fresh_file, monkeypatch, module, statement, text, instead):
+    break_statement(monkeypatch, module, statement, text, instead)
+    found_out(fresh_file)
+
+
+def found_out(fresh: Callable[[Path], str]) -> None:
     with pytest.raises(Exception, match=r".") as failure:
-        explore(migrated_file, 100, shrink=False)
+        explore(fresh, 100, shrink=False)
     causes = failure.value.exceptions if isinstance(failure.value, ExceptionGroup) else [failure.value]
     assert all(isinstance(cause, AssertionError | RefusedError | KeyError) for cause in causes), causes
 
 
+@pytest.mark.parametrize(
+    ("module", "statement", "text"),
+    [
+        (
+            job_endings,
+            "_END",
+            "AND jobs.status = 'RUNNING' AND jobs.fence = ending.fence AND jobs.owner = ending.owner",
+        ),
+        (job_endings, "_END", " AND jobs.fence = ending.fence AND jobs.owner = ending.owner"),
+    ],
+)
+def test_a_statement_without_its_guard_is_found_out_on_postgresql(fresh_postgres, monkeypatch, module, statement, text):
+    break_statement(monkeypatch, module, statement, text, "")
+    found_out(fresh_postgres)
+
+
+def break_statement(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, text: str, instead: str) -> None:
+    """Take a guard out of a statement, as each database has it."""
+    broken = copy.copy(getattr(module, name))
+    for database in ("sqlite", "postgresql"):
+        compiled = copy.copy(getattr(broken, database))
+        assert text in compiled.text, compiled.text
+        compiled.text = compiled.text.replace(text, instead)
+        setattr(broken, database, compiled)
+    monkeypatch.setattr(module, name, broken)
+
+
 @pytest.mark.parametrize("change", ["fence = fence - 1", "priority = 1"])
 def test_the_guards_stop_what_no_statement_may_do(database_file, change):
-    install_guards(database_file)
+    install_guards(sqlite_url(database_file))
     connection = sqlite3.connect(database_file, isolation_level=None)
     connection.execute(
         "INSERT INTO jobs (id, tenant, plugin, status, rank, priority, due, run_at, attempt, max_attempts, lost,"

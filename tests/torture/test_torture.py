@@ -59,7 +59,7 @@ DATABASES = ("sqlite", "postgresql") if importlib.util.find_spec("embedded_postg
 
 
 async def run(plan: Plan, folder: Path, *plants: str) -> Oracle:
-    plants = (*plants, "shared_file") if plan.replicas > 1 else plants
+    plants = (*plants, "shared_file") if plan.replicas > 1 and plan.database == "sqlite" else plants
     return await torture(dataclasses.replace(plan, launcher=launcher(*plants)) if plants else plan, folder)
 
 
@@ -75,10 +75,18 @@ async def test_under_mixed_chaos_no_promise_is_broken(database: str, tmp_path: P
 
 
 @pytest.mark.timeout(360)
-@pytest.mark.parametrize("bug", PLANTED)
-async def test_a_planted_bug_is_found(bug: str, tmp_path: Path) -> None:
-    """Chaos need not meet a race the first time."""
+@pytest.mark.parametrize(
+    ("database", "bug"),
+    [("sqlite", bug) for bug in PLANTED] + [("postgresql", bug) for bug in PLANTED if PLANTED[bug][0].replicas == 1],
+)
+async def test_a_planted_bug_is_found(database: str, bug: str, tmp_path: Path) -> None:
+    """Chaos need not meet a race the first time.
+
+    The bugs that need a runner which is replaced while it lives are shown on PostgreSQL by the store's state machine:
+    there nobody is replaced before its lease ends.
+    """
     plan, expected = PLANTED[bug]
+    plan = dataclasses.replace(plan, database=database)
     found: list[set[str]] = []
     while len(found) < 4 and not (found and found[-1] & expected):
         seed = len(found) + 1
