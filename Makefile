@@ -6,6 +6,7 @@ MINUTES ?= 1
 SEED ?= 1
 PROFILE ?= mixed
 DATABASE ?= sqlite
+EXAMPLES ?= 10000
 PYTEST_FLAGS ?= -n auto --maxprocesses 4 --dist loadgroup
 
 VENV := .venv
@@ -18,7 +19,7 @@ CHECKS := tests/architecture $(wildcard tests/schema tests/*/test_docs*.py tests
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check serve hostile torture power-cut bench lock clean
+.PHONY: help demo test check fuzz docs serve hostile torture power-cut bench lock clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
@@ -35,6 +36,12 @@ check: $(INSTALLED) ## Lint, types, import walls, architecture, schema drift, ex
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/pytest -q $(PYTEST_FLAGS) $(CHECKS)
+
+fuzz: $(INSTALLED) ## Send EXAMPLES generated requests, alone and in sequences, to a real service (EXAMPLES=10000)
+	JOBSERVICE_TEST_EXAMPLES=$(EXAMPLES) $(BIN)/pytest -q --timeout 0 tests/api/test_fuzz.py
+
+docs: $(INSTALLED) ## Write docs/problems.md anew from the table of problem types
+	$(BIN)/python -m service.api.problem_pages > docs/problems.md
 
 serve: $(INSTALLED) ## Run the service here, with its data in ./data
 	$(BIN)/jobservice serve

@@ -132,6 +132,10 @@ class PluginManagementService:
         """Every plugin that is installed here, whether it can be loaded or not."""
         return frozenset(self._entries)
 
+    def manifests(self) -> dict[str, PluginManifest]:
+        """The manifests of the plugins that are available now, by name."""
+        return {name: entry.manifest for name, entry in sorted(self._entries.items()) if entry.manifest is not None}
+
     def concurrency_limits(self) -> dict[str, int]:
         """How many jobs of a plugin may run at once, for the plugins that say so."""
         return {

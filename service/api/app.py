@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final
@@ -10,10 +11,11 @@ import uuid_utils
 from aiohttp import hdrs, web
 from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
 
-from service.api import openapi
 from service.api.access import Gate
+from service.api.description import Description
 from service.api.middleware import guard, protect
 from service.api.problems import Problem, response_of
+from service.api.resources import Resource, read_files
 from service.api.routes import ROUTES
 from service.api.services import Health, Services
 from service.errors import StartupError
@@ -42,6 +44,8 @@ def create_app(
     if HttpRequestParser is HttpRequestParserPy:
         raise StartupError("aiohttp runs without its C parser, which is not safe to serve with: install its wheel.")
     max_body_bytes = int(settings.max_body_mb * 1_000_000)
+    description = Description(ROUTES, plugins)
+    files: dict[str, Resource] = {}
     services = Services(
         jobs=jobs,
         plugins=plugins,
@@ -49,9 +53,16 @@ def create_app(
         metrics=metrics,
         gate=gate,
         max_body_bytes=max_body_bytes,
-        openapi=openapi.document(ROUTES),
+        description=description,
+        files=files,
     )
     app = web.Application(middlewares=[guard(settings, metrics)])
+
+    async def prepare(app: web.Application) -> None:
+        files.update(await asyncio.to_thread(read_files))
+        await description.of_routes()
+
+    app.on_startup.append(prepare)
 
     async def expect(request: web.Request) -> None:
         # A body that is too large is not asked for; its reader then refuses it by its length.

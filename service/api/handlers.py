@@ -216,11 +216,6 @@ async def get_metrics(services: Services, request: web.Request, arguments: Argum
     return web.Response(body=services.metrics.render(), headers={hdrs.CONTENT_TYPE: CONTENT_TYPE_LATEST})
 
 
-async def openapi(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
-    """The document of this API."""
-    return web.Response(body=services.openapi, content_type="application/json")
-
-
 async def _job(
     job: JobRecord, status: HTTPStatus = HTTPStatus.OK, headers: Mapping[str, str] | None = None
 ) -> web.Response:

@@ -174,6 +174,15 @@ class NoQuery(TypedDict):
     """No parameters."""
 
 
+ConditionalHeaders = TypedDict(
+    "ConditionalHeaders",
+    {
+        "If-None-Match": NotRequired[
+            Annotated[str, Field(description="An `ETag` that is known: 304 while it is the same", examples=['"none"'])]
+        ]
+    },
+)
+
 SubmitHeaders = TypedDict(
     "SubmitHeaders",
     {

@@ -73,9 +73,7 @@ def guard(settings: Settings, metrics: Metrics) -> Middleware:
     return middleware
 
 
-_PROTECTION: Final = CIMultiDict(
-    {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
-)
+_PROTECTION: Final = CIMultiDict({"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"})
 
 
 def protect(response: web.StreamResponse, request_id: str) -> None:
@@ -83,6 +81,7 @@ def protect(response: web.StreamResponse, request_id: str) -> None:
     headers = response.headers
     headers[REQUEST_ID] = request_id
     headers.update(_PROTECTION)
+    headers.setdefault("Cache-Control", "no-store")
     headers.setdefault("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
 
 

@@ -6,17 +6,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
-import orjson
 from openapi_pydantic import OpenAPI
 from pydantic import TypeAdapter
 from pydantic.json_schema import JsonSchemaMode
 
 import service
-from service.api import inputs
+from service.api import inputs, views
+from service.api.problem_types import PROBLEM_TYPES
 from service.api.problems import MEDIA_TYPE, ProblemView
+from service.api.resources import FILE_NAMES
 from service.api.route import ANY, Answer, Route, Schema
 
 _REF: Final = "#/components/schemas/{model}"
+#: The query parameter that stands for every field of a payload; a plugin's own call has its fields in its place.
+FIELDS: Final = "fields"
 _KEY_SCHEME: Final = "apiKey"
 
 #: Refusals that every call shares: malformed, to a foreign host, and a fault of ours.
@@ -31,6 +34,8 @@ _BODY_PROBLEMS: Final = (408, 413, 415, 422)
 #: Path parameters that are neither ids (`…_id`, UUIDs) nor just some text.
 _PATH_PARAMETERS: Final[Mapping[str, Mapping[str, Any]]] = {
     "name": {"type": "string", "minLength": 1, "examples": ["echo"]},
+    "kind": {"type": "string", "enum": [*PROBLEM_TYPES]},
+    "file": {"type": "string", "enum": [*FILE_NAMES]},
 }
 _HEADERS: Final[Mapping[str, str]] = {
     "Location": "Where it lives",
@@ -49,13 +54,14 @@ _PROBLEM_HEADERS: Final[Mapping[int, Sequence[str]]] = {
 }
 
 
-def document(routes: Sequence[Route]) -> bytes:
-    """The document of `routes` as JSON text."""
-    schemas = _Schemas()
+def document(routes: Sequence[Route]) -> dict[str, Any]:
+    """The document of `routes`; raises `ValueError` where it would not be OpenAPI."""
+    components = _Components()
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
-        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, routes, schemas)
-    schemas.component(inputs.OptionsInput, "validation")
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, routes, components)
+    components.schema(inputs.OptionsInput, "validation")
+    components.schema(views.BytesView, "serialization")
     problems = sorted({status for route in routes for status in _problems(route)})
     value = {
         "openapi": "3.1.1",
@@ -69,7 +75,7 @@ def document(routes: Sequence[Route]) -> bytes:
         "tags": [{"name": tag} for tag in dict.fromkeys(map(_tag, routes))],
         "paths": paths,
         "components": {
-            "responses": {_problem_name(status): _problem(status, schemas) for status in problems},
+            "responses": {_problem_name(status): _problem(status, components) for status in problems},
             "headers": {
                 name: {"description": description, "schema": {"type": "string"}}
                 for name, description in _HEADERS.items()
@@ -81,24 +87,26 @@ def document(routes: Sequence[Route]) -> bytes:
                     "description": "An API key. A service that only this machine reaches may ask for none.",
                 }
             },
-            "schemas": schemas.components,
+            "parameters": components.parameters,
+            "schemas": components.schemas,
         },
     }
     OpenAPI.model_validate(value)
-    return orjson.dumps(value)
+    return value
 
 
-class _Schemas:
-    """Collects the schemas of types under their names."""
+class _Components:
+    """Collects what is told once and referred to: the schemas of types, and parameters that calls share."""
 
     def __init__(self) -> None:
-        self.components: dict[str, Any] = {}
+        self.schemas: dict[str, Any] = {}
+        self.parameters: dict[str, Any] = {}
 
     def of(self, shape: Schema, mode: JsonSchemaMode) -> dict[str, Any]:
         """A reference to the schema of a type; JSON Schema as it stands."""
-        return dict(shape) if isinstance(shape, Mapping) else self.component(shape, mode)
+        return dict(shape) if isinstance(shape, Mapping) else self.schema(shape, mode)
 
-    def component(self, shape: type, mode: JsonSchemaMode) -> dict[str, Any]:
+    def schema(self, shape: type, mode: JsonSchemaMode) -> dict[str, Any]:
         """A reference to the schema of `shape`, which is added with all it refers to."""
         self._add(shape.__name__, self.inline(shape, mode))
         return {"$ref": _REF.format(model=shape.__name__)}
@@ -111,19 +119,26 @@ class _Schemas:
         return schema
 
     def _add(self, name: str, schema: Mapping[str, Any]) -> None:
-        if self.components.setdefault(name, schema) != schema:
+        if self.schemas.setdefault(name, schema) != schema:
             raise ValueError(f"two shapes have the name {name}")
 
+    def parameter(self, parameter: Mapping[str, Any]) -> dict[str, Any]:
+        """A reference to `parameter`, which means the same wherever it has that name."""
+        name = parameter["name"]
+        if self.parameters.setdefault(name, parameter) != parameter:
+            raise ValueError(f"two parameters have the name {name}")
+        return {"$ref": f"#/components/parameters/{name}"}
 
-def _operation(route: Route, routes: Sequence[Route], schemas: _Schemas) -> dict[str, Any]:
+
+def _operation(route: Route, routes: Sequence[Route], components: _Components) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "operationId": route.name,
         "tags": [_tag(route)],
         "summary": route.summary,
         "description": "\n\n".join(filter(None, [route.description, _needs(route)])),
-        "parameters": [*_parameters(route, schemas)],
+        "parameters": [*_parameters(route, components)],
         "responses": {
-            **{str(status): _answer(answer, routes, schemas) for status, answer in sorted(route.answers.items())},
+            **{str(status): _answer(answer, routes, components) for status, answer in sorted(route.answers.items())},
             **{str(status): {"$ref": f"#/components/responses/{_problem_name(status)}"} for status in _problems(route)},
         },
     }
@@ -134,7 +149,7 @@ def _operation(route: Route, routes: Sequence[Route], schemas: _Schemas) -> dict
             "required": ANY not in route.bodies and not route.body_optional,
             "content": {
                 media_type: {
-                    "schema": schemas.of(body.schema, "validation"),
+                    "schema": components.of(body.schema, "validation"),
                     "examples": {name: {"value": value} for name, value in body.examples.items()},
                 }
                 for media_type, body in route.bodies.items()
@@ -174,19 +189,26 @@ def _problem_name(status: int) -> str:
     return HTTPStatus(status).phrase.title().replace(" ", "").replace("-", "")
 
 
-def _problem(status: int, schemas: _Schemas) -> dict[str, Any]:
+def _problem(status: int, components: _Components) -> dict[str, Any]:
+    types = [problem for problem in PROBLEM_TYPES.values() if status in problem.statuses]
     return {
-        "description": HTTPStatus(status).phrase,
+        "description": "; ".join(problem.title for problem in types),
         "headers": _headers(_PROBLEM_HEADERS.get(status, ())),
-        "content": {MEDIA_TYPE: {"schema": schemas.component(ProblemView, "serialization")}},
+        "content": {
+            MEDIA_TYPE: {
+                "schema": components.schema(ProblemView, "serialization"),
+                "examples": {problem.kind: {"value": {**problem.example, "status": status}} for problem in types},
+            }
+        },
     }
 
 
-def _answer(answer: Answer, routes: Sequence[Route], schemas: _Schemas) -> dict[str, Any]:
+def _answer(answer: Answer, routes: Sequence[Route], components: _Components) -> dict[str, Any]:
     value: dict[str, Any] = {"description": answer.description, "headers": _headers(answer.headers)}
     if answer.content:
         value["content"] = {
-            media_type: {"schema": schemas.of(shape, "serialization")} for media_type, shape in answer.content.items()
+            media_type: {"schema": components.of(shape, "serialization")}
+            for media_type, shape in answer.content.items()
         }
     if answer.leads_to:
         value["links"] = dict(_links(answer.leads_to, routes))
@@ -209,21 +231,21 @@ def _links(leads_to: Mapping[str, str], routes: Sequence[Route]) -> Iterator[tup
             yield route.name, {"operationId": route.name, "parameters": found}
 
 
-def _parameters(route: Route, schemas: _Schemas) -> Iterator[dict[str, Any]]:
+def _parameters(route: Route, components: _Components) -> Iterator[dict[str, Any]]:
     for name in route.path_parameters:
         yield {"name": name, "in": "path", "required": True, "schema": _path_parameter(name)}
     if route.query:
-        yield from _fields(route.query, "query", schemas)
+        yield from _fields(route.query, "query", components)
     else:
-        yield from _fields(inputs.OptionsInput, "query", schemas, prefix=inputs.OPTION_PREFIX)
+        yield from _fields(inputs.OptionsInput, "query", components, prefix=inputs.OPTION_PREFIX)
         yield {
-            "name": "fields",
+            "name": FIELDS,
             "in": "query",
             "description": "With a raw body: the other fields of the payload, as text",
             "schema": {"type": "object", "additionalProperties": {"type": "string"}},
         }
     if route.headers:
-        yield from _fields(route.headers, "header", schemas)
+        yield from _fields(route.headers, "header", components)
 
 
 def _path_parameter(name: str) -> dict[str, Any]:
@@ -232,8 +254,8 @@ def _path_parameter(name: str) -> dict[str, Any]:
     return dict(_PATH_PARAMETERS.get(name, {"type": "string", "minLength": 1}))
 
 
-def _fields(shape: type, place: str, schemas: _Schemas, prefix: str = "") -> Iterator[dict[str, Any]]:
-    schema = schemas.inline(shape, "validation")
+def _fields(shape: type, place: str, components: _Components, prefix: str = "") -> Iterator[dict[str, Any]]:
+    schema = components.inline(shape, "validation")
     required = schema.get("required", ())
     for name, field in schema.get("properties", {}).items():
         parameter: dict[str, Any] = {"name": prefix + name, "in": place, "required": name in required}
@@ -244,4 +266,5 @@ def _fields(shape: type, place: str, schemas: _Schemas, prefix: str = "") -> Ite
             parameter["content"] = {"application/json": {"schema": field}}
         else:
             parameter["schema"] = field
-        yield parameter
+        # Options and headers mean the same to every call that takes them.
+        yield components.parameter(parameter) if prefix or place == "header" else parameter

@@ -11,6 +11,7 @@ import orjson
 from aiohttp import web
 from typing_extensions import TypedDict
 
+from service.api.problem_types import PROBLEM_TYPES, url
 from service.api.strict_json import MalformedJSONError
 from service.errors import (
     FieldProblem,
@@ -49,7 +50,7 @@ class ErrorView(TypedDict):
 
 
 class ProblemView(TypedDict):
-    """Problem details (RFC 9457)."""
+    """Problem details (RFC 9457); `type` leads to a page about it."""
 
     type: str
     title: str
@@ -62,7 +63,10 @@ class ProblemView(TypedDict):
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class Problem(Exception):  # noqa: N818 - RFC 9457 calls it that
-    """An answer that is an error. `kind` ends the type URI; `error` is the inner error object behind it, if any."""
+    """An answer that is an error. `kind` is one of `PROBLEM_TYPES`, and ends the type URI.
+
+    `error` is the inner error object behind it, if any.
+    """
 
     status: HTTPStatus
     kind: str
@@ -120,8 +124,8 @@ STATUS_OF: Final[Sequence[tuple[type[Exception], HTTPStatus, str]]] = (
     (web.RequestPayloadError, HTTPStatus.BAD_REQUEST, "malformed-request"),
 )
 
-#: The kinds of aiohttp's own refusals; others are named by their status.
-_KIND_OF_HTTP: Final[Mapping[int, str]] = {404: "unknown-route", 405: "wrong-method", 413: "too-large"}
+#: The kinds of aiohttp's own refusals; any other one is of a malformed request.
+KIND_OF_HTTP: Final[Mapping[int, str]] = {404: "unknown-route", 405: "wrong-method", 413: "too-large"}
 
 
 def problem_of(error: Exception) -> Problem | None:
@@ -166,15 +170,15 @@ def _retry_after(error: Exception) -> Mapping[str, str]:
 def _of_http_exception(error: web.HTTPException) -> Problem:
     status = HTTPStatus(error.status)
     headers = {name: error.headers[name] for name in ("Allow", "Location") if name in error.headers}
-    kind = _KIND_OF_HTTP.get(status, status.phrase.lower().replace(" ", "-"))
+    kind = KIND_OF_HTTP.get(status, "malformed-request")
     return Problem(status=status, kind=kind, detail=status.description or status.phrase, headers=headers)
 
 
 def response_of(problem: Problem, request_id: str) -> web.Response:
     """`problem` as the answer to the request of that id."""
     view: ProblemView = {
-        "type": f"/problems/{problem.kind}",
-        "title": problem.kind.replace("-", " ").capitalize(),
+        "type": url(problem.kind),
+        "title": PROBLEM_TYPES[problem.kind].title,
         "status": problem.status.value,
         "detail": _encodable(problem.detail),
         "request_id": request_id,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from service.api import handlers, inputs, submissions, views
+from service.api import handlers, inputs, pages, submissions, views
 from service.api.access import ANY_KEY, OPERATOR_REPORT, PUBLIC, READ, SUBMIT
 from service.api.route import ANY, JSON_TYPE, Answer, Body, Route, Schema
 
@@ -36,6 +36,9 @@ _ENDED_IN_TIME: Final = Answer(
     headers=("Location", "Idempotency-Replayed", "Preference-Applied"),
     leads_to=_TO_JOB,
 )
+_TAGGED: Final = ("ETag",)
+_NOT_MODIFIED: Final = Answer(description="The client has it already", headers=_TAGGED)
+_HTML: Final = Answer(description="A page", content={"text/html": {"type": "string"}}, headers=_TAGGED)
 _DOCUMENT: Final[Mapping[str, Schema]] = {JSON_TYPE: _OBJECT, ANY: _RAW_BYTES}
 
 ROUTES: Final[Sequence[Route]] = (
@@ -215,8 +218,57 @@ ROUTES: Final[Sequence[Route]] = (
         path="/openapi.json",
         name="openapi",
         summary="This document",
-        handler=handlers.openapi,
+        description="With a call for each plugin that is available, for those who may list the plugins.",
+        handler=pages.openapi,
         policy=PUBLIC,
-        answers={200: Answer(description="OpenAPI 3.1", content={JSON_TYPE: _OBJECT})},
+        headers=inputs.ConditionalHeaders,
+        answers={
+            200: Answer(description="OpenAPI 3.1", content={JSON_TYPE: _OBJECT}, headers=_TAGGED),
+            304: _NOT_MODIFIED,
+        },
+    ),
+    Route(
+        method="GET",
+        path="/docs",
+        name="docs",
+        summary="This document as a page to read and to try",
+        handler=pages.docs,
+        policy=PUBLIC,
+        headers=inputs.ConditionalHeaders,
+        answers={200: _HTML, 304: _NOT_MODIFIED},
+    ),
+    Route(
+        method="GET",
+        path="/docs/{file}",
+        name="docs_file",
+        summary="Get a file that the pages load",
+        handler=pages.docs_file,
+        policy=PUBLIC,
+        headers=inputs.ConditionalHeaders,
+        answers={
+            200: Answer(description="The file", content={ANY: {"type": "string"}}, headers=_TAGGED),
+            304: _NOT_MODIFIED,
+        },
+    ),
+    Route(
+        method="GET",
+        path="/problems",
+        name="list_problems",
+        summary="Read about every kind of problem",
+        handler=pages.list_problems,
+        policy=PUBLIC,
+        headers=inputs.ConditionalHeaders,
+        answers={200: _HTML, 304: _NOT_MODIFIED},
+    ),
+    Route(
+        method="GET",
+        path="/problems/{kind}",
+        name="get_problem",
+        summary="Read what a kind of problem means, and what to do",
+        description="The `type` of every problem leads here.",
+        handler=pages.get_problem,
+        policy=PUBLIC,
+        headers=inputs.ConditionalHeaders,
+        answers={200: _HTML, 304: _NOT_MODIFIED},
     ),
 )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from service.api.access import Gate
+from service.api.resources import Resource
 from service.job_management import JobManagementService
 from service.metrics import Metrics
 from service.plugin_management import PluginManagementService
@@ -30,9 +31,21 @@ class Health(Protocol):
         ...
 
 
+class Description(Protocol):
+    """The OpenAPI document of the API, for two kinds of readers."""
+
+    async def of_routes(self) -> Resource:
+        """For everybody: it names no plugin."""
+        ...
+
+    async def of_routes_and_plugins(self) -> Resource:
+        """For those who may list the plugins."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """The collaborators of every handler, and the one limit they share."""
+    """The collaborators of every handler, the one limit they share, and the files of the documentation."""
 
     jobs: JobManagementService
     plugins: PluginManagementService
@@ -40,4 +53,5 @@ class Services:
     metrics: Metrics
     gate: Gate
     max_body_bytes: int
-    openapi: bytes
+    description: Description
+    files: Mapping[str, Resource]

@@ -1,0 +1,281 @@
+"""Every kind of problem the API answers with: the one table behind titles, their pages, and the documents."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+#: Where the page of a kind is; also the `type` of its problems.
+PATH: Final = "/problems"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ProblemType:
+    """A kind of problem, for people: what it means, what to do, and a `detail` it may come with.
+
+    `statuses` are those it is answered with. `members` of an example stand beside the ones that every problem has.
+    """
+
+    kind: str
+    statuses: Sequence[int]
+    title: str
+    meaning: str
+    remedy: str
+    detail: str
+    members: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def example(self) -> dict[str, Any]:
+        """A problem of this kind, as it is answered."""
+        return {
+            "type": url(self.kind),
+            "title": self.title,
+            "status": self.statuses[0],
+            "detail": self.detail,
+            "request_id": "0198f6c2-7c1e-7d3a-9b60-3f1d2a4c5e6f",
+            **self.members,
+        }
+
+
+def url(kind: str) -> str:
+    """Where the page of `kind` is."""
+    return f"{PATH}/{kind}"
+
+
+def _at(pointer: str, message: str) -> dict[str, Any]:
+    return {"errors": [{"pointer": pointer, "message": message}]}
+
+
+_TYPES: Final = (
+    ProblemType(
+        kind="malformed-request",
+        statuses=(400,),
+        title="Malformed request",
+        meaning="The request is not HTTP, or a header, a query parameter or a part of a form is unknown, given twice, "
+        "or not of its form.",
+        remedy="Correct the place that `errors` names. The same request will be refused again.",
+        detail="A query parameter is not acceptable.",
+        members=_at("/limit", "Input should be less than or equal to 500"),
+    ),
+    ProblemType(
+        kind="malformed-json",
+        statuses=(400,),
+        title="Malformed JSON",
+        meaning="The body is not JSON as this service reads it: UTF-8, no key twice, no NaN, integers of at most 64 "
+        "bits, at most 64 levels and 100,000 values.",
+        remedy="Correct the place that `errors` names.",
+        detail="/payload/a: the key is given twice",
+        members=_at("/payload/a", "the key is given twice"),
+    ),
+    ProblemType(
+        kind="unauthenticated",
+        statuses=(401,),
+        title="No valid API key",
+        meaning="The call asks for an API key, and there was none, or one that is unknown, expired or revoked.",
+        remedy="Send a key as `Authorization: Bearer jsk_…`. Whoever runs the service makes one with "
+        "`jobservice keys create`.",
+        detail="Send an API key of this service, as `Authorization: Bearer jsk_…`.",
+    ),
+    ProblemType(
+        kind="forbidden",
+        statuses=(403,),
+        title="Not for this key",
+        meaning="The key is valid, but has none of the roles that the call asks for.",
+        remedy="Use a key with the role that `detail` names.",
+        detail="This call asks for a key with the role submit; this one has read.",
+    ),
+    ProblemType(
+        kind="foreign-origin",
+        statuses=(403,),
+        title="Request from a foreign page",
+        meaning="A page of another site tried to change something here with a visitor's browser. That is never taken.",
+        remedy="Call the service from a program, or from a page of its own origin.",
+        detail="Pages of 'https://elsewhere.example' may not send POST requests here.",
+    ),
+    ProblemType(
+        kind="unknown-route",
+        statuses=(404,),
+        title="Nothing at this address",
+        meaning="The service has no such path.",
+        remedy="Compare the path with `/openapi.json` or `/docs`.",
+        detail="Not Found",
+    ),
+    ProblemType(
+        kind="unknown-job",
+        statuses=(404,),
+        title="Unknown job",
+        meaning="There is no job of this id. A job of another tenant does not exist for you, either.",
+        remedy="Take the id from the answer to the submission, and the key of the same tenant.",
+        detail="There is no job 0198f6c2-7c1e-7d3a-9b60-000000000000.",
+    ),
+    ProblemType(
+        kind="unknown-file",
+        statuses=(404,),
+        title="Unknown file",
+        meaning="The job is there, but has no such artifact, or no bytes at that place.",
+        remedy="Follow the `links` and `url`s of the job's record.",
+        detail="Job 0198f6c2-7c1e-7d3a-9b60-3f1d2a4c5e6f has no file '/image'.",
+    ),
+    ProblemType(
+        kind="unknown-plugin",
+        statuses=(404, 422),
+        title="Unknown plugin",
+        meaning="No plugin of this name is installed: 404 where the path names it, 422 where the body does.",
+        remedy="Ask `GET /v1/plugins` for the names.",
+        detail="No plugin 'thumbnial' is installed.",
+    ),
+    ProblemType(
+        kind="wrong-method",
+        statuses=(405,),
+        title="Wrong method",
+        meaning="The path exists, but not for this method.",
+        remedy="Use one of those in the header `Allow`.",
+        detail="Method Not Allowed",
+    ),
+    ProblemType(
+        kind="body-timeout",
+        statuses=(408,),
+        title="The body stopped arriving",
+        meaning="The request promised a body that did not come, or came too slowly. Nothing was recorded.",
+        remedy="Send it again, with an `Idempotency-Key` to be safe.",
+        detail="The body stopped arriving after 65536 bytes.",
+    ),
+    ProblemType(
+        kind="wrong-state",
+        statuses=(409,),
+        title="Not in this state",
+        meaning="The job is not in a state in which this can be done: what has ended cannot be cancelled.",
+        remedy="Look at the `status` of the job's record.",
+        detail="Job 0198f6c2-7c1e-7d3a-9b60-3f1d2a4c5e6f is SUCCESS: it cannot be cancelled.",
+    ),
+    ProblemType(
+        kind="job-cancelled",
+        statuses=(409,),
+        title="The job was cancelled",
+        meaning="The result of a job was asked for that ended without one.",
+        remedy="Submit the job anew if its result is still wanted.",
+        detail="Job 0198f6c2-7c1e-7d3a-9b60-3f1d2a4c5e6f was cancelled: no result.",
+    ),
+    ProblemType(
+        kind="too-large",
+        statuses=(413,),
+        title="The body is too large",
+        meaning="The body has more bytes than `JOBSERVICE_MAX_BODY_MB` allows, or a form more than 64 parts. It is "
+        "told while the body is read, and the connection is closed.",
+        remedy="Send less, or have the limit raised.",
+        detail="The body is larger than 64000000 bytes.",
+    ),
+    ProblemType(
+        kind="unsupported-media-type",
+        statuses=(415,),
+        title="Not a body that is taken here",
+        meaning="The `Content-Type`, its charset or the `Content-Encoding` of the body is not one this call takes.",
+        remedy="Send one of the types that `detail` names, as it is: not compressed, JSON in UTF-8.",
+        detail="text/plain is not taken here: send application/json or multipart/form-data.",
+    ),
+    ProblemType(
+        kind="foreign-host",
+        statuses=(421,),
+        title="Not this service's host",
+        meaning="The header `Host` names a host that this service does not answer for; so no foreign name can be made "
+        "to lead browsers here.",
+        remedy="Use the address that the service listens on, or have the proxy in front of it send that.",
+        detail="This service does not answer for the host 'elsewhere.example'.",
+    ),
+    ProblemType(
+        kind="invalid-content",
+        statuses=(422,),
+        title="A field does not fit",
+        meaning="The body is well-formed, but a field is missing, unknown or out of its range.",
+        remedy="Correct the places that `errors` names.",
+        detail="/priority: Input should be less than or equal to 100",
+        members=_at("/priority", "Input should be less than or equal to 100"),
+    ),
+    ProblemType(
+        kind="invalid-payload",
+        statuses=(422,),
+        title="The payload does not fit the plugin",
+        meaning="The payload is not what the plugin's `input_schema` says. No job was made.",
+        remedy="Correct the places that `errors` names; `GET /v1/plugins/{name}` shows the schema.",
+        detail="The payload does not fit plugin 'thumbnail'.",
+        members=_at("/payload/width", '"wide" is not of type "integer"'),
+    ),
+    ProblemType(
+        kind="idempotency-key-reused",
+        statuses=(422,),
+        title="The idempotency key was used before",
+        meaning="The `Idempotency-Key` had made another job, from another request.",
+        remedy="Take a new key for a new job. To repeat a request, send exactly the same one.",
+        detail="This Idempotency-Key was used before with a different request.",
+    ),
+    ProblemType(
+        kind="job-failed",
+        statuses=(422,),
+        title="The job failed",
+        meaning="The result of a job was asked for that failed; `error` says why.",
+        remedy="Correct what `error` tells, and submit the job anew.",
+        detail="Job 0198f6c2-7c1e-7d3a-9b60-3f1d2a4c5e6f failed: not a picture",
+        members={
+            "error": {
+                "type": "ExecutionError",
+                "message": "not a picture",
+                "plugin": "thumbnail",
+                "details": {"exception": "UnidentifiedImageError"},
+                "timestamp": "2026-01-31T12:00:00.000Z",
+            }
+        },
+    ),
+    ProblemType(
+        kind="rate-limited",
+        statuses=(429,),
+        title="Too many requests",
+        meaning="The caller has used up its rate; `RateLimit-Policy` and `RateLimit` tell what it is and what is left.",
+        remedy="Wait for the seconds of `Retry-After`.",
+        detail="Too many requests: this caller has 10 a second, and 20 at once.",
+    ),
+    ProblemType(
+        kind="queue-full",
+        statuses=(429,),
+        title="Too many jobs wait",
+        meaning="As many jobs wait as may, in all, of the tenant or of the plugin. No job was made.",
+        remedy="Wait for the seconds of `Retry-After`, and send the request again.",
+        detail="The queue is full: 1000 jobs of plugin 'ocr' wait, and 1000 may. Try again later.",
+    ),
+    ProblemType(
+        kind="internal-error",
+        statuses=(500,),
+        title="A fault of the service",
+        meaning="Something happened that nobody foresaw. It is never the request's fault.",
+        remedy="Tell whoever runs the service the `request_id`: the log says more under it.",
+        detail="This is a fault of the service; its log tells more under the request id.",
+    ),
+    ProblemType(
+        kind="not-ready",
+        statuses=(503,),
+        title="Not ready",
+        meaning="`/readyz` was asked, and the process cannot take or run jobs now; `errors` has every reason.",
+        remedy="Wait, or help where the reasons ask for it.",
+        detail="The service is draining.",
+        members=_at("", "The service is draining."),
+    ),
+    ProblemType(
+        kind="plugin-unavailable",
+        statuses=(503,),
+        title="The plugin is not available",
+        meaning="The plugin is installed, but still loading, or could not be loaded. No job was made.",
+        remedy="With `Retry-After`, wait for its seconds. Without, whoever runs the service has to act on `detail`.",
+        detail="Plugin 'ocr' is not available: it is still loading; try again soon",
+    ),
+    ProblemType(
+        kind="unavailable",
+        statuses=(503,),
+        title="Not now",
+        meaning="The service stops, or its database is away. Nothing was changed.",
+        remedy="Send the request again after the seconds of `Retry-After`, or a few.",
+        detail="The service is draining.",
+    ),
+)
+
+#: By kind, in the order of their statuses.
+PROBLEM_TYPES: Final[Mapping[str, ProblemType]] = {problem.kind: problem for problem in _TYPES}

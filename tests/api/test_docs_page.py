@@ -1,0 +1,88 @@
+"""The interactive documentation in a real browser, which may reach this service only."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Page, expect, sync_playwright
+
+from service.api.routes import ROUTES
+from tests.api.browser import LAUNCH, Watch, needs_browser
+from tests.api.conftest import Live
+
+pytestmark = needs_browser
+
+
+@pytest.fixture
+def page() -> Iterator[Page]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(**LAUNCH)
+        page = browser.new_page()
+        page.set_default_timeout(30_000)
+        expect.set_options(timeout=30_000)
+        yield page
+        browser.close()
+
+
+@pytest.fixture
+def described(live: Live) -> None:
+    """The plugins that these tests look for are available."""
+    for plugin in ("echo", "thumbnail"):
+        live.ended(live.submit(plugin, {"image": "aGk=", "mime_type": "image/png"})["id"])
+
+
+@pytest.mark.usefixtures("described")
+def test_the_page_shows_every_call_and_submits_a_job(live: Live, page: Page) -> None:
+    watch = Watch(page, live.url)
+    page.goto(live.url + "/docs")
+    expect(page.locator(".title")).to_contain_text("Job service")
+    for path in [route.path for route in ROUTES] + ["/v1/plugins/thumbnail/jobs"]:
+        expect(page.locator(f'.opblock-summary-path[data-path="{path}"]').first).to_be_visible()
+
+    call = page.locator("#operations-plugins-submit_echo_job")
+    call.locator(".opblock-summary-control").click()
+    call.get_by_role("button", name="Try it out").click()
+    call.locator("textarea.body-param__text").fill('{"text": "from the page"}')
+    call.get_by_role("button", name="Execute").click()
+    expect(call.locator(".live-responses-table .response-col_status").last).to_contain_text("202")
+    answer = json.loads(call.locator(".live-responses-table .response-col_description code").first.inner_text())
+    assert (answer["plugin"], answer["payload"]) == ("echo", {"text": "from the page"})
+    assert live.ended(answer["id"])["result"] == {"text": "from the page"}
+
+    assert watch.complaints == []
+    assert watch.foreign == []
+    assert "/openapi.json" in watch.asked
+
+
+@pytest.mark.usefixtures("described")
+def test_the_page_sends_a_picture(live: Live, page: Page, png: bytes) -> None:
+    watch = Watch(page, live.url)
+    page.goto(live.url + "/docs")
+    call = page.locator("#operations-plugins-submit_thumbnail_job")
+    call.locator(".opblock-summary-control").click()
+    call.get_by_role("button", name="Try it out").click()
+    call.locator("select[aria-label='Request content type']").select_option("*/*")
+    call.locator("input[type=file]").set_input_files({"name": "page.png", "mimeType": "image/png", "buffer": png})
+    call.get_by_role("button", name="Execute").click()
+    expect(call.locator(".live-responses-table .response-col_status").last).to_contain_text("202")
+    location = re.search(r"location: (\S+)", call.locator(".live-responses-table").inner_text())
+    assert location
+    record = live.ended(location[1].rpartition("/")[2])
+    assert (record["status"], record["payload"]["mime_type"]) == ("SUCCESS", "image/png")
+    assert (watch.complaints, watch.foreign) == ([], [])
+
+
+def test_the_page_of_a_problem_is_where_its_type_leads(live: Live, page: Page) -> None:
+    watch = Watch(page, live.url)
+    problem = live.get("/v1/jobs?limit=0").json()
+    page.goto(live.url + problem["type"])
+    expect(page.locator("h1")).to_have_text(problem["title"])
+    page.get_by_role("link", name="All problems").click()
+    expect(page.locator("h1")).to_have_text("Problems")
+    page.get_by_role("link", name="Not for this key").click()
+    expect(page.locator("h1")).to_have_text("Not for this key")
+    assert "/docs/page.css" in watch.asked
+    assert (watch.complaints, watch.foreign) == ([], [])
