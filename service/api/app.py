@@ -116,13 +116,13 @@ class _Protocol(web.RequestHandler):
     ) -> web.StreamResponse:
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             self.log_exception("unexpected error", exc_info=exc)
-        kind, detail = _BELOW.get(status, ("malformed-request", "The request is not HTTP as this service takes it."))
+        kind, detail = BELOW.get(status, ("malformed-request", "The request is not HTTP as this service takes it."))
         request_id = str(uuid_utils.uuid7())
         response = response_of(Problem(status=HTTPStatus(status), kind=kind, detail=detail, close=True), request_id)
         protect(response, request_id)
         return response
 
 
-_BELOW: Final[Mapping[int, tuple[str, str]]] = {
+BELOW: Final[Mapping[int, tuple[str, str]]] = {
     500: ("internal-error", "This is a fault of the service; its log tells more under the request id."),
 }

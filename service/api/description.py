@@ -29,8 +29,10 @@ class Description:
 
     async def of_routes(self) -> Resource:
         """The document that names no plugin."""
-        async with self._making:
-            return await self._routes_described()
+        if self._of_routes is None:
+            async with self._making:
+                return await self._routes_described()
+        return self._of_routes
 
     async def of_routes_and_plugins(self) -> Resource:
         """The document with a typed call for each plugin that is available now."""

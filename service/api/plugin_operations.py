@@ -22,6 +22,8 @@ GENERIC: Final = "submit_plugin_job"
 _BYTES: Final = {"$ref": "#/components/schemas/BytesView"}
 _UNKNOWN: Final = {"type": "object", "additionalProperties": True}
 _COMPONENTS: Final = "#/components/schemas/"
+#: What a plugin has of its own: the names of its schemas end so.
+_PARTS: Final = ("Payload", "Result", "Job")
 
 #: Where schemas stand in a schema: one, a list of them, or one a name. All else is data.
 _ONE: Final = frozenset(("items", "contains", "propertyNames", "not", "if", "then", "else", "contentSchema")) | {
@@ -54,7 +56,7 @@ def _free_stem(name: str, components: Mapping[str, Any], identifiers: set[str]) 
     """`name` as code may spell it, in lower case with underlines, and unlike what is there."""
     stem = re.sub(r"[^0-9a-z]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()).strip("_") or "plugin"
     number, found = 1, stem
-    while _operation_id(found) in identifiers or any(key.startswith(_type_name(found)) for key in components):
+    while _operation_id(found) in identifiers or any(_type_name(found, part) in components for part in _PARTS):
         number, found = number + 1, f"{stem}_{number + 1}"
     return found
 
@@ -63,12 +65,12 @@ def _operation_id(stem: str) -> str:
     return f"submit_{stem}_job"
 
 
-def _type_name(stem: str, part: str = "") -> str:
+def _type_name(stem: str, part: str) -> str:
     return "".join(word.capitalize() for word in stem.split("_")) + part
 
 
 def _schemas(stem: str, manifest: PluginManifest) -> dict[str, JSONSchema]:
-    payload, result, job = (_type_name(stem, part) for part in ("Payload", "Result", "Job"))
+    payload, result, job = (_type_name(stem, part) for part in _PARTS)
     own = _told(payload, manifest.input_schema, {})
     known: JSONSchema = {"plugin": {"const": manifest.name}}
     if manifest.output_schema is not None:

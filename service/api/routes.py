@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from service.api import handlers, inputs, pages, submissions, views
 from service.api.access import ANY_KEY, OPERATOR_REPORT, PUBLIC, READ, SUBMIT
@@ -21,6 +21,22 @@ _FORM: Final = {
     },
     "additionalProperties": True,
     "description": "Every part that is not reserved is a field of the payload; files are its bytes.",
+}
+_EXAMPLES: Final[Mapping[str, Mapping[str, Any]]] = {
+    "least": {"plugin": "echo", "payload": {"text": "hello"}},
+    "bytes": {
+        "plugin": "image_info",
+        "payload": {"image": {"$bytes": "R0lGODlhAQABAAAAACw="}, "mime_type": "image/gif"},
+    },
+    "options": {
+        "plugin": "echo",
+        "payload": {"text": "good night"},
+        "priority": 5,
+        "run_at": "2100-01-01T00:00:00Z",
+        "max_attempts": 3,
+        "tags": ["docs"],
+        "metadata": {"order": 7},
+    },
 }
 _JOB: Final = {JSON_TYPE: views.JobView}
 _TO_JOB: Final = {"/v1/jobs/{job_id}": "$response.body#/id", "/v1/plugins/{name}": "$response.body#/plugin"}
@@ -51,7 +67,7 @@ ROUTES: Final[Sequence[Route]] = (
         policy=SUBMIT,
         headers=inputs.SubmitHeaders,
         bodies={
-            JSON_TYPE: Body(read=submissions.from_json, schema=inputs.JobInput),
+            JSON_TYPE: Body(read=submissions.from_json, schema=inputs.JobInput, examples=_EXAMPLES),
             "multipart/form-data": Body(read=submissions.from_form, schema=_FORM),
         },
         answers={200: _ENDED_IN_TIME, 202: _ACCEPTED},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import io
 import json
@@ -10,7 +11,7 @@ import queue
 import socket
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -98,16 +99,18 @@ def _received(connection: socket.socket) -> bytes:
                 return received
 
 
-@pytest.fixture(scope="session")
-def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    data_dir = tmp_path_factory.mktemp("data")
-    settings = Settings(_env_file=None, data_dir=data_dir, port=0, workers=2, max_body_mb=MAX_BODY_MB, timeout_s=60)
+@contextlib.contextmanager
+def serving(data_dir: Path, *, only_plugins: Collection[str] = (), **more: Any) -> Iterator[Live]:
+    """A service in a thread of its own, with these settings."""
+    settings = Settings(
+        _env_file=None, data_dir=data_dir, port=0, max_body_mb=MAX_BODY_MB, **{"workers": 2, "timeout_s": 60, **more}
+    )
     started: queue.Queue[Live | BaseException] = queue.Queue()
     loop = asyncio.new_event_loop()
     stop = asyncio.Event()
 
     async def serve() -> None:
-        async with Service.open(settings) as service:
+        async with Service.open(settings, only_plugins=only_plugins) as service:
             started.put(Live(url=service.url.rstrip("/"), data_dir=data_dir))
             await stop.wait()
 
@@ -128,6 +131,12 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     loop.call_soon_threadsafe(stop.set)
     thread.join(60)
     assert not thread.is_alive()
+
+
+@pytest.fixture(scope="session")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    with serving(tmp_path_factory.mktemp("data")) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")
