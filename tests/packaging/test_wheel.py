@@ -112,7 +112,9 @@ def test_the_wheel_carries_migrations_and_nothing_of_the_repository(wheel: Path)
     assert outside == set()
     revisions = {f"service/{path.relative_to(ROOT)}" for path in (ROOT / "migrations/versions").glob("*.py")}
     assert revisions
-    wanted = revisions | {"service/alembic.ini", "service/migrations/env.py", "service/py.typed"}
+    assets = {str(path.relative_to(ROOT)) for path in (ROOT / "service/api/assets").rglob("*") if path.is_file()}
+    assert "service/api/assets/swagger-ui/LICENSE" in assets
+    wanted = revisions | assets | {"service/alembic.ini", "service/migrations/env.py", "service/py.typed"}
     assert wanted <= set(names)
     assert not any("__pycache__" in name or "/tests/" in name for name in names)
 
@@ -129,6 +131,15 @@ def test_the_installed_service_runs_one_job(served: str, tmp_path: Path) -> None
     assert record["status"] == "SUCCESS", record
     assert record["result"] == {"text": "hello"}
     assert list(tmp_path.rglob("jobs.db")), "the data is not below the working directory"
+
+
+def test_the_installed_service_serves_its_documentation(served: str) -> None:
+    with urllib.request.urlopen(f"{served}/docs", timeout=60) as page:
+        loaded = re.findall(r'(?:src|href)="(/docs/[^"]+)"', page.read().decode())
+    assert len(loaded) == 3
+    for path in loaded:
+        with urllib.request.urlopen(served + path, timeout=60) as file:
+            assert int(file.headers["Content-Length"]) > 100
 
 
 def test_plain_alembic_finds_the_revisions_of_the_installed_wheel(environment: Path, tmp_path: Path) -> None:
