@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Final
 
 #: What `EventBus.tell_others` is told when there may be work; else it is the id of a job that changed.
@@ -21,7 +21,13 @@ class EventBus:
     def __init__(self) -> None:
         self._watchers: dict[str, set[asyncio.Event]] = collections.defaultdict(set)
         self.work = asyncio.Event()
+        self.anything = asyncio.Event()  # set with every wake-up, for whoever follows all jobs
         self.tell_others: Callable[[str], None] = lambda what: None
+
+    @property
+    def watched(self) -> Collection[str]:
+        """The jobs that somebody watches."""
+        return list(self._watchers)
 
     @contextlib.contextmanager
     def watch(self, job_id: str) -> Iterator[asyncio.Event]:
@@ -47,6 +53,7 @@ class EventBus:
 
     def heard(self, what: str) -> None:
         """Another process says that there is `WORK`, or that the job of this id has changed."""
+        self.anything.set()
         if what == WORK:
             self.work.set()
         for changed in self._watchers.get(what, ()):
@@ -54,6 +61,7 @@ class EventBus:
 
     def missed_some(self) -> None:
         """Others may have told anything meanwhile: everybody looks again."""
+        self.anything.set()
         self.work.set()
         for watchers in self._watchers.values():
             for changed in watchers:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
-from typing import Any, Final, NewType
+from typing import Any, Final, NamedTuple, NewType
 
 #: A value that `json` could have produced: None, bool, int, float, str, list or dict of those.
 JSON = Any
@@ -81,6 +81,21 @@ TRANSITIONS: Final[Mapping[JobStatus, frozenset[JobStatus]]] = MappingProxyType(
 )
 
 TERMINAL: Final = frozenset(status for status in JobStatus if status.is_terminal)
+
+
+class EventType(enum.StrEnum):
+    """What can happen to a job. An event that ends it has the name of the status, in small letters."""
+
+    SUBMITTED = "submitted"
+    STARTED = "started"
+    PROGRESS = "progress"
+    CANCEL_REQUESTED = "cancel_requested"
+    RELEASED = "released"  # given back unharmed
+    RETRYING = "retrying"  # this attempt failed, another one follows
+    LOST = "lost"  # taken back from a runner that was lost
+    SUCCESS = "success"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
 
 
 class ErrorType(enum.StrEnum):
@@ -205,6 +220,77 @@ class AttemptRecord:
     metrics: Mapping[str, float]
     traceback: str | None
     output: str | None
+
+
+class Place(NamedTuple):
+    """Where an event stands among those of all jobs: `tx` is 0 where one writer makes `position` the whole order."""
+
+    tx: int
+    position: int
+
+    def __str__(self) -> str:
+        return f"{self.tx}-{self.position}"
+
+
+#: Before every event.
+FIRST_PLACE: Final = Place(0, 0)
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)  # not frozen: that would make each five times as dear
+class JobEvent:
+    """Something that happened to a job: its `n`-th event, counted from 1 without a gap. `data` is JSON text."""
+
+    place: Place
+    tenant: str
+    plugin: str
+    job_id: str
+    n: int
+    type: str
+    at: Timestamp
+    data: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class EventFilter:
+    """Which events of a tenant's jobs; None as `plugin` or `types` takes all."""
+
+    tenant: str
+    plugin: str | None = None
+    types: frozenset[EventType] | None = None
+
+    def takes(self, event: JobEvent) -> bool:
+        """Whether `event` is one of them."""
+        return (
+            event.tenant == self.tenant
+            and (self.plugin is None or event.plugin == self.plugin)
+            and (self.types is None or event.type in self.types)
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class EventPage:
+    """Events in the order of their places. Up to `end` nothing is missing; behind it there is more if `is_full`."""
+
+    events: Sequence[JobEvent]
+    end: Place
+    is_full: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class JobNews:
+    """The events of a job behind a number, and how it is; all as of one moment."""
+
+    status: JobStatus
+    event_count: int
+    events: Sequence[JobEvent]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class QueuePlace:
+    """How many jobs start before this one, and in how many seconds it may start; None where that is not known."""
+
+    position: int | None
+    eta_s: float | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

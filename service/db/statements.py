@@ -6,7 +6,7 @@ import functools
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import orjson
 import sqlalchemy as sa
@@ -17,6 +17,8 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
+#: The oldest transaction of a PostgreSQL that has not ended.
+_OLDEST_OPEN: Final = "CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS TEXT) AS BIGINT)"
 _SQLITE: Final = SQLiteDialect_aiosqlite()
 POSTGRESQL: Final = PGDialect_asyncpg()  # type: ignore[no-untyped-call]
 
@@ -181,6 +183,46 @@ class Settled(sa.ColumnElement[bool]):
         self.tx = tx
 
 
+class LastSettled(sa.ColumnElement[int]):
+    """The newest transaction that is `Settled`; 0 on SQLite."""
+
+    inherit_cache = True
+    type = sa.BigInteger()
+
+
+class Behind(sa.ColumnElement[bool]):
+    """Whether (tx, position) is behind a given place. On SQLite `position` alone is the order, and `tx` not asked."""
+
+    inherit_cache = False
+    type = sa.Boolean()
+
+    def __init__(
+        self,
+        tx: sa.ColumnElement[Any],
+        position: sa.ColumnElement[Any],
+        place_tx: sa.BindParameter[int],
+        place_position: sa.BindParameter[int],
+    ) -> None:
+        self.tx = tx
+        self.position = position
+        self.place_tx = place_tx
+        self.place_position = place_position
+
+    def self_group(self, against: Any = None) -> Self:
+        """As it is: SQLite would look for `... = 1` in no index."""
+        return self
+
+
+class PlaceOrder(sa.ColumnElement[Any]):
+    """The order by (tx, position) for ORDER BY; on SQLite by `position` alone."""
+
+    inherit_cache = False
+
+    def __init__(self, tx: sa.ColumnElement[Any], position: sa.ColumnElement[Any]) -> None:
+        self.tx = tx
+        self.position = position
+
+
 @compiles(ThisTransaction, "sqlite")
 def _sqlite_transaction(element: ThisTransaction, compiler: SQLCompiler, **more: Any) -> str:
     return "NULL"
@@ -198,8 +240,45 @@ def _sqlite_settled(element: Settled, compiler: SQLCompiler, **more: Any) -> str
 
 @compiles(Settled, "postgresql")
 def _postgresql_settled(element: Settled, compiler: SQLCompiler, **more: Any) -> str:
-    horizon = "CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS TEXT) AS BIGINT)"
-    return f"{compiler.process(element.tx, **more)} < {horizon}"
+    return f"{compiler.process(element.tx, **more)} < {_OLDEST_OPEN}"
+
+
+@compiles(LastSettled, "sqlite")
+def _sqlite_last_settled(element: LastSettled, compiler: SQLCompiler, **more: Any) -> str:
+    return "0"
+
+
+@compiles(LastSettled, "postgresql")
+def _postgresql_last_settled(element: LastSettled, compiler: SQLCompiler, **more: Any) -> str:
+    return f"{_OLDEST_OPEN} - 1"
+
+
+@compiles(Behind, "sqlite")
+def _sqlite_behind(element: Behind, compiler: SQLCompiler, **more: Any) -> str:
+    position, place_tx, place_position = (
+        compiler.process(part, **more) for part in (element.position, element.place_tx, element.place_position)
+    )
+    return f"({place_tx} IS NOT NULL AND {position} > {place_position})"
+
+
+@compiles(Behind, "postgresql")
+def _postgresql_behind(element: Behind, compiler: SQLCompiler, **more: Any) -> str:
+    tx, position, place_tx, place_position = (
+        compiler.process(part, **more)
+        for part in (element.tx, element.position, element.place_tx, element.place_position)
+    )
+    # A partial index serves only queries that spell its predicate.
+    return f"({tx} IS NOT NULL AND ({tx}, {position}) > ({place_tx}, {place_position}))"
+
+
+@compiles(PlaceOrder, "sqlite")
+def _sqlite_place_order(element: PlaceOrder, compiler: SQLCompiler, **more: Any) -> str:
+    return compiler.process(element.position, **more)
+
+
+@compiles(PlaceOrder, "postgresql")
+def _postgresql_place_order(element: PlaceOrder, compiler: SQLCompiler, **more: Any) -> str:
+    return ", ".join(compiler.process(part, **more) for part in (element.tx, element.position))
 
 
 @compiles(_Elements, "sqlite")
