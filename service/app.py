@@ -8,6 +8,7 @@ import dataclasses
 import gc
 import math
 import os
+import resource
 import signal
 import socket
 import sys
@@ -20,7 +21,8 @@ from aiohttp import web
 from service import __version__, logs
 from service.access import Rate
 from service.api.access import Gate, is_loopback
-from service.api.app import create_app, create_runner
+from service.api.app import create_app
+from service.api.connections import create_runner
 from service.db import instances, plugin_metrics, queue_depth
 from service.db.database import Database
 from service.db.directories import make_directory
@@ -33,6 +35,7 @@ from service.dispatcher import Dispatcher
 from service.errors import DatabaseInUseError, ServiceError, ServiceUnavailableError, StartupError
 from service.events import EventBus
 from service.first_process import run_below
+from service.following import FollowingService
 from service.housekeeper import Housekeeper
 from service.job_management import JobManagementService
 from service.key_management import KeyManagementService
@@ -45,11 +48,14 @@ from service.queue_limits import Limits, QueueLimits
 from service.rescuer import LeaseKeeper, Rescuer
 from service.retries import RetryPolicy
 from service.settings import Settings
+from service.throughput import Throughput
 from service.tool_runner.pool import WorkerPool
 from service.tool_runner.runner import ToolRunner
 
 _PROBE_S: Final = 2.0
 _SWITCH_S: Final = 0.0005
+#: Open files that are no connections: databases, workers, stored bytes.
+_OTHER_FILES: Final = 512
 
 log = structlog.get_logger(__name__)
 
@@ -173,6 +179,8 @@ class Service:
             recovered = await jobs.recover() if is_alone else 0
             plugin_wait_s = settings.plugin_wait_s if is_alone else None
 
+            throughput = Throughput(lambda: plugin_metrics.count(database.reader))
+            following = FollowingService(database, events, throughput=throughput)
             health = Health(database, jobs)
             failed = asyncio.Event()
             loops = {
@@ -185,16 +193,20 @@ class Service:
                 "wake-ups": lambda: database.relay(events),
                 "API keys": keys.keep,
                 "queue limits": queue_limits.keep,
+                "throughput": throughput.keep,
+                "event tail": following.keep_tail,
+                "followed jobs": following.keep_watch,
                 "lag": lambda: measure_loop_lag(metrics),
             }
             for name, loop in loops.items():
                 await stack.enter_async_context(_supervised(name, loop, health, failed))
             url = None
             if listen:
-                app = create_app(jobs, plugins, health, settings, metrics, _gate(settings, keys))
-                url = await stack.enter_async_context(_listening(app, settings))
+                app = create_app(jobs, plugins, health, settings, metrics, _gate(settings, keys), following)
+                url = await stack.enter_async_context(_listening(app, settings, metrics))
                 stack.push_async_callback(_record_use, keys)
             stack.push_async_callback(jobs.drain, settings.drain_s)
+            stack.callback(following.close)
             log.info("ready", url=url, revision=revision, plugins=sorted(sources), recovered_jobs=recovered)
             yield cls(url=url, jobs=jobs, plugins=plugins, health=health, metrics=metrics, failed=failed)
 
@@ -365,8 +377,8 @@ async def _supervised(
 
 
 @contextlib.asynccontextmanager
-async def _listening(app: web.Application, settings: Settings) -> AsyncIterator[str]:
-    runner = create_runner(app)
+async def _listening(app: web.Application, settings: Settings, metrics: Metrics) -> AsyncIterator[str]:
+    runner = create_runner(app, max_connections=_max_connections(settings), metrics=metrics)
     await runner.setup()
     try:
         try:
@@ -380,6 +392,16 @@ async def _listening(app: web.Application, settings: Settings) -> AsyncIterator[
         yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
     finally:
         await runner.cleanup()
+
+
+def _max_connections(settings: Settings) -> int:
+    """As many as the setting says and there are files for, after asking for as many files as one may."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    files = hard - _OTHER_FILES if hard != resource.RLIM_INFINITY else settings.max_connections
+    if files < settings.max_connections:
+        log.warning("fewer connections than configured: the limit of open files is low", connections=files, files=hard)
+    return max(1, min(files, settings.max_connections))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

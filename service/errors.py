@@ -40,6 +40,13 @@ class FileNotInJobError(ServiceError, LookupError):
         self.name = name
 
 
+class EventNotFoundError(ServiceError, LookupError):
+    """Nobody can resume behind an event that the job does not have."""
+
+    def __init__(self, job_id: str, n: int, count: int) -> None:
+        super().__init__(f"Job {job_id} has {count} events: there is no event {n} to resume behind.")
+
+
 class PluginNotFoundError(ServiceError, LookupError):
     """No plugin of that name is installed."""
 
@@ -149,6 +156,14 @@ class QueueFullError(ServiceError):
 
     def __init__(self, where: str, waiting: int, most: int, *, retry_after_s: int) -> None:
         super().__init__(f"The queue is full: {waiting} jobs {where} wait, and {most} may. Try again later.")
+        self.retry_after_s = retry_after_s
+
+
+class TooManyStreamsError(ServiceError):
+    """As many streams of events are open as may be."""
+
+    def __init__(self, whose: str, most: int, *, retry_after_s: int) -> None:
+        super().__init__(f"{whose} may have {most} streams open at once. Close one, or try again later.")
         self.retry_after_s = retry_after_s
 
 

@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import uuid
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, Final
 
@@ -57,6 +56,7 @@ from service.models import (
     Progress,
     StoredArtifact,
     Submission,
+    canonical_id,
     later,
     timestamp,
 )
@@ -197,15 +197,21 @@ class JobManagementService:
             raise JobNotFoundError(job_id)
         return record
 
-    async def wait_for(self, job_id: str, timeout_s: float, *, tenant: str = DEFAULT_TENANT) -> JobRecord:
-        """The record as soon as the job has ended, or after `timeout_s`; raises `JobNotFoundError`."""
+    async def wait_for(
+        self, job_id: str, timeout_s: float, *, tenant: str = DEFAULT_TENANT, known_events: int | None = None
+    ) -> JobRecord:
+        """The record as soon as the job has ended, or after `timeout_s`; raises `JobNotFoundError`.
+
+        For whoever knows the job as it was at `known_events` events, as soon as there are others.
+        """
         end = asyncio.get_running_loop().time() + timeout_s
         with self._events.watch(_canonical(job_id)) as changed:
             while True:
                 changed.clear()
                 record = await self.get_record(job_id, tenant=tenant)
                 left = end - asyncio.get_running_loop().time()
-                if record.status.is_terminal or left <= 0:
+                has_news = known_events is not None and record.event_count != known_events
+                if record.status.is_terminal or has_news or left <= 0:
                     return record
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(min(left, _LOOK_AGAIN_S)):
@@ -625,10 +631,10 @@ class JobManagementService:
 
 def _canonical(job_id: str) -> str:
     """The one spelling of a UUID; raises `JobNotFoundError` for what is none: there is no such job."""
-    try:
-        return str(uuid.UUID(job_id))
-    except ValueError:
-        raise JobNotFoundError(job_id[:100]) from None
+    canonical = canonical_id(job_id)
+    if canonical is None:
+        raise JobNotFoundError(job_id[:100])
+    return canonical
 
 
 def _record_of(new: NewJob, payload: dict[str, Any]) -> JobRecord:

@@ -38,6 +38,10 @@ class Metrics:
             "jobservice_run_seconds", "Execution time of plugins", ["plugin"], buckets=_RUN_BUCKETS,
             registry=self.registry,
         )  # fmt: skip
+        self.slow_clients = Counter(
+            "jobservice_slow_clients", "Connections closed because their client kept them waiting, by what for",
+            ["at"], registry=self.registry,
+        )  # fmt: skip
         self.requests = Counter(
             "jobservice_http_requests", "Requests answered", ["method", "route", "status"], registry=self.registry
         )

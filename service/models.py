@@ -6,6 +6,7 @@ import dataclasses
 import enum
 import functools
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
@@ -44,6 +45,14 @@ def _second(since_epoch: int) -> str:
 def later(moment: Timestamp, seconds: float) -> Timestamp:
     """`seconds` after `moment`."""
     return timestamp(datetime.fromisoformat(moment) + timedelta(seconds=seconds))
+
+
+def canonical_id(text: str) -> str | None:
+    """The one spelling of a UUID; None for what is none."""
+    try:
+        return str(uuid.UUID(text))
+    except ValueError:
+        return None
 
 
 def rank(run_at: Timestamp, priority: int) -> int:

@@ -37,6 +37,10 @@ class Settings(BaseSettings):
     max_queued_per_plugin: int | None = Field(None, ge=0, description="How many jobs of one plugin may wait")
     rate_per_s: float | None = Field(None, gt=0, description="Requests a second of one API key, in the long run")
     rate_burst: int | None = Field(None, ge=1, description="Requests of one API key at once; default: RATE_PER_S, up")
+    max_connections: int = Field(10_000, ge=1, description="Connections open at once; then the longest idle one goes")
+    max_streams: int = Field(1_000, ge=0, description="Streams of events open at once")
+    max_streams_per_caller: int = Field(200, ge=0, description="Streams of events of one API key open at once")
+    stream_s: float = Field(3600, gt=0, description="How long a stream of events goes on; its client then resumes")
     allow_anyone_who_reaches_this_port: bool = Field(
         False, description="Ask nobody for an API key, on any address: whoever reaches the port may do everything"
     )

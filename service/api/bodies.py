@@ -15,9 +15,9 @@ from service.api import strict_json
 from service.api.problems import Problem, bad_request, too_large, unsupported_media_type
 from service.errors import FieldProblem
 
-#: A body may pause this long, and must in all arrive at `MIN_BYTES_PER_S` after so much grace.
-IDLE_S: Final = 15.0
-MIN_BYTES_PER_S: Final = 4_096
+#: In each such time a body must end or bring so much: who drips is not waited for, whatever he sent before.
+WINDOW_S: Final = 15.0
+WINDOW_BYTES: Final = 61_440
 
 MAX_PARTS: Final = 64
 MAX_FIELD_NAME_CHARS: Final = 100
@@ -51,24 +51,25 @@ async def read(request: web.Request, max_bytes: int) -> bytes:
     content = request.content
     chunks: list[bytes] = []
     size = 0
-    started = time.monotonic()
+    window_end, wanted = time.monotonic() + WINDOW_S, WINDOW_BYTES
     while not content.at_eof():
         if content.is_eof():  # the rest is here already, and needs no clock
             chunk = content.read_nowait()
         else:
-            allowed_s = min(IDLE_S, started + IDLE_S + size / MIN_BYTES_PER_S - time.monotonic())
             try:
-                async with asyncio.timeout(allowed_s):
+                async with asyncio.timeout(window_end - time.monotonic()):
                     chunk = await content.readany()
             except TimeoutError:
                 raise Problem(
                     status=HTTPStatus.REQUEST_TIMEOUT,
                     kind="body-timeout",
-                    detail=f"The body stopped arriving after {size} bytes.",
+                    detail=f"The body arrives too slowly: {size} bytes, and it has not ended.",
                     close=True,
                 ) from None
         chunks.append(chunk)
         size += len(chunk)
+        if size >= wanted:
+            window_end, wanted = time.monotonic() + WINDOW_S, size + WINDOW_BYTES
         if size > max_bytes:
             raise _over(max_bytes)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)

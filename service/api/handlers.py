@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
@@ -32,6 +33,9 @@ from service.models import JSON, JobRecord, JobStatus
 
 #: When to ask again for a result that is not there yet.
 RETRY_AFTER_S: Final = 1
+_ETAG: Final = re.compile(r'(?:W/)?"[^"]*"')
+#: How often a job had changed when the client read it; see `views.job_etag`.
+_COUNT_IN_ETAG: Final = re.compile(r'W/"(\d{1,9})[."]', re.ASCII)
 
 _Made = TypeVar("_Made")
 
@@ -103,13 +107,21 @@ async def list_jobs(services: Services, request: web.Request, arguments: Argumen
 
 
 async def get_job(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
-    """The record, once the job has ended or the wait is over."""
-    wait_s = arguments.query.get("wait")
-    job_id = request.match_info["job_id"]
-    tenant = arguments.caller.tenant
-    if wait_s:
-        return await _job(await services.jobs.wait_for(job_id, wait_s, tenant=tenant))
-    return await _job(await services.jobs.get_record(job_id, tenant=tenant))
+    """The record, once the job has ended, is not any more as the client knows it, or the wait is over."""
+    known = arguments.headers.get("If-None-Match", "")
+    counted = _COUNT_IN_ETAG.search(known)
+    job = await services.jobs.wait_for(
+        request.match_info["job_id"],
+        arguments.query.get("wait", 0),
+        tenant=arguments.caller.tenant,
+        known_events=int(counted[1]) if counted else None,
+    )
+    place = await services.following.queue_place(job)
+    etag = views.job_etag(job, place)
+    if known.strip() == "*" or etag in _ETAG.findall(known):
+        return web.Response(status=HTTPStatus.NOT_MODIFIED, headers={hdrs.ETAG: etag})
+    body = await _beside(lambda: orjson.dumps(views.job_view(job, place)), job.payload, job.result)
+    return _body(body, headers={hdrs.ETAG: etag})
 
 
 async def get_result(services: Services, request: web.Request, arguments: Arguments) -> web.Response:

@@ -81,7 +81,8 @@ Tag = Annotated[str, Field(min_length=1, max_length=100, json_schema_extra=_NO_N
 PluginName = Annotated[str, Field(min_length=1, max_length=200, json_schema_extra=_NO_NUL), AfterValidator(_no_nul)]
 
 _STRICT: Final = ConfigDict(strict=True, extra="forbid")
-_TEXT: Final = ConfigDict(extra="forbid")
+#: Of queries, whose values are all text.
+TEXT: Final = ConfigDict(extra="forbid")
 
 
 @with_config(_STRICT)
@@ -127,7 +128,7 @@ class JobInput(OptionsInput):
     ]
 
 
-@with_config(_TEXT)
+@with_config(TEXT)
 class ListQuery(TypedDict):
     """Filters and place of a list of jobs."""
 
@@ -148,7 +149,7 @@ class ListQuery(TypedDict):
     ]
 
 
-@with_config(_TEXT)
+@with_config(TEXT)
 class WaitQuery(TypedDict):
     """How long an answer may be held back."""
 
@@ -157,7 +158,7 @@ class WaitQuery(TypedDict):
     ]
 
 
-@with_config(_TEXT)
+@with_config(TEXT)
 class PointerQuery(TypedDict):
     """Which bytes are meant."""
 
@@ -169,7 +170,7 @@ class PointerQuery(TypedDict):
     ]
 
 
-@with_config(_TEXT)
+@with_config(TEXT)
 class NoQuery(TypedDict):
     """No parameters."""
 
@@ -199,6 +200,15 @@ SubmitHeaders = TypedDict(
         ],
         "Prefer": NotRequired[
             Annotated[str, Field(description=f"`wait=N`: hold the answer up to N seconds (at most {MAX_WAIT_S})")]
+        ],
+    },
+)
+
+RecordHeaders = TypedDict(
+    "RecordHeaders",
+    {
+        "If-None-Match": NotRequired[
+            Annotated[str, Field(description="The `ETag` of a record: 304 as long as it is the same")]
         ],
     },
 )

@@ -25,6 +25,7 @@ from service.metrics import Metrics
 from service.settings import Settings
 
 REQUEST_ID: Final = "X-Request-Id"
+_ID: Final = web.RequestKey("request_id", str)
 _SANE_ID: Final = re.compile(r"[0-9A-Za-z._-]{1,64}")
 _READING: Final = frozenset({hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_OPTIONS})
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -45,6 +46,7 @@ def guard(settings: Settings, metrics: Metrics) -> Middleware:
         started = time.perf_counter()
         given = request.headers.get(REQUEST_ID, "")
         request_id = given if _SANE_ID.fullmatch(given) else str(uuid_utils.uuid7())
+        request[_ID] = request_id
         structlog.contextvars.bind_contextvars(request_id=request_id)
         try:
             _refuse_foreign(request, is_ours)
@@ -53,9 +55,8 @@ def guard(settings: Settings, metrics: Metrics) -> Middleware:
             raise  # nobody is left to answer
         except Exception as error:  # noqa: BLE001 - the one place where every error becomes an answer
             response = response_of(problem_of(error) or _fault(error), request_id)
-        protect(response, request_id)
-        if (rate_headers := request.get(RATE_HEADERS)) is not None:
-            response.headers.update(rate_headers)
+        if not response.prepared:
+            finish(request, response)
         resource = request.match_info.route.resource
         count(request.method, resource.canonical if resource else "unknown", response.status).inc()
         level = logging.DEBUG if response.status < HTTPStatus.BAD_REQUEST else logging.INFO
@@ -74,6 +75,13 @@ def guard(settings: Settings, metrics: Metrics) -> Middleware:
 
 
 _PROTECTION: Final = CIMultiDict({"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"})
+
+
+def finish(request: web.Request, response: web.StreamResponse) -> None:
+    """Give `response` all it needs beside what its handler knows; for streams, before they begin."""
+    protect(response, request[_ID])
+    if (rate_headers := request.get(RATE_HEADERS)) is not None:
+        response.headers.update(rate_headers)
 
 
 def protect(response: web.StreamResponse, request_id: str) -> None:

@@ -14,6 +14,7 @@ from typing_extensions import TypedDict
 from service.api.problem_types import PROBLEM_TYPES, url
 from service.api.strict_json import MalformedJSONError
 from service.errors import (
+    EventNotFoundError,
     FieldProblem,
     FileNotInJobError,
     IdempotencyConflictError,
@@ -26,6 +27,7 @@ from service.errors import (
     PluginUnavailableError,
     QueueFullError,
     ServiceUnavailableError,
+    TooManyStreamsError,
 )
 from service.models import JSON
 
@@ -112,12 +114,14 @@ STATUS_OF: Final[Sequence[tuple[type[Exception], HTTPStatus, str]]] = (
     (MalformedJSONError, HTTPStatus.BAD_REQUEST, "malformed-json"),
     (JobNotFoundError, HTTPStatus.NOT_FOUND, "unknown-job"),
     (FileNotInJobError, HTTPStatus.NOT_FOUND, "unknown-file"),
+    (EventNotFoundError, HTTPStatus.BAD_REQUEST, "unknown-event"),
     (PluginNotFoundError, HTTPStatus.NOT_FOUND, "unknown-plugin"),
     (JobStateError, HTTPStatus.CONFLICT, "wrong-state"),
     (PayloadInvalidError, HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-payload"),
     (NotStorableError, HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-content"),
     (IdempotencyConflictError, HTTPStatus.UNPROCESSABLE_ENTITY, "idempotency-key-reused"),
     (QueueFullError, HTTPStatus.TOO_MANY_REQUESTS, "queue-full"),
+    (TooManyStreamsError, HTTPStatus.TOO_MANY_REQUESTS, "too-many-streams"),
     (PluginLoadError, HTTPStatus.SERVICE_UNAVAILABLE, "plugin-unavailable"),
     (PluginUnavailableError, HTTPStatus.SERVICE_UNAVAILABLE, "plugin-unavailable"),
     (ServiceUnavailableError, HTTPStatus.SERVICE_UNAVAILABLE, "unavailable"),
@@ -159,7 +163,7 @@ def _places(error: Exception) -> Sequence[FieldProblem]:
 
 def _retry_after(error: Exception) -> Mapping[str, str]:
     match error:
-        case QueueFullError():
+        case QueueFullError() | TooManyStreamsError():
             return {"Retry-After": str(error.retry_after_s)}
         case PluginUnavailableError() | ServiceUnavailableError() if error.retry_after_s is not None:
             return {"Retry-After": str(error.retry_after_s)}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from service.api import handlers, inputs, pages, submissions, views
+from service.api import events, handlers, inputs, pages, submissions, views
 from service.api.access import ANY_KEY, OPERATOR_REPORT, PUBLIC, READ, SUBMIT
-from service.api.route import ANY, JSON_TYPE, Answer, Body, Route, Schema
+from service.api.route import ANY, EVENT_STREAM, JSON_TYPE, Answer, Body, Route, Schema
 
 _RAW_BYTES: Final = {"type": "string", "format": "binary"}
 _OBJECT: Final = {"type": "object", "additionalProperties": True}
@@ -55,6 +55,7 @@ _ENDED_IN_TIME: Final = Answer(
 _TAGGED: Final = ("ETag",)
 _NOT_MODIFIED: Final = Answer(description="The client has it already", headers=_TAGGED)
 _HTML: Final = Answer(description="A page", content={"text/html": {"type": "string"}}, headers=_TAGGED)
+_EVENTS: Final = {EVENT_STREAM: {"type": "string"}}
 _DOCUMENT: Final[Mapping[str, Schema]] = {JSON_TYPE: _OBJECT, ANY: _RAW_BYTES}
 
 ROUTES: Final[Sequence[Route]] = (
@@ -97,7 +98,38 @@ ROUTES: Final[Sequence[Route]] = (
         handler=handlers.get_job,
         policy=READ,
         query=inputs.WaitQuery,
-        answers={200: Answer(description="The job, whatever its status", content=_JOB, leads_to=_TO_JOB)},
+        headers=inputs.RecordHeaders,
+        answers={
+            200: Answer(description="The job, whatever its status", content=_JOB, headers=("ETag",), leads_to=_TO_JOB),
+            304: Answer(description="It is as `If-None-Match` knows it", headers=("ETag",)),
+        },
+    ),
+    Route(
+        method="GET",
+        path="/v1/jobs/{job_id}/events",
+        name="follow_job",
+        summary="Follow a job as server-sent events, to its end",
+        description="Ids are 1, 2, 3 and so on, without a gap.",
+        handler=events.job_events,
+        policy=READ,
+        query=events.JobEventsQuery,
+        headers=events.JobEventsHeaders,
+        answers={
+            200: Answer(description="What happened and happens", content=_EVENTS),
+            204: Answer(description="It has ended, and you know how"),
+        },
+    ),
+    Route(
+        method="GET",
+        path="/v1/events",
+        name="follow_jobs",
+        summary="Follow all jobs as server-sent events",
+        description="Ids are places in the order of all events, and not to be read.",
+        handler=events.all_events,
+        policy=READ,
+        query=events.EventsQuery,
+        headers=events.EventsHeaders,
+        answers={200: Answer(description="What happens", content=_EVENTS)},
     ),
     Route(
         method="GET",

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from service.api.access import Gate
+from service.api.open_streams import OpenStreams
 from service.api.resources import Resource
+from service.following import FollowingService
 from service.job_management import JobManagementService
 from service.metrics import Metrics
 from service.plugin_management import PluginManagementService
@@ -45,13 +47,16 @@ class Description(Protocol):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """The collaborators of every handler, the one limit they share, and the files of the documentation."""
+    """The collaborators of every handler, the limits they share, and the files of the documentation."""
 
     jobs: JobManagementService
     plugins: PluginManagementService
     health: Health
     metrics: Metrics
     gate: Gate
+    following: FollowingService
+    streams: OpenStreams
+    stream_s: float
     max_body_bytes: int
     description: Description
     files: Mapping[str, Resource]

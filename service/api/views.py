@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 
 from service.api.problems import ErrorView
 from service.codec import BLOB_KEY, escape_pointer
-from service.models import JSON, AttemptRecord, BlobRef, JobRecord, JobStatus, Progress, Timestamp
+from service.models import JSON, AttemptRecord, BlobRef, JobRecord, JobStatus, Progress, QueuePlace, Timestamp
 from service.plugin_management import PluginInfo, PluginState
 from service.plugins.manifest import PluginManifest
 
@@ -70,10 +70,16 @@ class JobSummaryView(TypedDict):
 
 
 class JobView(JobSummaryView):
-    """A job; bytes in `payload` and `result` stand as references (`sha256`, `size`, `media_type`, `url`)."""
+    """A job; bytes in `payload` and `result` stand as references (`sha256`, `size`, `media_type`, `url`).
+
+    `queue_position` is how many jobs start before it (null where it does not wait, or far behind), `eta_s` in about how
+    many seconds it starts. Answers that are not asked for the record alone have null.
+    """
 
     payload: dict[str, JSON]
     result: dict[str, JSON] | None
+    queue_position: int | None
+    eta_s: float | None
 
 
 class JobListView(TypedDict):
@@ -201,14 +207,22 @@ def job_summary(job: JobRecord) -> JobSummaryView:
     }
 
 
-def job_view(job: JobRecord) -> JobView:
-    """`job` with payload and result, which must have been loaded."""
+def job_view(job: JobRecord, place: QueuePlace | None = None) -> JobView:
+    """`job` with payload and result, which must have been loaded, and its place in the queue."""
     url = job_url(job.id)
     return {
         **job_summary(job),
         "payload": referenced(job.payload or {}, url + "/payload"),
         "result": None if job.result is None else referenced(job.result, url + "/result"),
+        "queue_position": None if place is None else place.position,
+        "eta_s": None if place is None else place.eta_s,
     }
+
+
+def job_etag(job: JobRecord, place: QueuePlace) -> str:
+    """The version of `job_view`: each change of a job is an event, and counted."""
+    waiting = "" if place.position is None else f".{place.position}.{place.eta_s or ''}"
+    return f'W/"{job.event_count}{waiting}"'
 
 
 def _progress(progress: Progress | None) -> ProgressView | None:

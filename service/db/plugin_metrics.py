@@ -49,6 +49,9 @@ def _upsert() -> Statement:
 
 _UPSERT = _upsert()
 _SELECT = Statement(sa.select(plugin_metrics))
+_COUNT = Statement(
+    sa.select(sa.func.coalesce(sa.func.sum(plugin_metrics.c.success_count + plugin_metrics.c.error_count), 0))
+)
 
 
 async def record_executions(tx: Transaction, executions: Iterable[Execution]) -> None:
@@ -68,6 +71,12 @@ def _row(plugin: str, ended: list[Execution]) -> tuple[object, ...]:
         plugin, len(ended) - len(errors), len(errors), len(times), sum(times), times[-1] if times else None,
         ended[-1].at, trailing_errors, errors[-1] if errors else None,
     )  # fmt: skip
+
+
+async def count(reader: Reader) -> int:
+    """How many executions have ever ended."""
+    ((executions,),) = await reader.fetch(_COUNT)
+    return int(executions)
 
 
 async def load(reader: Reader) -> dict[str, PluginMetrics]:

@@ -1,4 +1,4 @@
-"""How many jobs wait, counted for the limits on them."""
+"""How many jobs wait: in all, for the limits on them, and before a given one."""
 
 from __future__ import annotations
 
@@ -24,6 +24,29 @@ _COUNT_EACH = Statement(
         )
     )
 )
+#: So many are counted before a job; further back nobody knows its place.
+MOST_AHEAD: Final = 10_000
+
+_this: Final = jobs.alias("this")
+_ahead: Final = (
+    sa.select(sa.text("1"))
+    .select_from(jobs)
+    .where(_WAITING[0], sa.tuple_(jobs.c.rank, jobs.c.id) < sa.tuple_(_this.c.rank, _this.c.id))
+    .limit(sa.bindparam("most"))
+    .correlate(_this)
+    .subquery("ahead")
+)
+_COUNT_AHEAD = Statement(
+    sa.select(sa.select(sa.func.count()).select_from(_ahead).scalar_subquery())
+    .select_from(_this)
+    .where(_this.c.id == sa.bindparam("job_id"), sa.text("this.status = 'PENDING' AND this.due"))
+)
+
+
+async def count_ahead(reader: Reader, job_id: str) -> int | None:
+    """How many jobs start before this one; None if it does not wait to be started, or behind more than `MOST_AHEAD`."""
+    row = await reader.fetch_one(_COUNT_AHEAD, job_id=job_id, most=MOST_AHEAD + 1)
+    return None if row is None or row[0] > MOST_AHEAD else row[0]
 
 
 async def load(reader: Reader, *, each: bool) -> Depth:

@@ -267,8 +267,8 @@ def test_the_own_origin_is_welcome_under_every_name_of_the_loopback(live: Live) 
         assert answer.status_code == 202, answer.text
 
 
-def test_a_half_sent_body_ends_after_its_idle_time(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.api.bodies.IDLE_S", 0.2)
+def test_a_half_sent_body_ends_after_its_time(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.api.bodies.WINDOW_S", 0.2)
     before = live.rows()
     started = time.monotonic()
     status, headers, body = live.raw(

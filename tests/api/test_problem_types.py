@@ -12,7 +12,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from service.api import problems
-from service.api.app import BELOW
+from service.api.connections import BELOW
 from service.api.problem_pages import markdown
 from service.api.problem_types import PROBLEM_TYPES, ProblemType
 from tests.api.conftest import Live, problem

@@ -16,7 +16,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from service import logs
-from service.api import app as api
+from service.api import connections
 from service.api.middleware import guard
 from service.app import Service
 from service.metrics import Metrics
@@ -28,7 +28,7 @@ async def serving(handler: Handler | None, host: str = "127.0.0.1") -> AsyncIter
     app = web.Application(middlewares=[guard(Settings(_env_file=None, host=host), Metrics())])
     if handler:
         app.router.add_route("*", "/", handler)
-    runner = api.create_runner(app)
+    runner = connections.create_runner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:
@@ -121,7 +121,7 @@ async def test_only_hosts_no_foreign_page_can_claim_are_answered(bound: str, hos
 
 
 async def test_half_sent_headers_end_with_the_keepalive_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "KEEPALIVE_S", 0.2)
+    monkeypatch.setattr(connections, "KEEPALIVE_S", 0.2)
     async with serving(None) as url:
         reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
         writer.write(b"GET / HTTP/1.1\r\nHost: loc")

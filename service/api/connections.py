@@ -1,0 +1,172 @@
+"""The sockets below the application: how long they may be idle or slow, how many there may be, malformed HTTP."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from http import HTTPStatus
+from typing import Any, Final, cast
+
+import structlog
+import uuid_utils
+from aiohttp import web
+
+from service.api.middleware import protect
+from service.api.problems import Problem, response_of
+from service.metrics import Metrics
+
+#: How long a connection may wait for its next request.
+KEEPALIVE_S: Final = 75.0
+#: How long the head of a request may take, from its first byte; for the first one from the connection on.
+HEAD_S: Final = 15.0
+#: How long the client's end may take nothing of what was sent; the kernel then gives the connection up.
+TAKE_S: Final = 30.0
+#: How long a refused body is read and thrown away, so that the client sees the answer rather than a reset.
+LINGERING_S: Final = 2.0
+#: How long answers may still go out when the process stops.
+SHUTDOWN_S: Final = 2.0
+
+log = structlog.get_logger(__name__)
+
+
+def create_runner(
+    app: web.Application, *, max_connections: int | None = None, metrics: Metrics | None = None
+) -> web.AppRunner:
+    """A runner with this API's time-outs; it answers malformed HTTP with problem details as well.
+
+    Beyond `max_connections` the longest idle one is closed for each that comes; if none is idle, the one that came.
+    """
+    return _Runner(
+        app,
+        max_connections=max_connections,
+        metrics=metrics or Metrics(),
+        access_log=None,
+        keepalive_timeout=KEEPALIVE_S,
+        lingering_time=LINGERING_S,
+        shutdown_timeout=SHUTDOWN_S,
+        auto_decompress=False,
+        handler_cancellation=False,
+    )
+
+
+@contextlib.contextmanager
+def when_lost(request: web.Request, call: Callable[[], None]) -> Iterator[None]:
+    """Call `call` at once when the connection of `request` is lost inside the block."""
+    protocol = cast("_Protocol", request.protocol)
+    protocol.on_lost = call
+    try:
+        yield
+    finally:
+        protocol.on_lost = None
+
+
+class _Runner(web.AppRunner):
+    def __init__(self, app: web.Application, *, max_connections: int | None, metrics: Metrics, **more: Any) -> None:
+        super().__init__(app, **more)
+        self._max_connections = max_connections
+        self._metrics = metrics
+
+    async def _make_server(self) -> web.Server:
+        made = await super()._make_server()
+        server = _Server(made.request_handler, request_factory=made.request_factory, **self._kwargs)
+        server.max_connections = self._max_connections
+        server.metrics = self._metrics
+        self._metrics.gauge("jobservice_connections", "Connections open now", lambda: len(server.open))
+        return server
+
+
+class _Server(web.Server):
+    max_connections: int | None
+    metrics: Metrics
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self.open: dict[_Protocol, None] = {}  # the oldest first
+
+    def __call__(self) -> web.RequestHandler:
+        return _Protocol(self, loop=self._loop, **self._kwargs)
+
+    def make_room(self, newcomer: _Protocol) -> None:
+        """Close a connection if there are too many."""
+        if self.max_connections is None or len(self.open) <= self.max_connections:
+            return
+        victim = next((protocol for protocol in self.open if protocol.is_idle and protocol is not newcomer), newcomer)
+        self.metrics.slow_clients.labels("refused" if victim is newcomer else "idle").inc()
+        victim.force_close()
+
+
+class _Protocol(web.RequestHandler):
+    """Speaks of errors below the application (malformed HTTP) as the application speaks of its own."""
+
+    __slots__ = ("_head_timer", "_server", "on_lost")
+
+    def __init__(self, server: _Server, **more: Any) -> None:
+        super().__init__(server, **more)
+        self._server = server
+        self._head_timer: Any = None
+        self.on_lost: Callable[[], None] | None = None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is being answered, nor has one arrived."""
+        return self._waiter is not None and not self._waiter.done()
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        connection = transport.get_extra_info("socket")
+        if connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6):
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(TAKE_S * 1000))
+        self._server.open[self] = None
+        self._expect_head()
+        self._server.make_room(self)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._server.open.pop(self, None)
+        self._stop_expecting()
+        super().connection_lost(exc)
+        if isinstance(exc, TimeoutError):
+            self._server.metrics.slow_clients.labels("answer").inc()
+        if self.on_lost is not None:
+            self.on_lost()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if not self.is_idle:
+            self._stop_expecting()
+        elif self._head_timer is None:
+            self._expect_head()
+
+    def _expect_head(self) -> None:
+        self._head_timer = self._loop.call_later(HEAD_S, self._no_head)
+
+    def _stop_expecting(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _no_head(self) -> None:
+        self._head_timer = None
+        if self.is_idle:
+            self._server.metrics.slow_clients.labels("head").inc()
+            self.force_close()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            self.log_exception("unexpected error", exc_info=exc)
+        kind, detail = BELOW.get(status, ("malformed-request", "The request is not HTTP as this service takes it."))
+        request_id = str(uuid_utils.uuid7())
+        response = response_of(Problem(status=HTTPStatus(status), kind=kind, detail=detail, close=True), request_id)
+        protect(response, request_id)
+        return response
+
+
+BELOW: Final[Mapping[int, tuple[str, str]]] = {
+    500: ("internal-error", "This is a fault of the service; its log tells more under the request id."),
+}
