@@ -109,6 +109,7 @@ class Service:
     url: str | None  # None where it only works
     jobs: JobManagementService
     plugins: PluginManagementService
+    following: FollowingService
     health: Health
     metrics: Metrics
     failed: asyncio.Event  # set when a loop has ended that must not
@@ -208,7 +209,15 @@ class Service:
             stack.push_async_callback(jobs.drain, settings.drain_s)
             stack.callback(following.close)
             log.info("ready", url=url, revision=revision, plugins=sorted(sources), recovered_jobs=recovered)
-            yield cls(url=url, jobs=jobs, plugins=plugins, health=health, metrics=metrics, failed=failed)
+            yield cls(
+                url=url,
+                jobs=jobs,
+                plugins=plugins,
+                following=following,
+                health=health,
+                metrics=metrics,
+                failed=failed,
+            )
 
 
 def run_service(settings: Settings, *, listen: bool = True, only_plugins: Collection[str] = ()) -> int:

@@ -44,13 +44,14 @@ async def stream(services: Services, request: web.Request, follower: Follower) -
     if services.following.is_closing:
         raise ServiceUnavailableError("The service is shutting down: resume elsewhere, or after its next start.")
     follower.changed.clear()
+    begin = follower.place  # told first: whoever is cut before the events come resumes before them
     events = await follower.read()
     if follower.has_ended and not events:
         return web.Response(status=204)
     sender = _Sender(request)
     with when_lost(request, follower.changed.set), contextlib.suppress(ConnectionError):
         try:
-            await sender.open(follower.place)
+            await sender.open(begin)
             await _send_all(services, request, follower, sender, events)
             await sender.close()
         except TimeoutError:

@@ -10,10 +10,15 @@ import sqlalchemy as sa
 
 from service.db.reader import Reader
 from service.db.schema import job_events, jobs
-from service.db.statements import Behind, LastSettled, PlaceOrder, Settled, Statement, batch, batch_table
-from service.models import EventFilter, EventPage, JobEvent, JobNews, JobStatus, Place
+from service.db.statements import Behind, PlaceOrder, Settled, Statement, batch, batch_table
+from service.models import FIRST_PLACE, EventFilter, EventPage, JobEvent, JobNews, JobStatus, Place
 
 _EVENT: Final = (job_events.c.n, job_events.c.type, job_events.c.at, job_events.c.data)
+
+_AFTER: Final = (
+    sa.bindparam("after_tx", type_=sa.BigInteger),
+    sa.bindparam("after_position", type_=sa.BigInteger),
+)
 
 #: The job's own columns come with no event too, so that a job without news and no job differ.
 _OF_JOB = Statement(
@@ -27,20 +32,19 @@ _OF_JOB = Statement(
 )
 _asked: Final = batch_table("asked", jobs.c.id)
 _COUNTS = Statement(sa.select(jobs.c.id, jobs.c.event_count).where(jobs.c.id.in_(sa.select(_asked.c.id))))
+# Only an event has a place that lasts: numbers of transactions that wrote nothing come again after a server's crash.
 _NEWEST = Statement(
-    sa.select(LastSettled(), sa.select(sa.func.coalesce(sa.func.max(job_events.c.position), 0)).scalar_subquery())
+    sa.select(job_events.c.tx, job_events.c.position)
+    .where(Behind(job_events.c.tx, job_events.c.position, *_AFTER), Settled(job_events.c.tx))
+    .order_by(PlaceOrder(job_events.c.tx, job_events.c.position, newest_first=True))
+    .limit(sa.bindparam("limit"))
 )
 
 _page: Final = (
     sa.select(job_events.c.tx, job_events.c.position, job_events.c.job_id, *_EVENT)
     .where(
         Settled(job_events.c.tx),
-        Behind(
-            job_events.c.tx,
-            job_events.c.position,
-            sa.bindparam("after_tx", type_=sa.BigInteger),
-            sa.bindparam("after_position", type_=sa.BigInteger),
-        ),
+        Behind(job_events.c.tx, job_events.c.position, *_AFTER),
     )
     .order_by(PlaceOrder(job_events.c.tx, job_events.c.position))
     .limit(sa.bindparam("limit"))
@@ -104,9 +108,9 @@ async def counts(reader: Reader, job_ids: Collection[str]) -> dict[str, int]:
 
 
 async def newest(reader: Reader) -> Place:
-    """The place behind which everything is that is still to come."""
-    ((tx, position),) = await reader.fetch(_NEWEST)
-    return Place(tx, position)
+    """The place of the newest settled event: behind it is everything that is still to come."""
+    row = await reader.fetch_one(_NEWEST, after_tx=FIRST_PLACE.tx, after_position=FIRST_PLACE.position, limit=1)
+    return FIRST_PLACE if row is None else Place(row[0] or 0, row[1])
 
 
 async def of_all(reader: Reader, after: Place, wanted: EventFilter | None, *, limit: int) -> EventPage:

@@ -183,13 +183,6 @@ class Settled(sa.ColumnElement[bool]):
         self.tx = tx
 
 
-class LastSettled(sa.ColumnElement[int]):
-    """The newest transaction that is `Settled`; 0 on SQLite."""
-
-    inherit_cache = True
-    type = sa.BigInteger()
-
-
 class Behind(sa.ColumnElement[bool]):
     """Whether (tx, position) is behind a given place. On SQLite `position` alone is the order, and `tx` not asked."""
 
@@ -218,9 +211,12 @@ class PlaceOrder(sa.ColumnElement[Any]):
 
     inherit_cache = False
 
-    def __init__(self, tx: sa.ColumnElement[Any], position: sa.ColumnElement[Any]) -> None:
+    def __init__(
+        self, tx: sa.ColumnElement[Any], position: sa.ColumnElement[Any], *, newest_first: bool = False
+    ) -> None:
         self.tx = tx
         self.position = position
+        self.direction = "DESC" if newest_first else "ASC"
 
 
 @compiles(ThisTransaction, "sqlite")
@@ -243,16 +239,6 @@ def _postgresql_settled(element: Settled, compiler: SQLCompiler, **more: Any) ->
     return f"{compiler.process(element.tx, **more)} < {_OLDEST_OPEN}"
 
 
-@compiles(LastSettled, "sqlite")
-def _sqlite_last_settled(element: LastSettled, compiler: SQLCompiler, **more: Any) -> str:
-    return "0"
-
-
-@compiles(LastSettled, "postgresql")
-def _postgresql_last_settled(element: LastSettled, compiler: SQLCompiler, **more: Any) -> str:
-    return f"{_OLDEST_OPEN} - 1"
-
-
 @compiles(Behind, "sqlite")
 def _sqlite_behind(element: Behind, compiler: SQLCompiler, **more: Any) -> str:
     position, place_tx, place_position = (
@@ -273,12 +259,12 @@ def _postgresql_behind(element: Behind, compiler: SQLCompiler, **more: Any) -> s
 
 @compiles(PlaceOrder, "sqlite")
 def _sqlite_place_order(element: PlaceOrder, compiler: SQLCompiler, **more: Any) -> str:
-    return compiler.process(element.position, **more)
+    return f"{compiler.process(element.position, **more)} {element.direction}"
 
 
 @compiles(PlaceOrder, "postgresql")
 def _postgresql_place_order(element: PlaceOrder, compiler: SQLCompiler, **more: Any) -> str:
-    return ", ".join(compiler.process(part, **more) for part in (element.tx, element.position))
+    return ", ".join(f"{compiler.process(part, **more)} {element.direction}" for part in (element.tx, element.position))
 
 
 @compiles(_Elements, "sqlite")

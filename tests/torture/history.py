@@ -32,10 +32,32 @@ class Submission:
         self.entries.append(Entry(time.time(), what))
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Heard:
+    """An event that a follower was sent."""
+
+    id: str
+    job_id: str
+    n: int
+    type: str
+
+
+@dataclasses.dataclass(slots=True)
+class Followed:
+    """What one follower heard, over all the connections it had."""
+
+    job_id: str | None  # None: all jobs
+    heard: list[Heard] = dataclasses.field(default_factory=list)
+    last_id: str | None = None
+    has_ended: bool = False  # the service said that there is no more
+    cuts: int = 0
+
+
 class History:
     def __init__(self) -> None:
         self.submissions: list[Submission] = []
         self.by_id: dict[str, Submission] = {}
+        self.followed: list[Followed] = []
         self.faults: list[Entry] = []
         self.fault_counts: collections.Counter[str] = collections.Counter()
         self.surprises: list[tuple[str, str, str]] = []  # violation, job id or key, text: seen while running

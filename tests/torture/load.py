@@ -15,10 +15,14 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from tests.torture.followers import Followers
 from tests.torture.history import History, Submission
 
 REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=15)
 RETRY_S = 0.1
+#: The share of jobs whose events are followed, and how many follow all.
+FOLLOWED = 0.2
+FOLLOWERS_OF_ALL = 2
 
 #: How often each behaviour is asked for. Times are in units, by default of a lease: they must straddle one.
 MIX: dict[str, float] = {
@@ -67,6 +71,7 @@ class Load:
         self._unit_s = unit_s
         self._mix = mix or MIX
         self._cancels = cancels
+        self.followers = Followers(history, urls, seed=seed)
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
 
@@ -78,6 +83,8 @@ class Load:
         """Submit until there is nothing left or `stop`, and until every submission has its answer."""
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(connector=connector, timeout=REQUEST_TIMEOUT) as session:
+            for _ in range(FOLLOWERS_OF_ALL):
+                self.followers.follow(None)
             observers = [asyncio.create_task(self._observe(session, n)) for n in range(2)]
             await asyncio.gather(*(self._client(session, n) for n in range(self._clients)))
             while self._tasks:
@@ -113,6 +120,8 @@ class Load:
             await self._submit(session, submission, rng)
             if submission.ids and rng.random() < self._cancels:
                 self._spawn(self._cancel(session, submission, rng.uniform(0, 2 * self._unit_s), rng))
+            if submission.ids and rng.random() < FOLLOWED:
+                self.followers.follow(min(submission.ids))
             if rng.random() < 0.85:
                 await self._follow(session, submission, rng)
 

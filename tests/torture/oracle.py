@@ -123,7 +123,7 @@ class Oracle:
         self._found(Violation(*surprise) for surprise in self._history.surprises)
         async with self._deployment.rows() as rows:
             await self._load(rows)
-            for check in (self._accepted, self._ended, self._paths, self._executions, self._results):
+            for check in (self._accepted, self._ended, self._paths, self._executions, self._results, self._streams):
                 self._found(check())
             self._found([violation async for violation in self._counters(rows)])
             self._found([violation async for violation in self._storage(rows)])
@@ -266,6 +266,35 @@ class Oracle:
             if "data" in job.payload and _sha256(job.result.get("data")) != _sha256(job.payload["data"]):
                 yield Violation("wrong_result", job.id, "the bytes that came back are not those that were sent")
 
+    def _streams(self) -> Iterator[Violation]:
+        """O9: who follows a job hears its events 1..n once, who follows all hears each event once, in one order."""
+        rows = {(job_id, event.n): event.type for job_id, events in self.events.items() for event in events}
+        for followed in self._history.followed:
+            subject = followed.job_id or "all"
+            heard = [(each.job_id, each.n) for each in followed.heard]
+            for each in followed.heard:
+                if rows.get((each.job_id, each.n)) != each.type:
+                    yield Violation("stream_invented", each.job_id, f"heard {each}, which is no row")
+            if followed.job_id is None:
+                missing, twice = rows.keys() - set(heard), len(heard) - len(set(heard))
+                if missing or twice:
+                    example = min(missing, default=("nothing", 0))
+                    yield Violation("stream_gap", example[0], f"of all: {len(missing)} not heard, {twice} twice")
+                order = collections.defaultdict(list)
+                for job_id, n in heard:
+                    order[job_id].append(n)
+                for job_id, numbers in order.items():
+                    if numbers != sorted(numbers):
+                        yield Violation("stream_gap", job_id, f"of all: heard in the order {numbers}")
+                continue
+            if [n for _, n in heard] != list(range(1, len(heard) + 1)):
+                yield Violation("stream_gap", subject, f"heard {[n for _, n in heard]}")
+            job = self.jobs.get(subject)
+            if job is not None and job.status in TERMINAL.values() and len(heard) != job.event_count:
+                yield Violation("stream_gap", subject, f"heard {len(heard)} of {job.event_count}")
+            if not followed.has_ended and job is not None and job.status in TERMINAL.values():
+                yield Violation("stream_unfinished", subject, f"heard {len(heard)}, and no end")
+
     async def _counters(self, rows: Rows) -> Any:
         """O12: the counters of the plugin are those of its attempts."""
         ends = collections.Counter(attempt.outcome for attempts in self.attempts.values() for attempt in attempts)
@@ -333,6 +362,9 @@ class Oracle:
             "attempts": dict(sorted(outcomes.items())),
             "executions": sum(starts.values()),
             "re_executions": sum(count - 1 for count in starts.values() if count > 1),
+            "followers": len(self._history.followed),
+            "events_heard": sum(len(followed.heard) for followed in self._history.followed),
+            "streams_cut": sum(followed.cuts for followed in self._history.followed),
             "stale_refused": self._history.stale_refused,
             "answers": {str(status): count for status, count in sorted(self._history.answers.items())},
             "faults": sum(self._history.fault_counts.values()),

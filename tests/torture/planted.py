@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from service import app, cli
-from service.db import job_claims, job_endings, job_inserts, job_leases
+from service.db import event_reads, job_claims, job_endings, job_inserts, job_leases
 from service.db.job_inserts import Inserted, NewJob
 from service.db.schema import jobs
 from service.db.statements import Statement, batch
@@ -68,6 +68,15 @@ def finished_without_guard() -> None:
 def finished_by_state_only() -> None:
     _strip(job_endings._END, _END_GUARDS["fence"])
     _strip(job_endings._END, _END_GUARDS["owner"])
+
+
+def resumed_one_too_late() -> None:
+    of_job = event_reads.of_job
+
+    async def late(*arguments: Any, after_n: int, **more: Any) -> Any:
+        return await of_job(*arguments, after_n=after_n + (after_n > 1), **more)
+
+    event_reads.of_job = late
 
 
 def key_checked_then_inserted() -> None:
@@ -171,6 +180,7 @@ PLANTS: dict[str, Callable[[], None]] = {
         key_checked_then_inserted,
         selected_then_claimed,
         nothing_rescued,
+        resumed_one_too_late,
         rescued_from_a_stale_snapshot,
         no_execution_deadline,
     )

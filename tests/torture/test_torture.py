@@ -48,6 +48,7 @@ PLANTED = {
         {"stuck"},
     ),
     "rescued_from_a_stale_snapshot": (REPLACED, {"illegal_transition", "terminal_changed"}),
+    "resumed_one_too_late": (dataclasses.replace(CRASH, mix={"progress": 1.0}), {"stream_gap"}),
     "no_execution_deadline": (dataclasses.replace(CRASH, mix={"fast": 2.0, "hang": 1.0}), {"stuck"}),
 }
 

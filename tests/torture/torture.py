@@ -145,6 +145,9 @@ async def torture(plan: Plan, folder: Path, say: Callable[[str], None] = lambda 
         say("every submission has its answer")
         await _drained(deployment, plan, say)
         supervising.cancel()
+        async with deployment.rows() as rows:
+            ((events,),) = await rows.fetch("SELECT count(*) FROM job_events")
+        await load.followers.end(events, plan.patience_s)
         await load.read_all()
         await _stop(deployment, history)
         history.stale_refused = sum(
