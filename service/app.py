@@ -54,6 +54,8 @@ from service.tool_runner.runner import ToolRunner
 
 _PROBE_S: Final = 2.0
 _SWITCH_S: Final = 0.0005
+#: Connections that may wait to be accepted: of a burst none is turned away, to come back after a second.
+_BACKLOG: Final = 1_024
 #: Open files that are no connections: databases, workers, stored bytes.
 _OTHER_FILES: Final = 512
 
@@ -391,7 +393,7 @@ async def _listening(app: web.Application, settings: Settings, metrics: Metrics)
     await runner.setup()
     try:
         try:
-            await web.TCPSite(runner, settings.host, settings.port).start()
+            await web.TCPSite(runner, settings.host, settings.port, backlog=_BACKLOG).start()
         except OSError as error:
             raise StartupError(
                 f"Cannot listen on {settings.host}:{settings.port}: {os.strerror(error.errno or 0)}. "

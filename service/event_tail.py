@@ -15,7 +15,7 @@ from service.events import EventBus
 from service.models import EventPage, JobEvent, Place
 
 #: Events of one read: what a follower holds at most.
-PAGE: Final = 100
+PAGE: Final = 50
 #: How long a follower trusts the wake-ups of this process before the database is asked.
 LOOK_AGAIN_S: Final = 2.0
 #: What happens within this time is read together.

@@ -29,6 +29,9 @@ from service.throughput import Throughput
 
 #: Reads for followers that may be under way at once: the others are for requests.
 _READS: Final = 2
+#: Full pages are kept for a moment: many followers may resume at the same place, after a restart of the service.
+_KEPT_PAGES: Final = 64
+_KEPT_S: Final = 1.0
 #: Jobs that are asked about in one statement.
 _ASKED: Final = 1_000
 
@@ -70,6 +73,7 @@ class FollowingService:
         self._throughput = throughput
         self._room = asyncio.Semaphore(_READS)
         self._reading: dict[Hashable, asyncio.Task[Any]] = {}
+        self._kept: dict[Hashable, tuple[float, EventPage]] = {}  # until when, the oldest first
         self._tail = EventTail(events, self._newest, lambda place: self._page(place, None))
         self.is_closing = False
 
@@ -135,8 +139,17 @@ class FollowingService:
         return await event_reads.newest(self._database.reader)
 
     async def _page(self, place: Place, wanted: EventFilter | None) -> EventPage:
-        reader = self._database.reader
-        return await self._once((place, wanted), lambda: event_reads.of_all(reader, place, wanted, limit=PAGE))
+        key, now, reader = (place, wanted), asyncio.get_running_loop().time(), self._database.reader
+        until, kept = self._kept.get(key, (now, None))
+        if kept is not None and now < until:
+            return kept
+        page = await self._once(key, lambda: event_reads.of_all(reader, place, wanted, limit=PAGE))
+        if page.is_full:
+            self._kept.pop(key, None)
+            self._kept[key] = now + _KEPT_S, page
+            if len(self._kept) > _KEPT_PAGES:
+                del self._kept[next(iter(self._kept))]
+        return page
 
     async def _news(self, job_id: str, tenant: str, n: int) -> JobNews | None:
         reader = self._database.reader

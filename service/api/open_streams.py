@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import contextlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Final
 
 from service.access import Caller
@@ -20,11 +21,19 @@ class OpenStreams:
         self._most = most
         self._most_per_caller = most_per_caller
         self._of_caller: collections.Counter[str | None] = collections.Counter()  # by key
+        self._turn = asyncio.Semaphore(1)
 
     @property
     def count(self) -> int:
         """How many are open."""
         return self._of_caller.total()
+
+    @contextlib.asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Work for one stream inside the block: a thousand that wake at once go one by one, requests between them."""
+        async with self._turn:
+            yield
+            await asyncio.sleep(0)
 
     @contextlib.contextmanager
     def room_for(self, caller: Caller) -> Iterator[None]:

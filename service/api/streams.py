@@ -66,7 +66,12 @@ async def _send_all(
     clock = asyncio.get_running_loop().time
     began = admitted = clock()
     while True:
-        await sender.send(_message(event, follower.place_of(event)) for event in events)
+        if events:
+            async with services.streams.turn():
+                pieces = _pieces(follower, events)
+            events = ()
+            for piece in pieces:
+                await sender.write(piece)
         if follower.has_ended or clock() - began >= services.stream_s:
             return
         await sender.beat_if_due(follower.place)
@@ -119,32 +124,20 @@ class _Sender:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _KERNEL_BYTES)
         finish(self._request, self.response)
         self._writer = await self.response.prepare(self._request)
-        await self._write(b"retry: %d\n%b\n" % (_RECONNECT_MS, _id_line(place)))
-
-    async def send(self, messages: Iterable[bytes]) -> None:
-        """Send messages, some at once."""
-        piece: list[bytes] = []
-        size = 0
-        for message in messages:
-            piece.append(message)
-            size += len(message)
-            if size >= _PIECE_BYTES:
-                await self._write(b"".join(piece))
-                piece, size = [], 0
-        if piece:
-            await self._write(b"".join(piece))
+        await self.write(b"retry: %d\n%b\n" % (_RECONNECT_MS, _id_line(place)))
 
     async def beat_if_due(self, place: str | None) -> None:
         """Send a sign of life, if nothing was sent for long."""
         if asyncio.get_running_loop().time() - self._wrote_at >= HEARTBEAT_S:
-            await self._write(b": still here\n%b\n" % _id_line(place))
+            await self.write(b": still here\n%b\n" % _id_line(place))
 
     async def close(self) -> None:
         """Say that there is no more."""
         async with asyncio.timeout(WRITE_S):
             await self.response.write_eof()
 
-    async def _write(self, data: bytes) -> None:
+    async def write(self, data: bytes) -> None:
+        """Send `data`; returns when the connection has taken it."""
         self._wrote_at = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(WRITE_S):
@@ -155,6 +148,20 @@ class _Sender:
             if self._request.transport is not None:
                 self._request.transport.abort()
             raise
+
+
+def _pieces(follower: Follower, events: Iterable[JobEvent]) -> list[bytes]:
+    """The events as messages, some in a piece."""
+    pieces: list[bytes] = []
+    messages: list[bytes] = []
+    size = 0
+    for event in events:
+        messages.append(_message(event, follower.place_of(event)))
+        size += len(messages[-1])
+        if size >= _PIECE_BYTES:
+            pieces.append(b"".join(messages))
+            messages, size = [], 0
+    return [*pieces, b"".join(messages)] if messages else pieces
 
 
 def _id_line(place: str | None) -> bytes:

@@ -12,7 +12,10 @@ import pytest
 
 from service.app import Service
 from service.settings import Settings
+from tests.service.conftest import serve
 from tests.sse import Message, events
+
+__all__ = ["serve"]
 
 FAR = {"run_at": "2999-01-01T00:00:00Z"}
 

@@ -1,0 +1,117 @@
+"""What a record says beside its row: its version, and its place in the queue."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+
+import pytest
+
+from service.db import queue_depth
+from tests.following.conftest import FAR, Client, Start
+from tests.store.test_jobs import claim, insert
+from tests.store.test_writer import new_job
+
+
+async def test_a_record_that_is_known_already_is_not_sent_again(client: Client) -> None:
+    job_id = await client.submit("echo", {"text": "x" * 1000})
+    await client.ended(job_id)
+    path = f"/v1/jobs/{job_id}"
+    async with client.get(path) as answer:
+        assert answer.status == 200
+        etag = answer.headers["ETag"]
+    for known in (etag, f'"other", {etag}', "*", f'W/"999", {etag}'):
+        async with client.get(path, headers={"If-None-Match": known}) as answer:
+            assert (answer.status, await answer.read()) == (304, b"")
+            assert answer.headers["ETag"] == etag
+    for known in ('W/"1"', etag.strip("W/"), "nonsense", '"' * 3):
+        async with client.get(path, headers={"If-None-Match": known}) as answer:
+            assert answer.status == 200
+            assert (await answer.json())["id"] == job_id
+
+
+async def test_every_change_of_a_job_gives_its_record_another_version(client: Client) -> None:
+    job_id = await client.submit("sleep", {"seconds": 0.5})
+    versions, bodies = set(), set()
+    while True:
+        async with client.get(f"/v1/jobs/{job_id}") as answer:
+            body = await answer.text()
+            versions.add(answer.headers["ETag"])
+            bodies.add((answer.headers["ETag"], body))
+        if '"SUCCESS"' in body:
+            break
+    assert len(versions) > 3
+    assert len(bodies) == len(versions)
+
+
+async def test_a_wait_ends_when_the_job_is_not_as_the_client_knows_it(client: Client) -> None:
+    job_id = await client.submit("sleep", {"seconds": 30})
+    path = f"/v1/jobs/{job_id}?wait=20"
+    known, started = 'W/"1"', time.monotonic()
+    for _ in range(3):
+        async with client.get(path, headers={"If-None-Match": known}) as answer:
+            assert answer.status == 200
+            assert (await answer.json())["status"] in ("PENDING", "RUNNING")
+            assert answer.headers["ETag"] != known
+            known = answer.headers["ETag"]
+    assert time.monotonic() - started < 15
+
+    scheduled = await client.submit(**FAR)
+    async with client.get(f"/v1/jobs/{scheduled}") as answer:
+        known = answer.headers["ETag"]
+    async with client.get(f"/v1/jobs/{scheduled}?wait=0.3", headers={"If-None-Match": known}) as answer:
+        assert answer.status == 304
+    await client.session.post(f"{client.url}/v1/jobs/{job_id}/cancel")
+
+
+async def test_a_waiting_job_knows_its_place_and_about_when_it_starts(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.throughput.SAMPLE_S", 0.2)
+    async with start(workers=1) as client:
+
+        async def place(job_id: str) -> tuple[str, int | None, float | None]:
+            async with client.get(f"/v1/jobs/{job_id}") as answer:
+                record = await answer.json()
+            return record["status"], record["queue_position"], record["eta_s"]
+
+        running = await client.submit("sleep", {"seconds": 60})
+        while (await place(running))[0] != "RUNNING":
+            await asyncio.sleep(0.02)
+        assert await place(running) == ("RUNNING", None, None)
+        waiting = [await client.submit("sleep", {"seconds": 0.2}) for _ in range(3)]
+        first = await client.submit("sleep", {"seconds": 0.2}, priority=10)
+        scheduled = await client.submit(**FAR)
+        assert [await place(job_id) for job_id in (first, *waiting)] == [("PENDING", n, None) for n in range(4)]
+        assert await place(scheduled) == ("PENDING", None, None)
+
+        many = [await client.submit("sleep", {"seconds": 0.2}) for _ in range(20)]
+        await client.session.post(f"{client.url}/v1/jobs/{running}/cancel")
+        async with asyncio.timeout(30):
+            while (found := await place(many[-1]))[2] is None:
+                await asyncio.sleep(0.05)
+        _, ahead, eta_s = found
+        assert ahead is not None
+        assert eta_s is not None
+        assert 0.1 < eta_s / (ahead + 1) < 10  # each takes at least 0.2 s, on one worker
+
+
+async def test_places_are_counted_by_an_index_and_to_an_end(database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue_depth, "MOST_AHEAD", 2)
+    ids = await insert(database, *(new_job() for _ in range(5)))
+    places = [await queue_depth.count_ahead(database.reader, job_id) for job_id in ids]
+    assert places == [0, 1, 2, None, None]
+    await claim(database, limit=1)
+    places = [await queue_depth.count_ahead(database.reader, job_id) for job_id in ids]
+    assert places == [None, 0, 1, 2, None]
+
+
+def test_a_place_is_found_without_reading_jobs(database_file) -> None:
+    import sqlite3
+
+    with contextlib.closing(sqlite3.connect(database_file)) as connection:
+        statement = queue_depth._COUNT_AHEAD.sqlite
+        values = statement.bind(job_id="j", most=10)
+        plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement.text}", values)]
+    assert "SEARCH jobs USING INDEX ix_jobs_claimable (rank<?)" in plan, plan
