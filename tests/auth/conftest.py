@@ -53,7 +53,9 @@ class Guarded:
             headers["Authorization"] = f"Bearer {key}"
         async with self._session.request(method, self.url + path, headers=headers, **more) as answer:
             kept = {name: value for name, value in answer.headers.items() if name != "Date"}
-            return Answer(answer.status, kept, await answer.text(errors="replace"))
+            # A stream has no end that one could wait for.
+            text = "" if answer.content_type == "text/event-stream" else await answer.text(errors="replace")
+            return Answer(answer.status, kept, text)
 
     async def submit(self, key: str | None, plugin: str = "echo", payload: Any = None, **options: Any) -> Answer:
         body = {"plugin": plugin, "payload": payload or {}, **options}
