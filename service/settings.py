@@ -60,3 +60,13 @@ class ClientSettings(BaseSettings):
 
     url: str = Field("http://127.0.0.1:8080", description="Where the service is")
     api_key: str | None = Field(None, repr=False, description="Key that the service asks for, if it does")
+
+
+def variable_of(setting: str) -> str:
+    """The environment variable of a setting."""
+    return f"JOBSERVICE_{setting.upper()}"
+
+
+def option_of(setting: str) -> str:
+    """The option of a setting on the command line."""
+    return "--" + setting.replace("_", "-")

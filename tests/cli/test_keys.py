@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from service.cli import run
+from service.cli.app import run
 
 from .conftest import COMMAND, RunningService, clean_environment, cli
 

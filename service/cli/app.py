@@ -1,0 +1,78 @@
+"""The command tree, and how a command line ends."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import pydantic
+from cyclopts import App, CycloptsError
+
+from service import __version__
+from service.cli.config import config
+from service.cli.failures import Exit, UsageError, tell
+from service.cli.jobs import cancel, jobs, result, show
+from service.cli.keys import keys, tenants
+from service.cli.output import say
+from service.cli.plugins import plugins
+from service.cli.serving import migrate, serve, work
+from service.cli.submitting import submit
+from service.client import ApiError, ServiceUnreachableError
+from service.errors import ServiceError
+
+app = App(
+    name="jobservice",
+    version=__version__,
+    help="Runs plugins as durable jobs behind an HTTP API.",
+    help_epilogue=(
+        "Every setting is an option, an environment variable JOBSERVICE_NAME, or a line of .env: "
+        "`jobservice config` shows them.\n"
+        "Exit codes: 0 done, 1 the job FAILED or was CANCELLED, 2 wrong usage or input, 3 no service answers."
+    ),
+    help_format="plaintext",
+    result_action="return_value",
+    suppress_keyboard_interrupt=False,
+    exit_on_error=False,
+    print_error=False,
+)
+
+for command in (serve, work, migrate, submit, jobs, show, result, cancel, plugins, config, keys, tenants):
+    app.command(command)
+
+
+def main() -> NoReturn:
+    """Run the command line of this process and exit with its code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The exit code of a command line; every failure is told in a line or two on stderr."""
+    try:
+        code = app(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The interpreter flushes stdout once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.BROKEN_PIPE
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
+    except (
+        CycloptsError,
+        UsageError,
+        ApiError,
+        ServiceUnreachableError,
+        ServiceError,
+        OSError,
+        pydantic.ValidationError,
+    ) as error:
+        return tell(error, as_json="--json" in arguments)
+    except Exception as error:
+        # A person at a terminal is told what happened, not where in our code.
+        if os.environ.get("JOBSERVICE_LOG_LEVEL", "").lower() == "debug":
+            raise
+        say(f"jobservice: Unexpected {type(error).__name__}: {error}", style="red")
+        say("This is a fault of jobservice itself; JOBSERVICE_LOG_LEVEL=debug shows where.")
+        return Exit.FAILED
+    return Exit.OK if code is None else int(code)

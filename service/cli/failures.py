@@ -1,0 +1,91 @@
+"""What the shell is told: exit codes, and what went wrong in a line or two with what to do about it."""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Mapping
+from typing import Final
+
+import pydantic
+from cyclopts import CycloptsError
+from pydantic_core import ErrorDetails
+
+from service.cli.output import say
+from service.client import ApiError, ServiceUnreachableError
+from service.errors import InvalidKeyError
+from service.settings import option_of, variable_of
+
+
+class Exit(enum.IntEnum):
+    """What the shell is told."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    UNREACHABLE = 3
+    INTERRUPTED = 130
+    BROKEN_PIPE = 141
+
+
+class UsageError(Exception):
+    """The command cannot be carried out as it was given; the text says why and what to do."""
+
+
+def tell(error: Exception, *, as_json: bool) -> Exit:
+    """Say on stderr what went wrong; the exit code is what it means."""
+    exit_code, message, hint = _explained(error)
+    if as_json:
+        problem = error.problem if isinstance(error, ApiError) else None
+        say(json.dumps({"message": message, "hint": hint, "exit_code": exit_code, "problem": problem}))
+    else:
+        say(f"jobservice: {message}", style="red")
+        if hint:
+            say(hint)
+    return exit_code
+
+
+def _explained(error: Exception) -> tuple[Exit, str, str | None]:
+    match error:
+        case CycloptsError(__cause__=pydantic.ValidationError() as invalid) | (pydantic.ValidationError() as invalid):
+            return (
+                Exit.USAGE,
+                "; ".join(map(_misfit, invalid.errors(include_url=False))),
+                "See: jobservice config --help",
+            )
+        case CycloptsError():
+            command = " ".join(("jobservice", *(error.command_chain or ())))
+            return Exit.USAGE, str(error), f"See: {command} --help"
+        case UsageError() | InvalidKeyError():
+            return Exit.USAGE, str(error), None
+        case ServiceUnreachableError():
+            return (
+                Exit.UNREACHABLE,
+                str(error),
+                "Start it with `jobservice serve`, or name another: --url, JOBSERVICE_URL.",
+            )
+        case ApiError() if error.status >= 500 or error.status == 429:
+            return Exit.UNREACHABLE, f"The service cannot do this now ({error.status}): {error}", "Try again later."
+        case ApiError():
+            return Exit.USAGE, f"The service refused ({error.status}): {error}", _ADVICE.get(error.status)
+        case OSError():
+            place = f"{error.filename}: " if error.filename else ""
+            return Exit.FAILED, f"{place}{error.strerror or error}", None
+        case _:
+            return Exit.FAILED, str(error), None
+
+
+#: What to do about a refusal, where the refusal itself does not say.
+_ADVICE: Final[Mapping[int, str]] = {
+    401: "Set JOBSERVICE_API_KEY to a key of this service.",
+    404: "See what there is: `jobservice jobs`, `jobservice plugins`.",
+    409: "See what became of it: `jobservice show ID`.",
+    413: "The service's limit is its setting JOBSERVICE_MAX_BODY_MB.",
+    422: "See what the plugin takes: `jobservice plugins` lists them, `jobservice plugins NAME` tells all of one.",
+}
+
+
+def _misfit(place: ErrorDetails) -> str:
+    """What is wrong with one setting, by the names under which it may have been given."""
+    name = "_".join(map(str, place["loc"]))
+    return f"{option_of(name)} ({variable_of(name)}): {place['msg']}, not {place['input']!r}"

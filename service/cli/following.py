@@ -1,0 +1,103 @@
+"""Jobs on their way: waited for with a progress bar, and what came of them."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from service.cli.failures import Exit, UsageError
+from service.cli.output import laid_out, pretty, put, safe, say
+from service.client import Client, File, Job, ServiceUnreachableError
+from service.models import JobStatus
+
+
+async def followed(client: Client, job_id: str) -> Job:
+    """The job once it has ended, with a progress bar until then where stderr is a terminal."""
+    console = Console(stderr=True)
+    bar = Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    task = bar.add_task(job_id, total=None, note="")
+
+    def watch(job: Job) -> None:
+        progress = job.progress
+        bar.update(
+            task,
+            description=f"{safe(job.plugin)} {job.status}",
+            total=1.0 if progress else None,
+            completed=progress.fraction if progress else 0,
+            note=safe(progress.message) if progress else "",
+        )
+
+    try:
+        with bar:
+            return await client.wait(job_id, watch)
+    except asyncio.CancelledError:
+        say(f"Stopped waiting; job {job_id} goes on. Follow it: jobservice show {job_id} --wait")
+        raise
+    except ServiceUnreachableError:
+        say(f"Lost sight of job {job_id}; the service keeps it. Follow it later: jobservice show {job_id} --wait")
+        raise
+
+
+async def show_result(client: Client, job: Job, output: Path | None, *, as_json: bool) -> Exit:
+    """Print or write the result of a job that has ended, or say why there is none."""
+    if job.status is not JobStatus.SUCCESS:
+        if as_json:
+            put(job.document)
+        say(f"jobservice: Job {job.id} is {job.status}" + (f": {remark(job)}" if job.error else "."), style="red")
+        return outcome_of(job)
+    if as_json and output is None:
+        put(job.document)
+        return Exit.OK
+    found = await client.result(job.id)
+    data = found.data if isinstance(found, File) else (laid_out(found) + "\n").encode()
+    if output is not None:
+        await _write(output, data, job)
+        if as_json:
+            put(job.document)
+        else:
+            say(f"Wrote {output} ({len(data):,} bytes).")
+    elif not sys.stdout.isatty():
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+    elif isinstance(found, File):
+        raise UsageError(f"The result is a file ({found.media_type}, {len(data):,} bytes): name one with --output.")
+    else:
+        put(pretty(found))
+    return Exit.OK
+
+
+async def _write(output: Path, data: bytes, job: Job) -> None:
+    try:
+        await asyncio.to_thread(output.write_bytes, data)
+    except OSError as error:
+        raise UsageError(
+            f"Cannot write {output}: {(error.strerror or str(error)).lower()}. "
+            f"The service keeps the result: jobservice result {job.id} --output FILE"
+        ) from error
+
+
+def outcome_of(job: Job) -> Exit:
+    """The exit code that tells how a job has ended."""
+    return Exit.OK if job.status is JobStatus.SUCCESS else Exit.FAILED
+
+
+def remark(job: Job) -> str:
+    """The one line that says most about where a job is."""
+    if job.error:
+        return f"{job.error['type']}: {job.error['message']}"
+    if job.progress and not job.status.is_terminal:
+        return f"{job.progress.fraction:.0%} {job.progress.message}".rstrip()
+    return ""

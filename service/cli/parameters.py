@@ -1,0 +1,46 @@
+"""What several commands take: which service, how to print, whether to wait."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from service.cli.failures import UsageError
+from service.client import Client
+from service.settings import ClientSettings, Settings
+
+Json = Annotated[bool, Parameter(negative=(), show_default=False, help="Print JSON, as the service sent it")]
+ServiceSettings = Annotated[Settings | None, Parameter(name="*")]
+JobId = Annotated[str, Parameter(name="ID")]
+MANY = Parameter(negative=(), show_default=False)
+Output = Annotated[
+    Path | None, Parameter(name=("--output", "-o"), help="Write the result to this file, not to standard output")
+]
+Wait = Annotated[
+    bool, Parameter(negative=(), show_default=False, help="Wait for the end of the job and show its progress")
+]
+
+
+@Parameter(name="*")
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """Which service to talk to, and how to print what it says."""
+
+    settings: Annotated[ClientSettings | None, Parameter(name="*")] = None
+    json: Json = False
+
+    @contextlib.asynccontextmanager
+    async def client(self) -> AsyncIterator[Client]:
+        """A client of it; `UsageError` when the address is none."""
+        settings = self.settings or ClientSettings()
+        try:
+            client = Client(settings.url, settings.api_key)
+        except ValueError as error:
+            raise UsageError(f"--url (JOBSERVICE_URL): {error}") from error
+        async with client:
+            yield client

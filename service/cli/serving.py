@@ -1,0 +1,48 @@
+"""The commands that are the service: `serve`, `work`, `migrate`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from service.cli.output import put, redacted
+from service.cli.parameters import MANY, Json, ServiceSettings
+from service.settings import Settings
+
+
+def serve(*, settings: ServiceSettings = None) -> int:
+    """Run the service until SIGTERM or Ctrl-C; running jobs may then finish."""
+    settings = settings or Settings()
+    # The service side takes a second to import, which neither a client command nor a wrong setting should pay for.
+    from service.app import run_service
+
+    return run_service(settings)
+
+
+def work(
+    *,
+    plugin: Annotated[tuple[str, ...], MANY, Parameter(name=("--plugin", "-p"))] = (),
+    settings: ServiceSettings = None,
+) -> int:
+    """Run jobs from a shared PostgreSQL without listening for requests, until SIGTERM or Ctrl-C.
+
+    Parameters:
+        plugin: Take jobs of this plugin only; may be repeated. Default: of every plugin installed here
+    """
+    settings = settings or Settings()
+    # As in `serve`.
+    from service.app import run_service
+
+    return run_service(settings, listen=False, only_plugins=plugin)
+
+
+async def migrate(*, settings: ServiceSettings = None, json: Json = False) -> None:
+    """Bring the database to this version, as `serve` and `work` do when they start."""
+    settings = settings or Settings()
+    # As in `serve`.
+    from service.app import migrate as migrate_database
+
+    revision = await migrate_database(settings)
+    url = redacted(settings.resolved_database_url)
+    put({"database_url": url, "revision": revision} if json else f"The database {url} is at revision {revision}.")
