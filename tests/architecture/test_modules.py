@@ -19,8 +19,8 @@ def test_a_module_says_what_it_owns(module: str) -> None:
     assert docstring.splitlines()[0].endswith((".", ":")), f"{module}: the first line is not a sentence"
 
 
-#: What others call by the name of the package: the entry point of the command.
-PUBLIC = {Path("service/cli/__init__.py")}
+#: What others call by the name of the package: the entry point of the command, and the client.
+PUBLIC = {Path("service/cli/__init__.py"), Path("service/client/__init__.py")}
 
 
 def test_a_package_is_no_shim_that_imports_its_modules_again() -> None:

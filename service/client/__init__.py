@@ -1,0 +1,42 @@
+"""The service from the outside: an async client over HTTP whose calls survive a lost connection and a restart."""
+
+from service.client.client import Client
+from service.client.connection import Failure
+from service.client.errors import ApiError, NoResultError, ServiceUnreachableError, told
+from service.client.media_types import media_type_of
+from service.client.records import (
+    Batch,
+    BatchItem,
+    BatchResult,
+    Event,
+    File,
+    Job,
+    NewJob,
+    NewSchedule,
+    Plugin,
+    Schedule,
+    SubmittedBatch,
+)
+from service.client.schedules import Schedules
+
+__all__ = [
+    "ApiError",
+    "Batch",
+    "BatchItem",
+    "BatchResult",
+    "Client",
+    "Event",
+    "Failure",
+    "File",
+    "Job",
+    "NewJob",
+    "NewSchedule",
+    "NoResultError",
+    "Plugin",
+    "Schedule",
+    "Schedules",
+    "ServiceUnreachableError",
+    "SubmittedBatch",
+    "media_type_of",
+    "told",
+]

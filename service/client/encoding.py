@@ -1,0 +1,59 @@
+"""The parts that requests are made of."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import uuid
+from typing import Any
+from urllib.parse import quote
+
+from service.client.records import NewJob
+from service.codec import BYTES_KEY, encode
+from service.models import JobOptions
+
+
+def segment(text: str) -> str:
+    """`text` as one segment of a path."""
+    return quote(text, safe="")
+
+
+def key(idempotency_key: str | None) -> dict[str, str]:
+    """The header that lets a request be repeated without a second effect; a key of its own if none is given."""
+    return {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+
+
+def options_document(options: JobOptions | None) -> dict[str, Any]:
+    """Those options that differ from their defaults."""
+    if options is None:
+        return {}
+    defaults = JobOptions()
+    names = [field.name for field in dataclasses.fields(options)]
+    given = {name: getattr(options, name) for name in names if getattr(options, name) != getattr(defaults, name)}
+    if "tags" in given:
+        given["tags"] = list(given["tags"])
+    return given
+
+
+def options_query(options: JobOptions | None) -> list[tuple[str, str]]:
+    """The same as parameters of a query."""
+    query: list[tuple[str, str]] = []
+    for name, value in options_document(options).items():
+        texts = value if name == "tags" else [value if isinstance(value, str) else encode(value)]
+        query += [(f"job.{name}", text) for text in texts]
+    return query
+
+
+def new_job(job: NewJob) -> dict[str, Any]:
+    """The document of a job of a batch."""
+    keyed = {} if job.idempotency_key is None else {"idempotency_key": job.idempotency_key}
+    return {"plugin": job.plugin, "payload": dict(job.payload), **options_document(job.options), **keyed}
+
+
+def body(document: Any) -> bytes:
+    """`document` as JSON, bytes in it in base64. It takes its time for large ones."""
+    return encode(document, _marked).encode()
+
+
+def _marked(data: bytes) -> dict[str, str]:
+    return {BYTES_KEY: base64.b64encode(data).decode()}

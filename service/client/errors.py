@@ -1,0 +1,57 @@
+"""How a call fails."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from service.client.records import Job
+from service.models import JSON
+
+
+class ApiError(Exception):
+    """The service refused a request, or could not serve it; the text is what it said and where.
+
+    `problem` is the problem details object (RFC 9457) as it came, empty if none did.
+    """
+
+    def __init__(self, status: int, problem: Mapping[str, JSON]) -> None:
+        super().__init__(told(problem) or _phrase(status))
+        self.status = status
+        self.problem = problem
+
+
+class ServiceUnreachableError(Exception):
+    """Nothing that is this service answers at `url`; `reason` says how it failed."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(f"No service answers at {url}: {reason}")
+        self.url = url
+        self.reason = reason
+
+
+class NoResultError(Exception):
+    """The job has no result; `job` is its record, which says why: not ended yet, FAILED or CANCELLED."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(f"Job {job.id} is {job.status}: it has no result.")
+        self.job = job
+
+
+def told(problem: Mapping[str, JSON]) -> str:
+    """What a problem details object says and where, in one line."""
+    detail: str = problem.get("detail") or problem.get("title") or ""
+    # The detail may quote the places already.
+    unsaid = [
+        f"{place['pointer'] or 'the body'}: {place['message']}"
+        for place in problem.get("errors", ())
+        if place["message"] not in detail
+    ]
+    return f"{detail} ({'; '.join(unsaid)})" if unsaid else detail
+
+
+def _phrase(status: int) -> str:
+    try:
+        return f"{status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return str(status)
