@@ -178,6 +178,34 @@ class InvalidKeyError(ServiceError, ValueError):
     """An API key cannot be made as it was asked for; the text says why."""
 
 
+class WebhookNotFoundError(ServiceError, LookupError):
+    """No such webhook, or not this tenant's."""
+
+    def __init__(self, webhook_id: str) -> None:
+        super().__init__(f"There is no webhook {webhook_id}.")
+        self.webhook_id = webhook_id
+
+
+class DeliveryNotFoundError(ServiceError, LookupError):
+    """The webhook has no such delivery."""
+
+    def __init__(self, delivery_id: str) -> None:
+        super().__init__(f"There is no delivery {delivery_id} of this webhook.")
+        self.delivery_id = delivery_id
+
+
+class WebhookUrlError(ServiceError, ValueError):
+    """Nothing may be sent to a URL, which stands at `pointer` of what was asked."""
+
+    def __init__(self, pointer: str, message: str) -> None:
+        super().__init__(f"{pointer}: {message}")
+        self.problem = FieldProblem(pointer, message)
+
+
+class WebhookStateError(ServiceError):
+    """The webhook is not in a state that allows what was asked; the text says why."""
+
+
 class StartupError(ServiceError):
     """The service cannot start; the text is the one line that says why and what to do."""
 

@@ -148,6 +148,14 @@ class StoredArtifact:
     blob: BlobRef
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class JobWebhook:
+    """Where the end of a job is to be heard of; `events` None is every end."""
+
+    url: str
+    events: tuple[str, ...] | None = None  # `webhook_models.WebhookEvent`
+
+
 @dataclasses.dataclass(slots=True, kw_only=True)  # not frozen: that would make each five times as dear
 class JobOptions:
     """What a submitter may ask for beside plugin and payload."""
@@ -159,6 +167,7 @@ class JobOptions:
     max_attempts: int | None = None  # 1..MAX_ATTEMPTS; default: what the plugin says, or 1
     tags: tuple[str, ...] = ()
     metadata: Mapping[str, JSON] = dataclasses.field(default_factory=dict)
+    webhook: JobWebhook | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from service.codec import encode
 from service.db.schema import job_events, jobs
 from service.db.statements import Insert, ThisTransaction
 from service.db.transaction import Transaction
+from service.db.webhook_outbox import add_deliveries
 from service.models import JSON, Timestamp
 
 #: Job, its `event_count` in this transaction, type, time and data.
@@ -24,7 +25,8 @@ _EVENTS: Final = Insert(job_events, _EVENT_COLUMNS, {"tx": ThisTransaction()})
 
 
 async def add_events(tx: Transaction, events: Iterable[NewEvent]) -> None:
-    """Record `events`; the rows of their jobs count them already."""
+    """Record `events`, and what they mean to webhooks; the rows of their jobs count them already."""
     rows = [(job_id, n, kind, at, encode(data)) for job_id, n, kind, at, data in events]
     if rows:
         await tx.insert(_EVENTS, rows)
+        await add_deliveries(tx, ((job_id, kind, at) for job_id, _, kind, at, _ in rows))

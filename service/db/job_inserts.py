@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -11,9 +11,10 @@ import sqlalchemy as sa
 from service.codec import encode
 from service.db.blobs import BlobStore, NewBlob
 from service.db.job_events import add_events
-from service.db.schema import jobs
+from service.db.schema import jobs, webhook_job_events
 from service.db.statements import Insert, Statement, batch, batch_table, literal
 from service.db.transaction import Transaction
+from service.db.webhook_endpoints import NewEndpoint, ensure_of_jobs
 from service.models import JobOptions, Timestamp, rank
 
 MAX_LOST: Final = 3
@@ -34,6 +35,7 @@ class NewJob:
     created_at: Timestamp
     idempotency_key: str | None
     request_hash: str | None
+    webhook: NewEndpoint | None = None  # of `options.webhook`; made where that tenant and URL has none
 
     @property
     def run_at(self) -> Timestamp:
@@ -49,11 +51,12 @@ class Inserted:
     id: str
     replayed: bool
     request_hash: str | None
+    webhook_id: str | None = None
 
 
 _NEW_COLUMNS: Final = (
     jobs.c.id, jobs.c.tenant, jobs.c.idempotency_key, jobs.c.request_hash, jobs.c.plugin, jobs.c.plugin_version,
-    jobs.c.rank, jobs.c.priority, jobs.c.due, jobs.c.run_at, jobs.c.expires_at, jobs.c.timeout_s, jobs.c.max_attempts,
+    jobs.c.rank, jobs.c.webhook_id, jobs.c.priority, jobs.c.due, jobs.c.run_at, jobs.c.expires_at, jobs.c.timeout_s, jobs.c.max_attempts,
     jobs.c.created_at, jobs.c.tags, jobs.c.metadata, jobs.c.payload,
 )  # fmt: skip
 _CONSTANTS: Final = {
@@ -80,22 +83,30 @@ _SELECT_BY_KEY = Statement(
         _keys, (jobs.c.tenant == _keys.c.tenant) & (jobs.c.idempotency_key == _keys.c.idempotency_key)
     )
 )
+_INSERT_WEBHOOK_EVENTS = Statement(
+    sa.insert(webhook_job_events).from_select(
+        ["job_id", "events"], sa.select(*batch_table("new", *webhook_job_events.columns).c)
+    )
+)
 
 
 async def insert(tx: Transaction, items: Sequence[NewJob]) -> list[Inserted]:
     """Record new jobs with their bytes and first events; a used idempotency key yields the job it made before."""
     await BlobStore.insert(tx, (blob for item in items for blob in item.blobs))
+    endpoints = await ensure_of_jobs(tx, (item.webhook for item in items if item.webhook is not None))
     keyed = [item for item in items if item.idempotency_key is not None]
     # Without a key nothing can be in the way, and asking for the rows would cost a turn of the interpreter for each.
     made = {item.id for item in items if item.idempotency_key is None}
     if made:
-        await tx.insert(_JOBS, [_new_row(item) for item in items if item.idempotency_key is None])
+        await tx.insert(_JOBS, [_new_row(item, endpoints) for item in items if item.idempotency_key is None])
     if keyed:
-        made.update(row[0] for row in await tx.insert(_KEYED_JOBS, list(map(_new_row, keyed))))
+        rows = [_new_row(item, endpoints) for item in keyed]
+        made.update(row[0] for row in await tx.insert(_KEYED_JOBS, rows))
     await add_events(tx, ((item.id, 1, "submitted", item.created_at, {}) for item in items if item.id in made))
+    await _add_webhook_events(tx, [item for item in items if item.id in made])
     known = await _by_key(tx, [item for item in keyed if item.id not in made])
     return [
-        Inserted(id=item.id, replayed=False, request_hash=item.request_hash)
+        Inserted(id=item.id, replayed=False, request_hash=item.request_hash, webhook_id=_webhook_id(item, endpoints))
         if item.id in made
         else known[item.tenant, item.idempotency_key]
         for item in items
@@ -112,12 +123,23 @@ async def _by_key(tx: Transaction, items: Sequence[NewJob]) -> dict[tuple[str, s
     }
 
 
-def _new_row(item: NewJob) -> tuple[Any, ...]:
+async def _add_webhook_events(tx: Transaction, items: Sequence[NewJob]) -> None:
+    wishes = ((item.id, item.options.webhook) for item in items)
+    rows = [(job_id, encode(wish.events)) for job_id, wish in wishes if wish is not None and wish.events is not None]
+    if rows:
+        await tx.fetch(_INSERT_WEBHOOK_EVENTS, batch=batch(rows))
+
+
+def _webhook_id(item: NewJob, endpoints: Mapping[tuple[str, str], str]) -> str | None:
+    return None if item.webhook is None else endpoints[item.webhook.tenant, item.webhook.url]
+
+
+def _new_row(item: NewJob, endpoints: Mapping[tuple[str, str], str]) -> tuple[Any, ...]:
     options = item.options
     run_at = item.run_at
     return (
         item.id, item.tenant, item.idempotency_key, item.request_hash, item.plugin, item.plugin_version,
-        rank(run_at, options.priority), options.priority, run_at <= item.created_at, run_at, options.expires_at,
-        options.timeout_s, item.max_attempts, item.created_at, encode(options.tags),
+        rank(run_at, options.priority), _webhook_id(item, endpoints), options.priority, run_at <= item.created_at,
+        run_at, options.expires_at, options.timeout_s, item.max_attempts, item.created_at, encode(options.tags),
         encode(options.metadata), item.payload,
     )  # fmt: skip

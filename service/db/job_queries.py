@@ -38,6 +38,7 @@ _SELECT_JOB = Statement(
         jobs.c.id == sa.bindparam("job_id"), jobs.c.tenant == sa.bindparam("of_tenant")
     )
 )
+_SELECT_OUTCOME = Statement(sa.select(*_SUMMARY, jobs.c.result).where(jobs.c.id == sa.bindparam("job_id")))
 _SELECT_ATTEMPTS = Statement(
     sa.select(*(job_attempts.c[field.name] for field in dataclasses.fields(AttemptRecord)))
     .where(job_attempts.c.job_id == sa.bindparam("of_job"))
@@ -82,6 +83,12 @@ async def get(reader: Reader, job_id: str, tenant: str) -> JobRecord | None:
     """The whole record, or None."""
     row = await reader.fetch_one(_SELECT_JOB, job_id=job_id, of_tenant=tenant)
     return row and _record(row[:-2], payload=row[-2], result=row[-1])
+
+
+async def get_outcome(reader: Reader, job_id: str) -> JobRecord | None:
+    """The record of a job of whatever tenant, without its payload; None when it is gone."""
+    row = await reader.fetch_one(_SELECT_OUTCOME, job_id=job_id)
+    return row and _record(row[:-1], payload=None, result=row[-1])
 
 
 async def list_page(reader: Reader, query: JobQuery, tenant: str) -> JobPage:

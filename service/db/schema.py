@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
@@ -28,6 +29,13 @@ metadata: Final = sa.MetaData(
 def quoted(*statuses: JobStatus) -> str:
     """Statuses as SQL literals: a partial index serves only queries that spell its predicate alike."""
     return ", ".join(f"'{status}'" for status in sorted(statuses))
+
+
+def _partial_indexes(*indexes: tuple[str, Sequence[sa.Column[Any]], str]) -> None:
+    """Add indexes by name, columns and predicate; those whose names say so are unique."""
+    for name, columns, predicate in indexes:
+        where = sa.text(predicate)
+        sa.Index(name, *columns, unique=name.startswith("uq_"), sqlite_where=where, postgresql_where=where)
 
 
 _ANY_STATUS = quoted(*JobStatus)
@@ -100,7 +108,7 @@ jobs = sa.Table(
     sa.CheckConstraint("progress_fraction BETWEEN 0 AND 1", name="progress"),
     sa.Index("ix_jobs_plugin", "plugin", "id"),
 )
-for _name, _columns, _where in (
+_partial_indexes(
     ("ix_jobs_claimable", (jobs.c.rank, jobs.c.id), "status = 'PENDING' AND due"),
     ("ix_jobs_scheduled", (jobs.c.run_at,), "status = 'PENDING' AND NOT due"),
     ("ix_jobs_expiring", (jobs.c.expires_at,), "status = 'PENDING' AND expires_at IS NOT NULL"),
@@ -111,14 +119,7 @@ for _name, _columns, _where in (
     ("ix_jobs_batch", (jobs.c.batch_id, jobs.c.id), "batch_id IS NOT NULL"),
     ("uq_jobs_firing", (jobs.c.schedule_id, jobs.c.scheduled_for), "scheduled_for IS NOT NULL"),
     ("uq_jobs_idempotency", (jobs.c.tenant, jobs.c.idempotency_key), "idempotency_key IS NOT NULL"),
-):
-    sa.Index(
-        _name,
-        *_columns,
-        unique=_name.startswith("uq_"),
-        sqlite_where=sa.text(_where),
-        postgresql_where=sa.text(_where),
-    )
+)
 
 # One row per execution, made in the transaction that claims the job.
 job_attempts = sa.Table(
@@ -240,4 +241,92 @@ api_keys = sa.Table(
     sa.CheckConstraint("roles <> '[]'", name="roles"),
     sa.CheckConstraint("(rate_per_s IS NULL) = (burst IS NULL)", name="rate_has_burst"),
     sa.CheckConstraint("rate_per_s > 0 AND burst >= 1", name="rate"),
+)
+
+# Where events of ended jobs go. An endpoint `of_jobs` hears only of jobs that name it (`jobs.webhook_id`).
+webhook_endpoints = sa.Table(
+    "webhook_endpoints",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("url", sa.Text, nullable=False),
+    sa.Column("of_jobs", sa.Boolean, nullable=False),
+    sa.Column("events", Json, nullable=False),
+    sa.Column("plugins", Json),
+    sa.Column("description", sa.Text),
+    sa.Column("secret", sa.Text, nullable=False),
+    sa.Column("old_secret", sa.Text),
+    sa.Column("old_secret_until", Time),
+    sa.Column("enabled", sa.Boolean, nullable=False),
+    sa.Column("disabled_reason", sa.Text),
+    sa.Column("failing_since", Time),
+    sa.Column("created_at", Time, nullable=False),
+    sa.CheckConstraint("events <> '[]'", name="events"),
+    sa.CheckConstraint("plugins <> '[]'", name="plugins"),
+    sa.CheckConstraint("NOT of_jobs OR plugins IS NULL", name="of_jobs_has_no_plugins"),
+    sa.CheckConstraint("(old_secret IS NULL) = (old_secret_until IS NULL)", name="old_secret_ends"),
+    sa.CheckConstraint("enabled = (disabled_reason IS NULL)", name="disabled_has_reason"),
+)
+
+# What a job wants to be heard of at its webhook, where that is not everything.
+webhook_job_events = sa.Table(
+    "webhook_job_events",
+    metadata,
+    sa.Column("job_id", Id, sa.ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("events", Json, nullable=False),
+    sa.CheckConstraint("events <> '[]'", name="events"),
+)
+
+# The outbox: one row an event and endpoint, made in the transaction that ends the job. `attempt` only rises, and fences
+# late outcomes; while `lease_until` is to come somebody is at it, and `next_at` is the same time. `failures` counts
+# since the delivery was made, or asked for again.
+webhook_deliveries = sa.Table(
+    "webhook_deliveries",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("endpoint_id", Id, sa.ForeignKey("webhook_endpoints.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("job_id", Id, sa.ForeignKey("jobs.id", ondelete="CASCADE")),
+    sa.Column("type", sa.Text, nullable=False),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("failures", sa.Integer, nullable=False),
+    sa.Column("next_at", Time),
+    sa.Column("lease_until", Time),
+    sa.Column("last_status_code", sa.Integer),
+    sa.Column("last_error", sa.Text),
+    sa.Column("created_at", Time, nullable=False),
+    sa.Column("finished_at", Time),
+    sa.CheckConstraint("status IN ('DELIVERED', 'EXHAUSTED', 'PENDING')", name="status"),
+    sa.CheckConstraint("(status = 'PENDING') = (next_at IS NOT NULL)", name="pending_has_next_at"),
+    sa.CheckConstraint("(status = 'PENDING') = (finished_at IS NULL)", name="ended_has_finished_at"),
+    sa.CheckConstraint("lease_until IS NULL OR status = 'PENDING'", name="leased_is_pending"),
+    sa.CheckConstraint("status <> 'EXHAUSTED' OR last_error IS NOT NULL", name="exhausted_has_error"),
+    sa.CheckConstraint("(job_id IS NULL) = (type = 'webhook.ping')", name="ping_has_no_job"),
+    sa.CheckConstraint("failures >= 0 AND attempt >= failures", name="attempts"),
+    sa.Index("ix_webhook_deliveries_endpoint_id_id", "endpoint_id", "id"),
+)
+
+# The log of deliveries: one row an attempt whose outcome was recorded.
+webhook_attempts = sa.Table(
+    "webhook_attempts",
+    metadata,
+    sa.Column("delivery_id", Id, sa.ForeignKey("webhook_deliveries.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("attempt", sa.Integer, primary_key=True),
+    sa.Column("at", Time, nullable=False),
+    sa.Column("status_code", sa.Integer),
+    sa.Column("error", sa.Text),
+    sa.Column("took_s", sa.Float, nullable=False),
+    sa.CheckConstraint("took_s >= 0", name="took"),
+    sa.CheckConstraint("status_code IS NOT NULL OR error IS NOT NULL", name="says_something"),
+)
+
+_partial_indexes(
+    ("uq_webhook_endpoints_of_jobs", (webhook_endpoints.c.tenant, webhook_endpoints.c.url), "of_jobs"),
+    ("ix_webhook_endpoints_tenant", (webhook_endpoints.c.tenant,), "NOT of_jobs"),
+    (
+        "ix_webhook_deliveries_pending",
+        (webhook_deliveries.c.endpoint_id, webhook_deliveries.c.next_at),
+        "status = 'PENDING'",
+    ),
+    ("ix_webhook_deliveries_job", (webhook_deliveries.c.job_id,), "job_id IS NOT NULL"),
 )

@@ -16,16 +16,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from uuid_utils.compat import uuid7
 
-from service.db import job_changes, job_claims, job_endings, job_inserts
+from service.db import job_changes, job_claims, job_endings, job_inserts, webhook_deliveries, webhook_endpoints
 from service.db.blobs import NewBlob
 from service.db.database import Database
 from service.db.job_changes import CancelRequest
 from service.db.job_claims import Claim
 from service.db.job_endings import Ending
 from service.db.transaction import RefusedError
+from service.db.webhook_deliveries import DeliveryClaim
+from service.db.webhook_endpoints import NewEndpoint
 from service.errors import ServiceUnavailableError
-from service.models import BlobRef, ClaimedJob, JobStatus
+from service.models import BlobRef, ClaimedJob, JobStatus, timestamp
+from service.webhook_models import ClaimedDelivery, DeliveryOutcome, DeliveryStatus, new_webhook_secret
 from tests.conftest import sqlite_url
 from tests.store.test_jobs import ME
 from tests.store.test_writer import new_job
@@ -143,13 +147,14 @@ def _ending(database: Database, job: ClaimedJob) -> Write:
             _rows(connection, "SELECT status, result, event_count FROM jobs WHERE id = ?", job.id),
             _rows(connection, "SELECT outcome FROM job_attempts WHERE job_id = ?", job.id),
             _rows(connection, "SELECT type FROM job_events WHERE job_id = ? AND n = 3", job.id),
+            _rows(connection, "SELECT type, status FROM webhook_deliveries WHERE job_id = ?", job.id),
         )
 
     return Write(
         make=make,
         effect=effect,
-        nothing=([("RUNNING", None, 2)], [(None,)], []),
-        whole=([("SUCCESS", '{"ok":true}', 3)], [("SUCCESS",)], [("success",)]),
+        nothing=([("RUNNING", None, 2)], [(None,)], [], []),
+        whole=([("SUCCESS", '{"ok":true}', 3)], [("SUCCESS",)], [("success",)], [("job.success", "PENDING")]),
         stored=RESULT,
     )
 
@@ -165,6 +170,48 @@ def _cancellation(database: Database, job: ClaimedJob) -> Write:
         )
 
     return Write(make=make, effect=effect, nothing=([(0, 2)], []), whole=([(1, 3)], [("cancel_requested",)]))
+
+
+def _delivery(database: Database, delivery: ClaimedDelivery) -> Write:
+    def make(_: list[NewBlob]) -> Awaitable[Any]:
+        item = DeliveryOutcome(
+            delivery=delivery,
+            status=DeliveryStatus.EXHAUSTED,
+            at=timestamp(),
+            took_s=0.1,
+            error="gone",
+            disable="gone",
+            disable_after_s=60,
+        )
+        return database.writer.write(webhook_deliveries.record_attempts, item)
+
+    def effect(connection: sqlite3.Connection) -> tuple[Any, ...]:
+        return (
+            _rows(connection, "SELECT status, failures FROM webhook_deliveries WHERE id = ?", delivery.id),
+            _rows(connection, "SELECT attempt, error FROM webhook_attempts WHERE delivery_id = ?", delivery.id),
+            _rows(connection, "SELECT disabled_reason FROM webhook_endpoints WHERE id = ?", delivery.endpoint_id),
+        )
+
+    return Write(
+        make=make,
+        effect=effect,
+        nothing=([("PENDING", 0)], [], [(None,)]),
+        whole=([("EXHAUSTED", 1)], [(1, "gone")], [("gone",)]),
+    )
+
+
+async def _endpoint(database: Database, tenant: str) -> str:
+    new = NewEndpoint(id=str(uuid7()), tenant=tenant, url="https://example.com", secret=new_webhook_secret())
+    await database.writer.write(webhook_endpoints.insert_endpoints, new)
+    return new.id
+
+
+async def _claimed_ping(database: Database) -> ClaimedDelivery:
+    endpoint_id = await _endpoint(database, "acme")
+    await database.writer.write(webhook_deliveries.ping, endpoint_id)
+    claim = DeliveryClaim(rooms={endpoint_id: 1}, lease_s=60)
+    (delivery,) = await database.writer.write(webhook_deliveries.claim_deliveries, claim)
+    return delivery
 
 
 async def _told(database: Database, writes: list[Write]) -> list[Any]:
@@ -190,6 +237,8 @@ async def run(directory: Path, empty: Path, calls: Calls, number: int, error: Ex
     async with Database.open(sqlite_url(file), directory / "blobs", inline_bytes=1_000) as database:
         for _ in range(2):
             await database.writer.write(job_inserts.insert, new_job())
+        await _endpoint(database, "default")
+        pinged = await _claimed_ping(database)
         ended, cancelled = await database.writer.write(job_claims.claim, Claim(owner=ME, limit=2, lease_s=60))
         writes = [
             _submission(database, SMALL),
@@ -197,6 +246,7 @@ async def run(directory: Path, empty: Path, calls: Calls, number: int, error: Ex
             _submission(database, None, key="k"),
             _ending(database, ended),
             _cancellation(database, cancelled),
+            _delivery(database, pinged),
         ]
         with calls.failing(number, error):
             told = await _told(database, writes)
