@@ -23,6 +23,7 @@ from service.access import Rate
 from service.api.access import Gate, is_loopback
 from service.api.app import create_app
 from service.api.connections import create_runner
+from service.api.webhook_views import message
 from service.db import instances, plugin_metrics, queue_depth
 from service.db.database import Database
 from service.db.directories import make_directory
@@ -51,6 +52,9 @@ from service.settings import Settings
 from service.throughput import Throughput
 from service.tool_runner.pool import WorkerPool
 from service.tool_runner.runner import ToolRunner
+from service.webhook_management import WebhookManagementService
+from service.webhook_sender import WebhookSender
+from service.webhooks import DeliveryPolicy, WebhookDeliverer
 
 _PROBE_S: Final = 2.0
 _SWITCH_S: Final = 0.0005
@@ -172,7 +176,20 @@ class Service:
                 lease_s=settings.lease_s,
                 retries=RetryPolicy(base_s=settings.retry_base_s, cap_s=settings.retry_cap_s),
                 queue_limits=queue_limits,
+                webhook_rules=settings.webhook_rules,
             )
+            webhooks = WebhookManagementService(database, settings.webhook_rules)
+            deliverer = WebhookDeliverer(
+                webhooks,
+                await stack.enter_async_context(
+                    WebhookSender.open(settings.webhook_rules, timeout_s=settings.webhook_timeout_s)
+                ),
+                events,
+                metrics,
+                message,
+                DeliveryPolicy(retries_s=settings.webhook_waits_s, lease_s=2 * settings.webhook_timeout_s),
+            )
+            metrics.gauge("jobservice_webhooks_under_way", "Messages being sent now", lambda: deliverer.under_way)
             metrics.gauge("jobservice_jobs_running", "Jobs running now", lambda: sum(jobs.running.values()))
             await _register(database, jobs.instance_id)
             stack.push_async_callback(_deregister, database, jobs.instance_id)
@@ -191,6 +208,7 @@ class Service:
                 "housekeeper": Housekeeper(jobs, plugins, events, plugin_wait_s=plugin_wait_s).run,
                 "lease keeper": LeaseKeeper(jobs, lease_s=settings.lease_s).run,
                 "rescuer": Rescuer(jobs).run,
+                "webhooks": deliverer.run,
                 "writer": database.writer.ended,
                 "worker watch": runner.ended,
                 "wake-ups": lambda: database.relay(events),
@@ -205,7 +223,7 @@ class Service:
                 await stack.enter_async_context(_supervised(name, loop, health, failed))
             url = None
             if listen:
-                app = create_app(jobs, plugins, health, settings, metrics, _gate(settings, keys), following)
+                app = create_app(jobs, plugins, webhooks, health, settings, metrics, _gate(settings, keys), following)
                 url = await stack.enter_async_context(_listening(app, settings, metrics))
                 stack.push_async_callback(_record_use, keys)
             stack.push_async_callback(jobs.drain, settings.drain_s)

@@ -22,6 +22,7 @@ class EventBus:
         self._watchers: dict[str, set[asyncio.Event]] = collections.defaultdict(set)
         self.work = asyncio.Event()
         self.anything = asyncio.Event()  # set with every wake-up, for whoever follows all jobs
+        self.deliveries = asyncio.Event()  # something may be to be sent to webhooks
         self.tell_others: Callable[[str], None] = lambda what: None
 
     @property
@@ -56,6 +57,8 @@ class EventBus:
         self.anything.set()
         if what == WORK:
             self.work.set()
+        else:
+            self.deliveries.set()
         for changed in self._watchers.get(what, ()):
             changed.set()
 
@@ -63,6 +66,7 @@ class EventBus:
         """Others may have told anything meanwhile: everybody looks again."""
         self.anything.set()
         self.work.set()
+        self.deliveries.set()
         for watchers in self._watchers.values():
             for changed in watchers:
                 changed.set()

@@ -29,6 +29,7 @@ from service.db.job_endings import Ending
 from service.db.job_inserts import Inserted, NewJob
 from service.db.job_leases import RESCUE_PAGE, Renewal, Rescued
 from service.db.transaction import Operation
+from service.db.webhook_endpoints import NewEndpoint
 from service.documents import Documents
 from service.errors import (
     FileNotInJobError,
@@ -64,6 +65,8 @@ from service.outcomes import Failed, Outcome, Succeeded, failed, judge
 from service.plugin_management import PluginManagementService
 from service.queue_limits import Depth, Limits, QueueLimits
 from service.retries import RetryPolicy
+from service.webhook_models import new_webhook_secret
+from service.webhook_urls import WebhookRules
 
 #: How long a waiter trusts the wake-ups of this process before it looks at the row again.
 _LOOK_AGAIN_S: Final = 2.0
@@ -113,6 +116,7 @@ class JobManagementService:
         lease_s: float = 30.0,
         retries: RetryPolicy | None = None,
         queue_limits: QueueLimits | None = None,
+        webhook_rules: WebhookRules | None = None,
     ) -> None:
         self._database = database
         self._documents = Documents(database.blobs)
@@ -124,6 +128,7 @@ class JobManagementService:
         self._lease_s = lease_s
         self._retries = retries or RetryPolicy()
         self._queue_limits = queue_limits or QueueLimits(Limits(), _uncounted)
+        self._webhook_rules = webhook_rules or WebhookRules()
         self._executions: dict[tuple[str, int], _Execution] = {}  # by job and fence
         self._tasks: set[asyncio.Task[Any]] = set()
         self.instance_id = str(uuid7())
@@ -154,12 +159,14 @@ class JobManagementService:
         """Check the payload against the plugin's manifest, then record the job as `create_job` does.
 
         A used `idempotency_key` yields the job it made before, for this tenant. Raises `PluginNotFoundError`,
-        `PluginUnavailableError`, `PayloadInvalidError`, `NotStorableError`, `QueueFullError`,
+        `PluginUnavailableError`, `PayloadInvalidError`, `NotStorableError`, `QueueFullError`, `WebhookUrlError`,
         `IdempotencyConflictError`, `ServiceUnavailableError`: no row then.
         """
         if not self.accepting:
             raise ServiceUnavailableError("The service is shutting down and takes no new jobs.")
         manifest = await self._plugin_management.manifest(plugin_name)
+        if options is not None and options.webhook is not None:
+            self._webhook_rules.check_url(options.webhook.url, "/webhook/url")
         document = await self._plugin_management.validate(plugin_name, payload)
         with self._queue_limits.room_for(tenant, plugin_name):
             new, stored = await self._new_job(
@@ -177,7 +184,7 @@ class JobManagementService:
                 raise IdempotencyConflictError(idempotency_key or "")
             self._metrics.replayed.inc()
             return Submission(record=await self.get_record(inserted.id, tenant=tenant), replayed=True)
-        return Submission(record=_record_of(new, stored), replayed=False)
+        return Submission(record=_record_of(new, stored, inserted), replayed=False)
 
     async def get_job(self, job_id: str) -> dict[str, Any]:
         """A copy of the record with its bytes as bytes, and `error` in the envelope `{"error": {...}}`.
@@ -441,6 +448,7 @@ class JobManagementService:
             created_at=timestamp(),
             idempotency_key=idempotency_key,
             request_hash=request_hash,
+            webhook=_endpoint_of(options, tenant),
         )
         return new, stored
 
@@ -637,7 +645,16 @@ def _canonical(job_id: str) -> str:
     return canonical
 
 
-def _record_of(new: NewJob, payload: dict[str, Any]) -> JobRecord:
+def _endpoint_of(options: JobOptions, tenant: str) -> NewEndpoint | None:
+    """The endpoint that a job names, to be made unless that tenant's jobs have named it before."""
+    if options.webhook is None:
+        return None
+    return NewEndpoint(
+        id=str(uuid7()), tenant=tenant, url=options.webhook.url, secret=new_webhook_secret(), of_jobs=True
+    )
+
+
+def _record_of(new: NewJob, payload: dict[str, Any], inserted: Inserted) -> JobRecord:
     """The record that a read would give right after the insert."""
     options = new.options
     return JobRecord(
@@ -656,7 +673,7 @@ def _record_of(new: NewJob, payload: dict[str, Any]) -> JobRecord:
         batch_id=None,
         parent_id=None,
         schedule_id=None,
-        webhook_id=None,
+        webhook_id=inserted.webhook_id,
         progress=None,
         payload=payload,
         result=None,

@@ -34,6 +34,10 @@ class Metrics:
         self.rescued = Counter(
             "jobservice_rescued", "Jobs taken back from a runner that was lost", ["plugin"], registry=self.registry
         )
+        self.webhook_attempts = Counter(
+            "jobservice_webhook_attempts", "Attempts to deliver to webhooks: delivered, failed, exhausted or late",
+            ["outcome"], registry=self.registry,
+        )  # fmt: skip
         self.run_seconds = Histogram(
             "jobservice_run_seconds", "Execution time of plugins", ["plugin"], buckets=_RUN_BUCKETS,
             registry=self.registry,

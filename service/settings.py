@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.webhook_urls import WebhookRules, parse_networks
+
+
+def _networks(text: str) -> str:
+    parse_networks(text)
+    return text
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(",") if part.strip())
+
+
+def _waits(text: str) -> str:
+    if not all(0 <= wait_s <= 1e7 for wait_s in _numbers(text)):
+        raise ValueError("waits are seconds between commas")
+    return text
 
 
 class Settings(BaseSettings):
@@ -41,6 +59,15 @@ class Settings(BaseSettings):
     max_streams: int = Field(1_000, ge=0, description="Streams of events open at once")
     max_streams_per_caller: int = Field(200, ge=0, description="Streams of events of one API key open at once")
     stream_s: float = Field(3600, gt=0, description="How long a stream of events goes on; its client then resumes")
+    webhook_http: bool = Field(False, description="Webhooks may be sent over http, not over https alone")
+    webhook_allow: Annotated[str, AfterValidator(_networks)] = Field(
+        "", description="Networks, between commas, to which webhooks go although they are not public, on any port"
+    )
+    webhook_timeout_s: float = Field(15, gt=0, le=300, description="How long an attempt to deliver may take")
+    webhook_retries_s: Annotated[str, AfterValidator(_waits)] = Field(
+        "5,300,1800,7200,18000,36000,50400,72000,86400",
+        description="Waits before the second, third, ... attempt to deliver to a webhook",
+    )
     allow_anyone_who_reaches_this_port: bool = Field(
         False, description="Ask nobody for an API key, on any address: whoever reaches the port may do everything"
     )
@@ -51,6 +78,16 @@ class Settings(BaseSettings):
     def resolved_database_url(self) -> str:
         """`database_url`, or the embedded SQLite file in `data_dir`."""
         return self.database_url or f"sqlite+aiosqlite:///{self.data_dir.absolute() / 'jobs.db'}"
+
+    @property
+    def webhook_rules(self) -> WebhookRules:
+        """Where webhooks may go."""
+        return WebhookRules(http=self.webhook_http, networks=parse_networks(self.webhook_allow))
+
+    @property
+    def webhook_waits_s(self) -> Sequence[float]:
+        """`webhook_retries_s` as numbers."""
+        return _numbers(self.webhook_retries_s)
 
 
 class ClientSettings(BaseSettings):
