@@ -20,11 +20,13 @@ from service.job_management import JobManagementService
 from service.metrics import Metrics
 from service.plugin_management import PluginManagementService
 from service.settings import Settings
+from service.webhook_management import WebhookManagementService
 
 
 def create_app(
     jobs: JobManagementService,
     plugins: PluginManagementService,
+    webhooks: WebhookManagementService,
     health: Health,
     settings: Settings,
     metrics: Metrics,
@@ -42,6 +44,7 @@ def create_app(
     services = Services(
         jobs=jobs,
         plugins=plugins,
+        webhooks=webhooks,
         health=health,
         metrics=metrics,
         gate=gate,

@@ -18,7 +18,18 @@ from service.api import strict_json
 from service.api.problems import Problem, bad_request, unacceptable
 from service.codec import check_document, escape_pointer
 from service.errors import FieldProblem, NotStorableError
-from service.models import JSON, MAX_ATTEMPTS, JobOptions, JobQuery, JobStatus, Timestamp, timestamp
+from service.models import (
+    JSON,
+    MAX_ATTEMPTS,
+    JobOptions,
+    JobQuery,
+    JobStatus,
+    JobWebhook,
+    Timestamp,
+    timestamp,
+)
+from service.webhook_models import WebhookEvent
+from service.webhook_urls import MAX_URL_CHARS
 
 MAX_METADATA_BYTES: Final = 16_384
 MAX_WAIT_S: Final = 60
@@ -66,23 +77,54 @@ def _storable(value: dict[str, JSON]) -> dict[str, JSON]:
     return value
 
 
-def _no_nul(text: str) -> str:
+def no_nul(text: str) -> str:
+    """`text`, in which there must be no U+0000: no database holds it."""
     if "\0" in text:
         raise PydanticCustomError("nul", "must not contain U+0000")
     return text
 
 
-#: What `_no_nul` asks for, as the document says it.
-_NO_NUL: Final = {"pattern": "^[^\\u0000]*$"}
+#: What `no_nul` asks for, as the document says it.
+NO_NUL: Final = {"pattern": "^[^\\u0000]*$"}
 
 # `Field` stands before the validators: behind them pydantic publishes its own names instead of JSON Schema's.
 Moment = Annotated[str, Field(json_schema_extra={"format": "date-time"}), AfterValidator(_moment)]
-Tag = Annotated[str, Field(min_length=1, max_length=100, json_schema_extra=_NO_NUL), AfterValidator(_no_nul)]
-PluginName = Annotated[str, Field(min_length=1, max_length=200, json_schema_extra=_NO_NUL), AfterValidator(_no_nul)]
+Tag = Annotated[str, Field(min_length=1, max_length=100, json_schema_extra=NO_NUL), AfterValidator(no_nul)]
+PluginName = Annotated[str, Field(min_length=1, max_length=200, json_schema_extra=NO_NUL), AfterValidator(no_nul)]
+
+WebhookUrl = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=MAX_URL_CHARS,
+        description="`https://…`: a public address that takes messages of Standard Webhooks",
+        examples=["https://example.com/hooks/jobs"],
+        json_schema_extra={"format": "uri"},
+    ),
+]
+
+
+def _event(value: Any) -> Any:
+    # What arrives is text, and the input is strict.
+    return WebhookEvent(value) if value in tuple(WebhookEvent) else value
+
+
+WebhookEvents = Annotated[
+    list[Annotated[WebhookEvent, BeforeValidator(_event)]],
+    Field(min_length=1, max_length=len(WebhookEvent), description="Which ends of jobs; default: all"),
+]
 
 _STRICT: Final = ConfigDict(strict=True, extra="forbid")
 #: Of queries, whose values are all text.
 TEXT: Final = ConfigDict(extra="forbid")
+
+
+@with_config(_STRICT)
+class JobWebhookInput(TypedDict):
+    """Where the end of a job is to be heard of."""
+
+    url: WebhookUrl
+    events: NotRequired[WebhookEvents]
 
 
 @with_config(_STRICT)
@@ -112,6 +154,7 @@ class OptionsInput(TypedDict):
             AfterValidator(_storable),
         ]
     ]
+    webhook: NotRequired[JobWebhookInput]
 
 
 @with_config(_STRICT)
@@ -136,7 +179,7 @@ class ListQuery(TypedDict):
     plugin: NotRequired[PluginName]
     tag: NotRequired[Tag]
     error_type: NotRequired[
-        Annotated[str, Field(min_length=1, max_length=100, json_schema_extra=_NO_NUL), AfterValidator(_no_nul)]
+        Annotated[str, Field(min_length=1, max_length=100, json_schema_extra=NO_NUL), AfterValidator(no_nul)]
     ]
     created_after: NotRequired[Moment]
     created_before: NotRequired[Moment]
@@ -216,7 +259,7 @@ RecordHeaders = TypedDict(
 _job: Final = TypeAdapter[JobInput](JobInput)
 _options: Final = TypeAdapter[OptionsInput](OptionsInput)
 #: Options whose text in a query is JSON; the others are text already, and `tags` may be repeated.
-_JSON_OPTIONS: Final = frozenset({"priority", "timeout_s", "max_attempts", "metadata"})
+_JSON_OPTIONS: Final = frozenset({"priority", "timeout_s", "max_attempts", "metadata", "webhook"})
 
 
 def check_job(value: Any) -> tuple[str, dict[str, JSON], JobOptions]:
@@ -329,6 +372,7 @@ _MESSAGES: Final[Mapping[str, str]] = {
 
 def _job_options(options: OptionsInput) -> JobOptions:
     tags = options.get("tags")
+    webhook = options.get("webhook")
     return JobOptions(
         priority=options.get("priority", 0),
         run_at=_timestamp(options.get("run_at")),
@@ -337,7 +381,12 @@ def _job_options(options: OptionsInput) -> JobOptions:
         max_attempts=options.get("max_attempts"),
         tags=tuple(tags) if tags else (),
         metadata=options.get("metadata") or {},
+        webhook=None if webhook is None else JobWebhook(url=webhook["url"], events=_events(webhook.get("events"))),
     )
+
+
+def _events(checked: Sequence[WebhookEvent] | None) -> tuple[str, ...] | None:
+    return None if checked is None else tuple(dict.fromkeys(checked))
 
 
 def job_query(query: ListQuery) -> JobQuery:

@@ -15,6 +15,7 @@ from service.api.problem_types import PROBLEM_TYPES, url
 from service.api.strict_json import MalformedJSONError
 from service.errors import (
     EventNotFoundError,
+    DeliveryNotFoundError,
     FieldProblem,
     FileNotInJobError,
     IdempotencyConflictError,
@@ -28,6 +29,9 @@ from service.errors import (
     QueueFullError,
     ServiceUnavailableError,
     TooManyStreamsError,
+    WebhookNotFoundError,
+    WebhookStateError,
+    WebhookUrlError,
 )
 from service.models import JSON
 
@@ -116,9 +120,13 @@ STATUS_OF: Final[Sequence[tuple[type[Exception], HTTPStatus, str]]] = (
     (FileNotInJobError, HTTPStatus.NOT_FOUND, "unknown-file"),
     (EventNotFoundError, HTTPStatus.BAD_REQUEST, "unknown-event"),
     (PluginNotFoundError, HTTPStatus.NOT_FOUND, "unknown-plugin"),
+    (WebhookNotFoundError, HTTPStatus.NOT_FOUND, "unknown-webhook"),
+    (DeliveryNotFoundError, HTTPStatus.NOT_FOUND, "unknown-delivery"),
     (JobStateError, HTTPStatus.CONFLICT, "wrong-state"),
+    (WebhookStateError, HTTPStatus.CONFLICT, "wrong-state"),
     (PayloadInvalidError, HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-payload"),
     (NotStorableError, HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-content"),
+    (WebhookUrlError, HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-content"),
     (IdempotencyConflictError, HTTPStatus.UNPROCESSABLE_ENTITY, "idempotency-key-reused"),
     (QueueFullError, HTTPStatus.TOO_MANY_REQUESTS, "queue-full"),
     (TooManyStreamsError, HTTPStatus.TOO_MANY_REQUESTS, "too-many-streams"),
@@ -155,7 +163,7 @@ def _places(error: Exception) -> Sequence[FieldProblem]:
     match error:
         case PayloadInvalidError():
             return error.problems
-        case NotStorableError() | MalformedJSONError():
+        case NotStorableError() | MalformedJSONError() | WebhookUrlError():
             return (error.problem,)
         case _:
             return ()

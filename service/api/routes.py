@@ -8,6 +8,7 @@ from typing import Any, Final
 from service.api import events, handlers, inputs, pages, submissions, views
 from service.api.access import ANY_KEY, OPERATOR_REPORT, PUBLIC, READ, SUBMIT
 from service.api.route import ANY, EVENT_STREAM, JSON_TYPE, Answer, Body, Route, Schema
+from service.api.webhook_routes import WEBHOOK_ROUTES
 
 _RAW_BYTES: Final = {"type": "string", "format": "binary"}
 _OBJECT: Final = {"type": "object", "additionalProperties": True}
@@ -233,6 +234,7 @@ ROUTES: Final[Sequence[Route]] = (
         },
         answers={200: _ENDED_IN_TIME, 202: _ACCEPTED},
     ),
+    *WEBHOOK_ROUTES,
     Route(
         method="GET",
         path="/livez",

@@ -13,6 +13,7 @@ from service.following import FollowingService
 from service.job_management import JobManagementService
 from service.metrics import Metrics
 from service.plugin_management import PluginManagementService
+from service.webhook_management import WebhookManagementService
 
 
 class Health(Protocol):
@@ -51,6 +52,7 @@ class Services:
 
     jobs: JobManagementService
     plugins: PluginManagementService
+    webhooks: WebhookManagementService
     health: Health
     metrics: Metrics
     gate: Gate

@@ -32,6 +32,8 @@ def options_document(options: JobOptions | None) -> dict[str, Any]:
     given = {name: getattr(options, name) for name in names if getattr(options, name) != getattr(defaults, name)}
     if "tags" in given:
         given["tags"] = list(given["tags"])
+    if options.webhook is not None:
+        given["webhook"] = {name: value for name, value in dataclasses.asdict(options.webhook).items() if value}
     return given
 
 

@@ -1,0 +1,64 @@
+"""What requests about webhooks may say, declared once for the check and for the OpenAPI document."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, NotRequired
+
+from pydantic import AfterValidator, ConfigDict, Field, with_config
+from typing_extensions import TypedDict
+
+from service.api.inputs import MAX_PAGE, NO_NUL, PluginName, WebhookEvents, WebhookUrl, no_nul
+from service.webhook_models import DeliveryStatus
+
+_STRICT: Final = ConfigDict(strict=True, extra="forbid")
+_TEXT: Final = ConfigDict(extra="forbid")
+
+_Plugins = Annotated[
+    list[PluginName],
+    Field(min_length=1, max_length=100, description="Only jobs of these plugins; null or left out: of all"),
+]
+_Description = Annotated[
+    str, Field(max_length=500, description="For people", json_schema_extra=NO_NUL), AfterValidator(no_nul)
+]
+_Cursor = Annotated[
+    str, Field(pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$", description="`next` of the page before")
+]
+_Limit = Annotated[int, Field(ge=1, le=MAX_PAGE, default=50)]
+
+
+@with_config(_STRICT)
+class WebhookInput(TypedDict):
+    """An endpoint that is to hear of the ends of jobs."""
+
+    url: WebhookUrl
+    events: NotRequired[WebhookEvents]
+    plugins: NotRequired[_Plugins | None]
+    description: NotRequired[_Description | None]
+
+
+@with_config(_STRICT)
+class WebhookPatch(TypedDict):
+    """What is to change; what is left out stays as it is."""
+
+    url: NotRequired[WebhookUrl]
+    events: NotRequired[WebhookEvents]
+    plugins: NotRequired[_Plugins | None]
+    description: NotRequired[_Description | None]
+    enabled: NotRequired[Annotated[bool, Field(description="Whether anything is sent there")]]
+
+
+@with_config(_TEXT)
+class WebhookListQuery(TypedDict):
+    """Place of a list of webhooks."""
+
+    limit: NotRequired[_Limit]
+    cursor: NotRequired[_Cursor]
+
+
+@with_config(_TEXT)
+class DeliveryListQuery(TypedDict):
+    """Filter and place of a list of deliveries."""
+
+    status: NotRequired[DeliveryStatus]
+    limit: NotRequired[_Limit]
+    cursor: NotRequired[_Cursor]
