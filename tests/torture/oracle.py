@@ -8,7 +8,7 @@ import dataclasses
 import datetime
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,10 @@ class Line:
     at: float
 
 
+#: A check that stands in a file of its own: what the database holds, and the jobs in it.
+Check = Callable[[Rows, Mapping[str, Job]], Awaitable[Sequence[Violation]]]
+
+
 class Oracle:
     """Reads everything once, then checks; `violations` and `figures` are the verdict."""
 
@@ -118,8 +122,8 @@ class Oracle:
         self.lines: dict[str, list[Line]] = collections.defaultdict(list)
         self._pids: dict[str, int] = {}
 
-    async def judge(self) -> None:
-        """The whole verdict; every process of the service must have ended in order."""
+    async def judge(self, *more: Check) -> None:
+        """The whole verdict, `more` checks too; every process of the service must have ended in order."""
         self._found(Violation(*surprise) for surprise in self._history.surprises)
         async with self._deployment.rows() as rows:
             await self._load(rows)
@@ -127,6 +131,8 @@ class Oracle:
                 self._found(check())
             self._found([violation async for violation in self._counters(rows)])
             self._found([violation async for violation in self._storage(rows)])
+            for each in more:
+                self._found(await each(rows, self.jobs))
         self._count()
 
     def timeline(self, subject: str) -> list[str]:

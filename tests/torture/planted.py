@@ -16,14 +16,14 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from service import app, cli
-from service.db import event_reads, job_claims, job_endings, job_inserts, job_leases
+from service.db import event_reads, job_claims, job_endings, job_events, job_inserts, job_leases, webhook_outbox
 from service.db.job_inserts import Inserted, NewJob
 from service.db.schema import jobs
 from service.db.statements import Statement, batch
 from service.db.transaction import Transaction
 from service.db.writer import Writer
 from service.job_management import JobManagementService
-from service.models import timestamp
+from service.models import JobStatus, timestamp
 from service.tool_runner.worker_process import WorkerProcess
 
 _END_GUARDS = {
@@ -170,6 +170,26 @@ def no_execution_deadline() -> None:
     WorkerProcess._arm = lambda self, limit_s: None
 
 
+def heard_of_after_the_commit() -> None:
+    tell_end = JobManagementService._tell_end
+    tasks = set()
+
+    async def nothing(tx: Transaction, events: Any) -> None:
+        tuple(events)
+
+    async def late(tx: Transaction, items: Sequence[Any]) -> list[None]:
+        await webhook_outbox.add_deliveries(tx, items)
+        return [None] * len(items)
+
+    def told(self: JobManagementService, job: Any, ending: Any, status: JobStatus | None) -> None:
+        tell_end(self, job, ending, status)
+        if status is not None:
+            tasks.add(asyncio.ensure_future(self._database.writer.write(late, (job.id, status.lower(), timestamp()))))
+
+    job_events.add_deliveries = nothing
+    JobManagementService._tell_end = told
+
+
 PLANTS: dict[str, Callable[[], None]] = {
     plant.__name__: plant
     for plant in (
@@ -183,6 +203,7 @@ PLANTS: dict[str, Callable[[], None]] = {
         resumed_one_too_late,
         rescued_from_a_stale_snapshot,
         no_execution_deadline,
+        heard_of_after_the_commit,
     )
 }
 

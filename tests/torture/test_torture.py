@@ -49,6 +49,10 @@ PLANTED = {
     ),
     "rescued_from_a_stale_snapshot": (REPLACED, {"illegal_transition", "terminal_changed"}),
     "resumed_one_too_late": (dataclasses.replace(CRASH, mix={"progress": 1.0}), {"stream_gap"}),
+    "heard_of_after_the_commit": (
+        dataclasses.replace(CRASH, mix={"fast": 1.0}, cancels=0.0, failpoints=["end.after_commit=kill@3"]),
+        {"unheard"},
+    ),
     "no_execution_deadline": (dataclasses.replace(CRASH, mix={"fast": 2.0, "hang": 1.0}), {"stuck"}),
 }
 
@@ -117,6 +121,9 @@ KILLS = [
     "recover.before_commit=kill@1",
     "recover.after_commit=kill@1",
     "child.spawned=kill@2",
+    "claim_deliveries.after_commit=kill@2",
+    "record_attempts.before_commit=kill@2",
+    "record_attempts.after_commit=kill@2",
 ]
 
 

@@ -21,6 +21,7 @@ from tests.torture.deployment import SERVICE, Deployment, Member, postgres_deplo
 from tests.torture.history import History
 from tests.torture.load import Load
 from tests.torture.oracle import Oracle
+from tests.torture.webhooks import RECEIVER_SETTINGS, Receiver, all_delivered
 
 #: Timelines printed for each kind of violation; all are in the report folder.
 SHOWN = 1
@@ -62,6 +63,7 @@ def deployment_of(plan: Plan, folder: Path) -> Iterator[Deployment]:
         "retry_cap_s": 1,
         "inline_blob_kb": 1,
         "log_format": "json",
+        **RECEIVER_SETTINGS,
     }
     if plan.database == "sqlite":
         with (
@@ -95,7 +97,8 @@ def _disk(folder: Path, *, wanted: bool) -> Iterator[None]:
 async def torture(plan: Plan, folder: Path, say: Callable[[str], None] = lambda line: None) -> Oracle:
     """Run `plan` in `folder`, which takes logs and data; the oracle's verdict."""
     history = History()
-    with deployment_of(plan, folder) as deployment:
+    async with contextlib.AsyncExitStack() as stack:
+        deployment = stack.enter_context(deployment_of(plan, folder))
         first, *rest = deployment.members
         # One after the other, as migrations go.
         first.failpoints = list(plan.failpoints)
@@ -104,6 +107,7 @@ async def torture(plan: Plan, folder: Path, say: Callable[[str], None] = lambda 
         for member in rest:
             member.start()
         await asyncio.gather(*map(_ready, rest))
+        receiver = await stack.enter_async_context(Receiver(plan.seed, deployment.urls).listening())
         load = Load(
             history,
             deployment.urls,
@@ -143,6 +147,7 @@ async def torture(plan: Plan, folder: Path, say: Callable[[str], None] = lambda 
         say("healed")
         await loading
         say("every submission has its answer")
+        receiver.calm = True
         await _drained(deployment, plan, say)
         supervising.cancel()
         async with deployment.rows() as rows:
@@ -154,13 +159,14 @@ async def torture(plan: Plan, folder: Path, say: Callable[[str], None] = lambda 
             member.log.read_bytes().count(b"late outcome refused") for member in deployment.members
         )
         oracle = Oracle(deployment, history)
-        await oracle.judge()
+        await oracle.judge(receiver.judge)
         oracle.figures = {
             "seed": plan.seed,
             "profile": plan.profile,
             "database": plan.database,
             "processes": [member.name for member in deployment.members],
             **oracle.figures,
+            **receiver.figures,
             "ended_by_themselves": {member.name: member.exits for member in deployment.members if member.exits},
         }
     _report(folder, history, oracle)
@@ -180,9 +186,11 @@ async def _drained(deployment: Deployment, plan: Plan, say: Callable[[str], None
         async with deployment.rows() as rows:
             now = await rows.fetch(
                 "SELECT (SELECT count(*) FROM jobs WHERE status IN ('PENDING', 'RUNNING')),"
-                " (SELECT count(*) FROM job_attempts WHERE outcome IS NOT NULL)"
+                " (SELECT count(*) FROM job_attempts WHERE outcome IS NOT NULL),"
+                " (SELECT count(*) FROM webhook_attempts)"
             )
-        if now[0][0] == 0:
+            is_delivered = await all_delivered(rows)
+        if now[0][0] == 0 and is_delivered:
             return
         if now != before:
             before, since = now, time.monotonic()
