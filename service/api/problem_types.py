@@ -126,6 +126,22 @@ _TYPES: Final = (
         detail="No plugin 'thumbnial' is installed.",
     ),
     ProblemType(
+        kind="unknown-webhook",
+        statuses=(404,),
+        title="Unknown webhook",
+        meaning="There is no webhook of this id, or it is another tenant's.",
+        remedy="`GET /v1/webhooks` lists yours.",
+        detail="There is no webhook 0198f6c2-7c1e-7d3a-9b60-3f1d2a4c5e6f.",
+    ),
+    ProblemType(
+        kind="unknown-delivery",
+        statuses=(404,),
+        title="Unknown delivery",
+        meaning="The webhook has no delivery of this id.",
+        remedy="`GET /v1/webhooks/{webhook_id}/deliveries` lists them. Those of a deleted job go with it.",
+        detail="There is no delivery 0198f6c2-7c1e-7d3a-9b60-3f1d2a4c5e6f of this webhook.",
+    ),
+    ProblemType(
         kind="wrong-method",
         statuses=(405,),
         title="Wrong method",
@@ -145,8 +161,8 @@ _TYPES: Final = (
         kind="wrong-state",
         statuses=(409,),
         title="Not in this state",
-        meaning="The job is not in a state in which this can be done: what has ended cannot be cancelled.",
-        remedy="Look at the `status` of the job's record.",
+        meaning="The job, or the webhook, is not in a state in which this can be done: what has ended cannot be cancelled.",
+        remedy="Look at its record: the `status` of a job, whether a webhook is enabled.",
         detail="Job 0198f6c2-7c1e-7d3a-9b60-3f1d2a4c5e6f is SUCCESS: it cannot be cancelled.",
     ),
     ProblemType(

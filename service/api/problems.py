@@ -14,8 +14,8 @@ from typing_extensions import TypedDict
 from service.api.problem_types import PROBLEM_TYPES, url
 from service.api.strict_json import MalformedJSONError
 from service.errors import (
-    EventNotFoundError,
     DeliveryNotFoundError,
+    EventNotFoundError,
     FieldProblem,
     FileNotInJobError,
     IdempotencyConflictError,

@@ -56,8 +56,8 @@ class Inserted:
 
 _NEW_COLUMNS: Final = (
     jobs.c.id, jobs.c.tenant, jobs.c.idempotency_key, jobs.c.request_hash, jobs.c.plugin, jobs.c.plugin_version,
-    jobs.c.rank, jobs.c.webhook_id, jobs.c.priority, jobs.c.due, jobs.c.run_at, jobs.c.expires_at, jobs.c.timeout_s, jobs.c.max_attempts,
-    jobs.c.created_at, jobs.c.tags, jobs.c.metadata, jobs.c.payload,
+    jobs.c.rank, jobs.c.webhook_id, jobs.c.priority, jobs.c.due, jobs.c.run_at, jobs.c.expires_at, jobs.c.timeout_s,
+    jobs.c.max_attempts, jobs.c.created_at, jobs.c.tags, jobs.c.metadata, jobs.c.payload,
 )  # fmt: skip
 _CONSTANTS: Final = {
     "status": literal("PENDING"),
