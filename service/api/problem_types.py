@@ -161,7 +161,8 @@ _TYPES: Final = (
         kind="wrong-state",
         statuses=(409,),
         title="Not in this state",
-        meaning="The job, or the webhook, is not in a state in which this can be done: what has ended cannot be cancelled.",
+        meaning="The job, or the webhook, is not in a state in which this can be done: what has ended cannot be "
+        "cancelled.",
         remedy="Look at its record: the `status` of a job, whether a webhook is enabled.",
         detail="Job 0198f6c2-7c1e-7d3a-9b60-3f1d2a4c5e6f is SUCCESS: it cannot be cancelled.",
     ),
