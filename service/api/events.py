@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Final, NotRequired
 
 from aiohttp import web
@@ -10,19 +11,22 @@ from typing_extensions import TypedDict
 
 from service.api.handlers import Arguments
 from service.api.inputs import TEXT, PluginName
+from service.api.problems import bad_request
 from service.api.services import Services
 from service.api.streams import stream
+from service.errors import FieldProblem
 from service.models import EventFilter, EventType, Place
 
 _TYPE: Final = f"({'|'.join(EventType)})"
-_BEHIND: Final = "Resume behind the event of this id; from the beginning with 0, and without it"
+#: Of the events of one job, and of all: neither is longer than the database's numbers.
+_NUMBER: Final = re.compile(r"[0-9]{1,9}")
+_PLACE: Final = re.compile(r"([0-9]{1,18})-([0-9]{1,18})")
 
-JobEventId = Annotated[str, Field(pattern="^[0-9]{1,9}$", description=_BEHIND)]
-PlaceId = Annotated[
+EventId = Annotated[
     str,
     Field(
-        pattern="^[0-9]{1,18}-[0-9]{1,18}$",
-        description="Resume behind the event of this id; 0-0 is the beginning, without it only what is to come is sent",
+        pattern="^[0-9]{1,18}(-[0-9]{1,18})?$",
+        description="Resume behind the event of this id. The beginning is 0 of one job, 0-0 of all",
     ),
 ]
 
@@ -31,7 +35,7 @@ PlaceId = Annotated[
 class JobEventsQuery(TypedDict):
     """From where on; the header wins."""
 
-    last_event_id: NotRequired[JobEventId]
+    last_event_id: NotRequired[EventId]
 
 
 @with_config(TEXT)
@@ -42,16 +46,16 @@ class EventsQuery(TypedDict):
     type: NotRequired[
         Annotated[str, Field(pattern=f"^{_TYPE}(,{_TYPE})*$", description="Only events of these types", max_length=500)]
     ]
-    last_event_id: NotRequired[PlaceId]
+    last_event_id: NotRequired[EventId]
 
 
-JobEventsHeaders = TypedDict("JobEventsHeaders", {"Last-Event-ID": NotRequired[JobEventId]})
-EventsHeaders = TypedDict("EventsHeaders", {"Last-Event-ID": NotRequired[PlaceId]})
+ResumeHeaders = TypedDict("ResumeHeaders", {"Last-Event-ID": NotRequired[EventId]})
 
 
 async def job_events(services: Services, request: web.Request, arguments: Arguments) -> web.StreamResponse:
     """The events of one job, to its end."""
-    after = int(_resumed_behind(arguments) or "0")
+    found = _resumed_behind(arguments, _NUMBER)
+    after = int(found[0]) if found else 0
     with (
         services.streams.room_for(arguments.caller),
         services.following.job(request.match_info["job_id"], arguments.caller.tenant, after) as follower,
@@ -67,13 +71,19 @@ async def all_events(services: Services, request: web.Request, arguments: Argume
         plugin=arguments.query.get("plugin"),
         types=None if types is None else frozenset(map(EventType, types.split(","))),
     )
-    behind = _resumed_behind(arguments)
-    after = None if behind is None else Place(*map(int, behind.split("-")))
+    found = _resumed_behind(arguments, _PLACE)
+    after = Place(int(found[1]), int(found[2])) if found else None
     with services.streams.room_for(arguments.caller):
         async with services.following.all_jobs(wanted, after) as follower:
             return await stream(services, request, follower)
 
 
-def _resumed_behind(arguments: Arguments) -> str | None:
-    behind: str | None = arguments.headers.get("Last-Event-ID", arguments.query.get("last_event_id"))
-    return behind
+def _resumed_behind(arguments: Arguments, form: re.Pattern[str]) -> re.Match[str] | None:
+    for name, given in (("Last-Event-ID", arguments.headers), ("last_event_id", arguments.query)):
+        if (event_id := given.get(name)) is not None:
+            if found := form.fullmatch(event_id):
+                return found
+            raise bad_request(
+                "The id is not one of this stream's.", FieldProblem(f"/{name}", "is not an id that this stream sends")
+            )
+    return None

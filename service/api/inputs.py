@@ -247,15 +247,6 @@ SubmitHeaders = TypedDict(
     },
 )
 
-RecordHeaders = TypedDict(
-    "RecordHeaders",
-    {
-        "If-None-Match": NotRequired[
-            Annotated[str, Field(description="The `ETag` of a record: 304 as long as it is the same")]
-        ],
-    },
-)
-
 _job: Final = TypeAdapter[JobInput](JobInput)
 _options: Final = TypeAdapter[OptionsInput](OptionsInput)
 #: Options whose text in a query is JSON; the others are text already, and `tags` may be repeated.

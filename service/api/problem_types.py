@@ -118,6 +118,14 @@ _TYPES: Final = (
         detail="Job 0198f6c2-7c1e-7d3a-9b60-3f1d2a4c5e6f has no file '/image'.",
     ),
     ProblemType(
+        kind="unknown-event",
+        statuses=(400,),
+        title="Unknown event",
+        meaning="The job has fewer events than the one behind which its stream was to be resumed.",
+        remedy="Resume behind an event that you have heard of this very job, or leave `Last-Event-ID` away.",
+        detail="Job 0198f6c2-7c1e-7d3a-9b60-3f1d2a4c5e6f has 3 events: there is no event 9 to resume behind.",
+    ),
+    ProblemType(
         kind="unknown-plugin",
         statuses=(404, 422),
         title="Unknown plugin",
@@ -155,7 +163,7 @@ _TYPES: Final = (
         title="The body stopped arriving",
         meaning="The request promised a body that did not come, or came too slowly. Nothing was recorded.",
         remedy="Send it again, with an `Idempotency-Key` to be safe.",
-        detail="The body stopped arriving after 65536 bytes.",
+        detail="The body arrives too slowly: 65536 bytes, and it has not ended.",
     ),
     ProblemType(
         kind="wrong-state",
@@ -258,6 +266,14 @@ _TYPES: Final = (
         meaning="As many jobs wait as may, in all, of the tenant or of the plugin. No job was made.",
         remedy="Wait for the seconds of `Retry-After`, and send the request again.",
         detail="The queue is full: 1000 jobs of plugin 'ocr' wait, and 1000 may. Try again later.",
+    ),
+    ProblemType(
+        kind="too-many-streams",
+        statuses=(429,),
+        title="Too many streams of events",
+        meaning="As many streams of events are open as may be, of this caller or of the process.",
+        remedy="Close a stream, or wait for the seconds of `Retry-After`. One stream of all jobs replaces many of one.",
+        detail="One caller may have 200 streams open at once. Close one, or try again later.",
     ),
     ProblemType(
         kind="internal-error",

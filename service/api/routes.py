@@ -99,10 +99,10 @@ ROUTES: Final[Sequence[Route]] = (
         handler=handlers.get_job,
         policy=READ,
         query=inputs.WaitQuery,
-        headers=inputs.RecordHeaders,
+        headers=inputs.ConditionalHeaders,
         answers={
-            200: Answer(description="The job, whatever its status", content=_JOB, headers=("ETag",), leads_to=_TO_JOB),
-            304: Answer(description="It is as `If-None-Match` knows it", headers=("ETag",)),
+            200: Answer(description="The job, whatever its status", content=_JOB, headers=_TAGGED, leads_to=_TO_JOB),
+            304: _NOT_MODIFIED,
         },
     ),
     Route(
@@ -114,7 +114,7 @@ ROUTES: Final[Sequence[Route]] = (
         handler=events.job_events,
         policy=READ,
         query=events.JobEventsQuery,
-        headers=events.JobEventsHeaders,
+        headers=events.ResumeHeaders,
         answers={
             200: Answer(description="What happened and happens", content=_EVENTS),
             204: Answer(description="It has ended, and you know how"),
@@ -129,7 +129,7 @@ ROUTES: Final[Sequence[Route]] = (
         handler=events.all_events,
         policy=READ,
         query=events.EventsQuery,
-        headers=events.EventsHeaders,
+        headers=events.ResumeHeaders,
         answers={200: Answer(description="What happens", content=_EVENTS)},
     ),
     Route(

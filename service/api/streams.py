@@ -64,7 +64,8 @@ async def _send_all(
     services: Services, request: web.Request, follower: Follower, sender: _Sender, events: Iterable[JobEvent]
 ) -> None:
     clock = asyncio.get_running_loop().time
-    began = admitted = clock()
+    admitted = clock()
+    end = admitted + services.stream_s
     while True:
         if events:
             async with services.streams.turn():
@@ -72,11 +73,11 @@ async def _send_all(
             events = ()
             for piece in pieces:
                 await sender.write(piece)
-        if follower.has_ended or clock() - began >= services.stream_s:
+        if follower.has_ended or clock() >= end:
             return
         await sender.beat_if_due(follower.place)
         if not follower.is_behind:
-            await happens(follower.changed, ADMIT_S)
+            await happens(follower.changed, min(ADMIT_S, end - clock()))
         if services.following.is_closing or not sender.is_wanted:
             return
         if clock() - admitted >= ADMIT_S:

@@ -24,8 +24,8 @@ PLUGINS = ("echo", "sleep", "image_info", "thumbnail")
 
 @pytest.fixture
 def fuzzed(tmp_path: Path) -> Iterator[Live]:
-    # Sleepers hold their workers up to the limit; the others want some, too.
-    with serving(tmp_path, only_plugins=PLUGINS, workers=4, timeout_s=20, drain_s=0) as running:
+    # Sleepers hold their workers up to the limit; the others want some, too. Each stream is read to its end.
+    with serving(tmp_path, only_plugins=PLUGINS, workers=4, timeout_s=20, drain_s=0, stream_s=0.2) as running:
         yield running
 
 
