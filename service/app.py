@@ -38,6 +38,8 @@ from service.events import EventBus
 from service.first_process import run_below
 from service.following import FollowingService
 from service.housekeeper import Housekeeper
+from service.job_actions import JobActions
+from service.job_batches import JobBatches
 from service.job_management import JobManagementService
 from service.key_management import KeyManagementService
 from service.metrics import Metrics, measure_loop_lag
@@ -223,7 +225,9 @@ class Service:
                 await stack.enter_async_context(_supervised(name, loop, health, failed))
             url = None
             if listen:
-                app = create_app(jobs, plugins, webhooks, health, settings, metrics, _gate(settings, keys), following)
+                actions, batches = JobActions(database, jobs, events), JobBatches(database, events)
+                gate = _gate(settings, keys)
+                app = create_app(jobs, actions, batches, plugins, webhooks, health, settings, metrics, gate, following)
                 url = await stack.enter_async_context(_listening(app, settings, metrics))
                 stack.push_async_callback(_record_use, keys)
             stack.push_async_callback(jobs.drain, settings.drain_s)

@@ -131,6 +131,22 @@ class IdempotencyConflictError(ServiceError):
         self.key = key
 
 
+class JobIdReusedError(ServiceError):
+    """The id that was chosen for a job is taken, by another request or by another job."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"The id {job_id} is taken by a different request: choose a new one.")
+        self.job_id = job_id
+
+
+class BatchNotFoundError(ServiceError, LookupError):
+    """No such batch, or not this tenant's."""
+
+    def __init__(self, batch_id: str) -> None:
+        super().__init__(f"There is no batch {batch_id}.")
+        self.batch_id = batch_id
+
+
 class JobStateError(ServiceError):
     """The job is not in a state that allows what was asked."""
 

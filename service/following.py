@@ -23,7 +23,7 @@ from service.models import (
     JobStatus,
     Place,
     QueuePlace,
-    canonical_id,
+    canonical_uuid,
 )
 from service.throughput import Throughput
 
@@ -82,7 +82,7 @@ class FollowingService:
     @contextlib.contextmanager
     def job(self, job_id: str, tenant: str, after: int) -> Iterator[JobFollower]:
         """Follow a job from behind its event number `after`; raises `JobNotFoundError` for what is no id of a job."""
-        canonical = canonical_id(job_id)
+        canonical = canonical_uuid(job_id)
         if canonical is None:
             raise JobNotFoundError(job_id[:100])
         with self._events.watch(canonical) as changed:

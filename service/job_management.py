@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import functools
-import hashlib
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, Final
 
@@ -15,25 +13,20 @@ from uuid_utils import uuid7
 
 from service.calls import Call, CallReport, current_call
 from service.codec import (
-    check_document,
     decode,
-    encode,
     off_loop,
     storable_text,
 )
-from service.db import instances, job_changes, job_claims, job_endings, job_inserts, job_leases, job_queries
+from service.db import instances, job_changes, job_claims, job_endings, job_leases, job_queries
 from service.db.database import Database
 from service.db.job_changes import Abandonment, CancelRequest, ProgressMade
 from service.db.job_claims import Claim
 from service.db.job_endings import Ending
-from service.db.job_inserts import Inserted, NewJob
 from service.db.job_leases import RESCUE_PAGE, Renewal, Rescued
 from service.db.transaction import Operation
-from service.db.webhook_endpoints import NewEndpoint
 from service.documents import Documents
 from service.errors import (
     FileNotInJobError,
-    IdempotencyConflictError,
     JobNotFoundError,
     JobStateError,
     ServiceError,
@@ -41,6 +34,7 @@ from service.errors import (
     error_object,
 )
 from service.events import EventBus
+from service.intake import Intake
 from service.metrics import Metrics
 from service.models import (
     DEFAULT_TENANT,
@@ -52,12 +46,13 @@ from service.models import (
     JobPage,
     JobQuery,
     JobRecord,
+    JobRequest,
     JobStatus,
     Pair,
     Progress,
     StoredArtifact,
     Submission,
-    canonical_id,
+    canonical_uuid,
     later,
     timestamp,
 )
@@ -65,7 +60,6 @@ from service.outcomes import Failed, Outcome, Succeeded, failed, judge
 from service.plugin_management import PluginManagementService
 from service.queue_limits import Depth, Limits, QueueLimits
 from service.retries import RetryPolicy
-from service.webhook_models import new_webhook_secret
 from service.webhook_urls import WebhookRules
 
 #: How long a waiter trusts the wake-ups of this process before it looks at the row again.
@@ -123,16 +117,24 @@ class JobManagementService:
         self._plugin_management = plugin_management
         self._events = events or EventBus()
         self._metrics = metrics or Metrics()
-        # Finding a counter by its labels takes longer than counting; there are few.
-        self._count_submitted = functools.cache(self._metrics.submitted.labels)
         self._lease_s = lease_s
         self._retries = retries or RetryPolicy()
-        self._queue_limits = queue_limits or QueueLimits(Limits(), _uncounted)
-        self._webhook_rules = webhook_rules or WebhookRules()
+        self.intake = Intake(
+            database,
+            plugin_management,
+            self._events,
+            self._metrics,
+            queue_limits or QueueLimits(Limits(), _uncounted),
+            webhook_rules or WebhookRules(),
+        )
         self._executions: dict[tuple[str, int], _Execution] = {}  # by job and fence
         self._tasks: set[asyncio.Task[Any]] = set()
         self.instance_id = str(uuid7())
-        self.accepting = True
+
+    @property
+    def accepting(self) -> bool:
+        """False once no new jobs are taken."""
+        return self.intake.accepting
 
     # --- what consumers ask for ---------------------------------------------------------------------------------
 
@@ -141,11 +143,7 @@ class JobManagementService:
 
         Raises `NotStorableError` for a payload no database holds, `ServiceUnavailableError` if it cannot be stored now.
         """
-        document = dict(payload)
-        await off_loop(document, check_document, document)
-        new, _ = await self._new_job(plugin_name, document, options or JobOptions())
-        await self._insert(new)
-        return new.id
+        return await self.intake.create(plugin_name, payload, options or JobOptions())
 
     async def submit_job(
         self,
@@ -156,35 +154,20 @@ class JobManagementService:
         tenant: str = DEFAULT_TENANT,
         idempotency_key: str | None = None,
     ) -> Submission:
-        """Check the payload against the plugin's manifest, then record the job as `create_job` does.
+        """Check the payload against the plugin's manifest, then record the job as `create_job` does; see `submit`."""
+        request = JobRequest(
+            plugin=plugin_name, payload=payload, options=options or JobOptions(), idempotency_key=idempotency_key
+        )
+        return await self.submit(request, tenant=tenant)
 
-        A used `idempotency_key` yields the job it made before, for this tenant. Raises `PluginNotFoundError`,
-        `PluginUnavailableError`, `PayloadInvalidError`, `NotStorableError`, `QueueFullError`, `WebhookUrlError`,
-        `IdempotencyConflictError`, `ServiceUnavailableError`: no row then.
+    async def submit(self, request: JobRequest, *, tenant: str = DEFAULT_TENANT) -> Submission:
+        """Check a request against the plugin's manifest, then record its job.
+
+        A used key or id yields the job it made before, for this tenant, whatever has become of the plugin and the
+        queue. Raises `PluginNotFoundError`, `PluginUnavailableError`, `PayloadInvalidError`, `NotStorableError`,
+        `QueueFullError`, `IdempotencyConflictError`, `JobIdReusedError`, `ServiceUnavailableError`: no row then.
         """
-        if not self.accepting:
-            raise ServiceUnavailableError("The service is shutting down and takes no new jobs.")
-        manifest = await self._plugin_management.manifest(plugin_name)
-        if options is not None and options.webhook is not None:
-            self._webhook_rules.check_url(options.webhook.url, "/webhook/url")
-        document = await self._plugin_management.validate(plugin_name, payload)
-        with self._queue_limits.room_for(tenant, plugin_name):
-            new, stored = await self._new_job(
-                plugin_name,
-                document,
-                options or JobOptions(),
-                tenant=tenant,
-                plugin_version=manifest.version,
-                default_max_attempts=manifest.max_attempts or 1,
-                idempotency_key=idempotency_key,
-            )
-            inserted = await self._insert(new)
-        if inserted.replayed:
-            if inserted.request_hash != new.request_hash:
-                raise IdempotencyConflictError(idempotency_key or "")
-            self._metrics.replayed.inc()
-            return Submission(record=await self.get_record(inserted.id, tenant=tenant), replayed=True)
-        return Submission(record=_record_of(new, stored, inserted), replayed=False)
+        return await self.intake.submit(request, tenant)
 
     async def get_job(self, job_id: str) -> dict[str, Any]:
         """A copy of the record with its bytes as bytes, and `error` in the envelope `{"error": {...}}`.
@@ -199,7 +182,7 @@ class JobManagementService:
 
     async def get_record(self, job_id: str, *, tenant: str = DEFAULT_TENANT) -> JobRecord:
         """The record with references in place of bytes; raises `JobNotFoundError`, for another tenant's job too."""
-        record = await job_queries.get(self._database.reader, _canonical(job_id), tenant)
+        record = await job_queries.get(self._database.reader, canonical_id(job_id), tenant)
         if record is None:
             raise JobNotFoundError(job_id)
         return record
@@ -212,7 +195,7 @@ class JobManagementService:
         For whoever knows the job as it was at `known_events` events, as soon as there are others.
         """
         end = asyncio.get_running_loop().time() + timeout_s
-        with self._events.watch(_canonical(job_id)) as changed:
+        with self._events.watch(canonical_id(job_id)) as changed:
             while True:
                 changed.clear()
                 record = await self.get_record(job_id, tenant=tenant)
@@ -250,17 +233,22 @@ class JobManagementService:
 
         Raises `JobNotFoundError`, and `JobStateError` when it has SUCCESS or FAILED.
         """
-        job_id = _canonical(job_id)
+        job_id = canonical_id(job_id)
         await self.get_record(job_id, tenant=tenant)  # a job never changes its tenant
         await self._database.writer.write(job_changes.request_cancel, CancelRequest(job_id=job_id, reason=reason))
-        for execution in self._executions.values():
-            if execution.job.id == job_id:
-                execution.stop(JobStatus.CANCELLED)
-        self._events.job_changed(job_id)
+        self.halt({job_id})
         record = await self.get_record(job_id, tenant=tenant)
         if record.status in (JobStatus.SUCCESS, JobStatus.FAILED):
             raise JobStateError(job_id, record.status, "cancelled")
         return record
+
+    def halt(self, job_ids: Collection[str]) -> None:
+        """The jobs were asked to be cancelled: stop what runs of them here, and wake who waits for them."""
+        for execution in self._executions.values():
+            if execution.job.id in job_ids:
+                execution.stop(JobStatus.CANCELLED)
+        for job_id in job_ids:
+            self._events.job_changed(job_id)
 
     async def run_job(self, job_id: str) -> Pair:
         """Run one PENDING job now, and return its pair.
@@ -403,7 +391,7 @@ class JobManagementService:
 
     async def drain(self, patience_s: float) -> None:
         """Take no more jobs, let the running ones finish for `patience_s`, then give the rest back unharmed."""
-        self.accepting = False
+        self.intake.accepting = False
         running = [execution.task for execution in self._executions.values()]
         if running:
             await asyncio.wait(running, timeout=patience_s)
@@ -417,49 +405,6 @@ class JobManagementService:
             execution.stop(JobStatus.PENDING)
 
     # --- parts ---------------------------------------------------------------------------------------------------
-
-    async def _new_job(
-        self,
-        plugin: str,
-        document: dict[str, Any],
-        options: JobOptions,
-        *,
-        tenant: str = DEFAULT_TENANT,
-        plugin_version: str | None = None,
-        default_max_attempts: int = 1,
-        idempotency_key: str | None = None,
-    ) -> tuple[NewJob, dict[str, Any]]:
-        """A job to insert, and its payload as a stored document."""
-        payload, stored, blobs = await self._documents.store(document)
-        request_hash = None
-        if idempotency_key is not None:
-            request = [plugin, stored, dataclasses.asdict(options)]
-            text = await off_loop(request, lambda: encode(request, sort_keys=True).encode())
-            request_hash = hashlib.sha256(text).hexdigest()
-        new = NewJob(
-            id=str(uuid7()),
-            tenant=tenant,
-            plugin=plugin,
-            plugin_version=plugin_version,
-            payload=payload,
-            blobs=blobs,
-            options=options,
-            max_attempts=options.max_attempts or default_max_attempts,
-            created_at=timestamp(),
-            idempotency_key=idempotency_key,
-            request_hash=request_hash,
-            webhook=_endpoint_of(options, tenant),
-        )
-        return new, stored
-
-    async def _insert(self, new: NewJob) -> Inserted:
-        self._database.ground.check_intake()
-        inserted = await self._database.writer.write(job_inserts.insert, new)
-        if not inserted.replayed:
-            self._count_submitted(new.plugin).inc()
-            if new.run_at <= new.created_at:
-                self._events.work_arrived()
-        return inserted
 
     async def _claim_and_start(
         self,
@@ -637,57 +582,12 @@ class JobManagementService:
         task.add_done_callback(self._tasks.discard)
 
 
-def _canonical(job_id: str) -> str:
-    """The one spelling of a UUID; raises `JobNotFoundError` for what is none: there is no such job."""
-    canonical = canonical_id(job_id)
+def canonical_id(job_id: str) -> str:
+    """The one spelling of a job's id; raises `JobNotFoundError` for what is no id: there is no such job."""
+    canonical = canonical_uuid(job_id)
     if canonical is None:
         raise JobNotFoundError(job_id[:100])
     return canonical
-
-
-def _endpoint_of(options: JobOptions, tenant: str) -> NewEndpoint | None:
-    """The endpoint that a job names, to be made unless that tenant's jobs have named it before."""
-    if options.webhook is None:
-        return None
-    return NewEndpoint(
-        id=str(uuid7()), tenant=tenant, url=options.webhook.url, secret=new_webhook_secret(), of_jobs=True
-    )
-
-
-def _record_of(new: NewJob, payload: dict[str, Any], inserted: Inserted) -> JobRecord:
-    """The record that a read would give right after the insert."""
-    options = new.options
-    return JobRecord(
-        id=new.id,
-        tenant=new.tenant,
-        plugin=new.plugin,
-        plugin_version=new.plugin_version,
-        status=JobStatus.PENDING,
-        priority=options.priority,
-        tags=options.tags,
-        metadata=options.metadata,
-        attempt=0,
-        max_attempts=new.max_attempts,
-        fence=0,
-        event_count=1,
-        batch_id=None,
-        parent_id=None,
-        schedule_id=None,
-        webhook_id=inserted.webhook_id,
-        progress=None,
-        payload=payload,
-        result=None,
-        error=None,
-        artifacts=(),
-        cancel_reason=None,
-        cancel_requested_at=None,
-        timeout_s=options.timeout_s,
-        created_at=new.created_at,
-        run_at=new.run_at,
-        expires_at=options.expires_at,
-        started_at=None,
-        finished_at=None,
-    )
 
 
 async def _uncounted(each: bool) -> Depth:

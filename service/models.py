@@ -7,7 +7,7 @@ import enum
 import functools
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, NewType
@@ -42,17 +42,17 @@ def _second(since_epoch: int) -> str:
     return datetime.fromtimestamp(since_epoch, UTC).isoformat()[:-6]
 
 
-def later(moment: Timestamp, seconds: float) -> Timestamp:
-    """`seconds` after `moment`."""
-    return timestamp(datetime.fromisoformat(moment) + timedelta(seconds=seconds))
-
-
-def canonical_id(text: str) -> str | None:
+def canonical_uuid(text: str) -> str | None:
     """The one spelling of a UUID; None for what is none."""
     try:
         return str(uuid.UUID(text))
     except ValueError:
         return None
+
+
+def later(moment: Timestamp, seconds: float) -> Timestamp:
+    """`seconds` after `moment`."""
+    return timestamp(datetime.fromisoformat(moment) + timedelta(seconds=seconds))
 
 
 def rank(run_at: Timestamp, priority: int) -> int:
@@ -90,6 +90,7 @@ TRANSITIONS: Final[Mapping[JobStatus, frozenset[JobStatus]]] = MappingProxyType(
 )
 
 TERMINAL: Final = frozenset(status for status in JobStatus if status.is_terminal)
+ACTIVE: Final = frozenset(JobStatus) - TERMINAL
 
 
 class EventType(enum.StrEnum):
@@ -333,12 +334,64 @@ class JobPage:
     next: str | None
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """Where a job stands."""
+
+    id: str
+    status: JobStatus
+    plugin: str
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)  # not frozen: that would make each five times as dear
+class JobRequest:
+    """A job as somebody asks for it.
+
+    `payload` is what was sent; where only the plugin's schema can tell what that means (the texts of a form), `bind`
+    makes the payload of it. Two requests are the same if plugin, options and what was sent are. `id` is a UUIDv7 of the
+    client's choice.
+    """
+
+    plugin: str
+    payload: Mapping[str, Any]
+    options: JobOptions = dataclasses.field(default_factory=JobOptions)
+    bind: Callable[[], Awaitable[Mapping[str, Any]]] | None = None
+    idempotency_key: str | None = None
+    id: str | None = None
+
+
 @dataclasses.dataclass(slots=True, kw_only=True)  # not frozen: that would make each five times as dear
 class Submission:
     """An accepted job; `replayed` when its idempotency key had made it before."""
 
     record: JobRecord
     replayed: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class BatchState:
+    """How far a batch is; `finished_at` once all of its jobs have ended."""
+
+    id: str
+    counts: Mapping[JobStatus, int]
+    created_at: Timestamp
+    finished_at: Timestamp | None
+
+    @property
+    def total(self) -> int:
+        """How many jobs it has."""
+        return sum(self.counts.values())
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class JobOutcome:
+    """What has become of a job so far. `result` is a stored document, `error` the inner error object."""
+
+    id: str
+    plugin: str
+    status: JobStatus
+    result: Mapping[str, JSON] | None
+    error: Mapping[str, JSON] | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

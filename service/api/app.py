@@ -16,6 +16,8 @@ from service.api.routes import ROUTES
 from service.api.services import Health, Services
 from service.errors import StartupError
 from service.following import FollowingService
+from service.job_actions import JobActions
+from service.job_batches import JobBatches
 from service.job_management import JobManagementService
 from service.metrics import Metrics
 from service.plugin_management import PluginManagementService
@@ -25,6 +27,8 @@ from service.webhook_management import WebhookManagementService
 
 def create_app(
     jobs: JobManagementService,
+    actions: JobActions,
+    batches: JobBatches,
     plugins: PluginManagementService,
     webhooks: WebhookManagementService,
     health: Health,
@@ -43,6 +47,8 @@ def create_app(
     metrics.gauge("jobservice_event_streams", "Streams of events open now", lambda: streams.count)
     services = Services(
         jobs=jobs,
+        actions=actions,
+        batches=batches,
         plugins=plugins,
         webhooks=webhooks,
         health=health,

@@ -79,11 +79,39 @@ def _over(max_bytes: int) -> Problem:
     return too_large(f"The body is larger than {max_bytes} bytes.")
 
 
-async def parse_json(body: bytes) -> Any:
+async def parse_json(body: bytes, max_values: int = strict_json.MAX_VALUES) -> Any:
     """`body` as strict JSON (see `strict_json.parse`), off the event loop when it is large."""
     if len(body) <= INLINE_BYTES:
-        return strict_json.parse(body)
-    return await asyncio.to_thread(strict_json.parse, body)
+        return strict_json.parse(body, max_values)
+    return await asyncio.to_thread(strict_json.parse, body, max_values)
+
+
+async def parse_lines(body: bytes, max_lines: int, max_values: int) -> list[Any]:
+    """The values of NDJSON, a line each, as strict as `parse_json`; lines without anything on them do not count.
+
+    A place begins with the index of its value, from 0, as in an array. Reads no more than `max_lines` + 1 values.
+    """
+    if len(body) <= INLINE_BYTES:
+        return _lines(body, max_lines, max_values)
+    return await asyncio.to_thread(_lines, body, max_lines, max_values)
+
+
+def _lines(body: bytes, max_lines: int, max_values: int) -> list[Any]:
+    values: list[Any] = []
+    left = max_values
+    for line in body.split(b"\n"):
+        if len(values) > max_lines:
+            break
+        if not line.strip():
+            continue
+        try:
+            values.append(strict_json.parse(line, left))
+        except strict_json.MalformedJSONError as error:
+            raise strict_json.MalformedJSONError(
+                error.problem.message, f"/{len(values)}{error.problem.pointer}"
+            ) from None
+        left -= strict_json.count_values(line, left)
+    return values
 
 
 async def parse_form(body: bytes, content_type: str) -> list[Part]:

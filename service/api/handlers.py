@@ -17,19 +17,13 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from service.access import Caller
 from service.api import files, views
-from service.api.bodies import INLINE_BYTES
-from service.api.inputs import Submitted, job_query, preferred_wait_s
-from service.api.problems import Problem, in_body
+from service.api.bulk_inputs import check_chosen_id
+from service.api.inputs import job_query, preferred_wait_s
+from service.api.problems import Problem
 from service.api.services import Services
 from service.codec import is_small
-from service.errors import (
-    FieldProblem,
-    FileNotInJobError,
-    NotStorableError,
-    PayloadInvalidError,
-    PluginNotFoundError,
-)
-from service.models import JSON, JobRecord, JobStatus
+from service.errors import FieldProblem, FileNotInJobError, ServiceError
+from service.models import JSON, JobRecord, JobRequest, JobStatus, Submission
 
 #: When to ask again for a result that is not there yet.
 RETRY_AFTER_S: Final = 1
@@ -55,25 +49,26 @@ class Arguments:
 
 async def submit_job(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
     """Record a job; its row is committed before the answer."""
-    submitted: Submitted = arguments.submitted
-    named_in_path = "name" in request.match_info
+    asked = arguments.submitted.request(idempotency_key=arguments.headers.get("Idempotency-Key"))
+    return await _submit(services, arguments, asked)
+
+
+async def put_job(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
+    """Record a job under the id in the path; its row is committed before the answer."""
+    job_id = check_chosen_id(request.match_info["job_id"])
+    return await _submit(services, arguments, arguments.submitted.request(job_id=job_id))
+
+
+async def _submit(services: Services, arguments: Arguments, asked: JobRequest) -> web.Response:
     try:
-        submission = await services.jobs.submit_job(
-            submitted.plugin,
-            submitted.payload,
-            submitted.options,
-            tenant=arguments.caller.tenant,
-            idempotency_key=arguments.headers.get("Idempotency-Key"),
-        )
-    except PluginNotFoundError as error:
-        raise error if named_in_path else in_body(error, "/plugin") from None
-    except PayloadInvalidError as error:
-        raise PayloadInvalidError(
-            error.plugin, [_below(submitted.payload_pointer, problem) for problem in error.problems]
-        ) from None
-    except NotStorableError as error:
-        place = _below(submitted.payload_pointer, error.problem)
-        raise NotStorableError(place.pointer, place.message) from None
+        submission = await services.jobs.submit(asked, tenant=arguments.caller.tenant)
+    except ServiceError as error:
+        raise arguments.submitted.place(error) from None
+    return await accepted(services, arguments, submission)
+
+
+async def accepted(services: Services, arguments: Arguments, submission: Submission) -> web.Response:
+    """A job that was taken: 202, or 200 if it ended within the wait that was asked for."""
     job = submission.record
     structlog.contextvars.bind_contextvars(job_id=job.id)
     headers: dict[str, str] = {hdrs.LOCATION: views.job_url(job.id)}
@@ -84,15 +79,7 @@ async def submit_job(services: Services, request: web.Request, arguments: Argume
         headers["Preference-Applied"] = f"wait={wait_s}"
         job = await services.jobs.wait_for(job.id, wait_s, tenant=arguments.caller.tenant)
     ended = wait_s is not None and job.status.is_terminal
-    status = HTTPStatus.OK if ended else HTTPStatus.ACCEPTED
-    if not ended and (request.content_length or INLINE_BYTES) < INLINE_BYTES:
-        # What came in a small body need not be measured again.
-        return _json(views.job_view(job), status, headers)
-    return await _job(job, status, headers)
-
-
-def _below(pointer: str, problem: FieldProblem) -> FieldProblem:
-    return FieldProblem(pointer + problem.pointer, problem.message)
+    return await _job(job, HTTPStatus.OK if ended else HTTPStatus.ACCEPTED, headers)
 
 
 async def list_jobs(services: Services, request: web.Request, arguments: Arguments) -> web.Response:

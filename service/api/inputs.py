@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, NotRequired
 
@@ -15,14 +15,15 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from typing_extensions import TypedDict
 
 from service.api import strict_json
-from service.api.problems import Problem, bad_request, unacceptable
+from service.api.problems import Problem, bad_request, in_body, unacceptable
 from service.codec import check_document, escape_pointer
-from service.errors import FieldProblem, NotStorableError
+from service.errors import FieldProblem, NotStorableError, PayloadInvalidError, PluginNotFoundError, ServiceError
 from service.models import (
     JSON,
     MAX_ATTEMPTS,
     JobOptions,
     JobQuery,
+    JobRequest,
     JobStatus,
     JobWebhook,
     Timestamp,
@@ -87,6 +88,8 @@ def no_nul(text: str) -> str:
 #: What `no_nul` asks for, as the document says it.
 NO_NUL: Final = {"pattern": "^[^\\u0000]*$"}
 
+WHOLE: Final = BeforeValidator(_whole)
+
 # `Field` stands before the validators: behind them pydantic publishes its own names instead of JSON Schema's.
 Moment = Annotated[str, Field(json_schema_extra={"format": "date-time"}), AfterValidator(_moment)]
 Tag = Annotated[str, Field(min_length=1, max_length=100, json_schema_extra=NO_NUL), AfterValidator(no_nul)]
@@ -114,12 +117,24 @@ WebhookEvents = Annotated[
     Field(min_length=1, max_length=len(WebhookEvent), description="Which ends of jobs; default: all"),
 ]
 
-_STRICT: Final = ConfigDict(strict=True, extra="forbid")
+ErrorTypeName = Annotated[str, Field(min_length=1, max_length=100, json_schema_extra=NO_NUL), AfterValidator(no_nul)]
+
+IdempotencyKey = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=255,
+        pattern="^[!-~]+$",
+        description="One key makes at most one job; a repeated request is answered with that job",
+    ),
+]
+
+STRICT: Final = ConfigDict(strict=True, extra="forbid")
 #: Of queries, whose values are all text.
 TEXT: Final = ConfigDict(extra="forbid")
 
 
-@with_config(_STRICT)
+@with_config(STRICT)
 class JobWebhookInput(TypedDict):
     """Where the end of a job is to be heard of."""
 
@@ -127,13 +142,11 @@ class JobWebhookInput(TypedDict):
     events: NotRequired[WebhookEvents]
 
 
-@with_config(_STRICT)
+@with_config(STRICT)
 class OptionsInput(TypedDict):
     """Options of a job."""
 
-    priority: NotRequired[
-        Annotated[int, Field(ge=-100, le=100, description="Higher starts earlier", default=0), BeforeValidator(_whole)]
-    ]
+    priority: NotRequired[Annotated[int, Field(ge=-100, le=100, description="Higher starts earlier", default=0), WHOLE]]
     run_at: NotRequired[Annotated[Moment, Field(description="The job may not start before")]]
     expires_at: NotRequired[Annotated[Moment, Field(description="The job may not start after; then it is FAILED")]]
     timeout_s: NotRequired[
@@ -143,7 +156,7 @@ class OptionsInput(TypedDict):
         Annotated[
             int,
             Field(ge=1, le=MAX_ATTEMPTS, description="How often it may be tried; default: what the plugin says, or 1"),
-            BeforeValidator(_whole),
+            WHOLE,
         ]
     ]
     tags: NotRequired[Annotated[list[Tag], Field(max_length=20, description="Labels to find the job by")]]
@@ -157,7 +170,7 @@ class OptionsInput(TypedDict):
     webhook: NotRequired[JobWebhookInput]
 
 
-@with_config(_STRICT)
+@with_config(STRICT)
 class JobInput(OptionsInput):
     """A job to be done."""
 
@@ -178,9 +191,7 @@ class ListQuery(TypedDict):
     status: NotRequired[JobStatus]
     plugin: NotRequired[PluginName]
     tag: NotRequired[Tag]
-    error_type: NotRequired[
-        Annotated[str, Field(min_length=1, max_length=100, json_schema_extra=NO_NUL), AfterValidator(no_nul)]
-    ]
+    error_type: NotRequired[ErrorTypeName]
     created_after: NotRequired[Moment]
     created_before: NotRequired[Moment]
     limit: NotRequired[Annotated[int, Field(ge=1, le=MAX_PAGE, default=50)]]
@@ -226,26 +237,20 @@ ConditionalHeaders = TypedDict(
         ]
     },
 )
+_Prefer = Annotated[str, Field(description=f"`wait=N`: hold the answer up to N seconds (at most {MAX_WAIT_S})")]
 
 SubmitHeaders = TypedDict(
-    "SubmitHeaders",
-    {
-        "Idempotency-Key": NotRequired[
-            Annotated[
-                str,
-                Field(
-                    min_length=1,
-                    max_length=255,
-                    pattern="^[!-~]+$",
-                    description="One key makes at most one job; a repeated request is answered with that job",
-                ),
-            ]
-        ],
-        "Prefer": NotRequired[
-            Annotated[str, Field(description=f"`wait=N`: hold the answer up to N seconds (at most {MAX_WAIT_S})")]
-        ],
-    },
+    "SubmitHeaders", {"Idempotency-Key": NotRequired[IdempotencyKey], "Prefer": NotRequired[_Prefer]}
 )
+
+
+class PutHeaders(TypedDict):
+    """Headers of a submission whose id is its key."""
+
+    Prefer: NotRequired[_Prefer]
+
+
+KeyHeaders = TypedDict("KeyHeaders", {"Idempotency-Key": NotRequired[IdempotencyKey]})
 
 _job: Final = TypeAdapter[JobInput](JobInput)
 _options: Final = TypeAdapter[OptionsInput](OptionsInput)
@@ -253,20 +258,22 @@ _options: Final = TypeAdapter[OptionsInput](OptionsInput)
 _JSON_OPTIONS: Final = frozenset({"priority", "timeout_s", "max_attempts", "metadata", "webhook"})
 
 
-def check_job(value: Any) -> tuple[str, dict[str, JSON], JobOptions]:
-    """Plugin, payload and options of a JSON body; raises a 422 problem."""
+def check_job(value: Any) -> Submitted:
+    """A job as a JSON body; raises a 422 problem."""
     job = _checked(_job, value, "", unacceptable)
-    return job["plugin"], job["payload"], _job_options(job)
+    return Submitted(plugin=job["plugin"], payload=job["payload"], options=job_options(job), payload_pointer="/payload")
 
 
 def check_options(value: Any, pointer: str = "") -> JobOptions:
     """The options in a JSON value that stands at `pointer`; raises a 422 problem."""
-    return _job_options(_checked(_options, value, pointer, unacceptable))
+    return job_options(_checked(_options, value, pointer, unacceptable))
 
 
-def check_body(adapter: TypeAdapter[Any], value: Any) -> Any:
-    """A JSON body as `adapter` types it; raises a 422 problem naming every field that does not fit."""
-    return _checked(adapter, value, "", unacceptable)
+def check_body(adapter: TypeAdapter[Any], value: Any, pointer: str = "") -> Any:
+    """A JSON body, or what stands in it at `pointer`, as `adapter` types it; raises a 422 problem naming every field
+    that does not fit.
+    """
+    return _checked(adapter, value, pointer, unacceptable)
 
 
 def check_plugin_name(name: str) -> str:
@@ -361,7 +368,8 @@ _MESSAGES: Final[Mapping[str, str]] = {
 }
 
 
-def _job_options(options: OptionsInput) -> JobOptions:
+def job_options(options: OptionsInput) -> JobOptions:
+    """The service's form of options that were checked."""
     tags = options.get("tags")
     webhook = options.get("webhook")
     return JobOptions(
@@ -382,15 +390,19 @@ def _events(checked: Sequence[WebhookEvent] | None) -> tuple[str, ...] | None:
 
 def job_query(query: ListQuery) -> JobQuery:
     """The service's form of the filters of a list."""
+    return dataclasses.replace(filter_query(query, query.get("limit", 50)), after=query.get("cursor"))
+
+
+def filter_query(conditions: Mapping[str, Any], limit: int) -> JobQuery:
+    """The service's form of a filter."""
     return JobQuery(
-        status=query.get("status"),
-        plugin=query.get("plugin"),
-        tag=query.get("tag"),
-        error_type=query.get("error_type"),
-        created_after=_timestamp(query.get("created_after")),
-        created_before=_timestamp(query.get("created_before")),
-        after=query.get("cursor"),
-        limit=query.get("limit", 50),
+        status=conditions.get("status"),
+        plugin=conditions.get("plugin"),
+        tag=conditions.get("tag"),
+        error_type=conditions.get("error_type"),
+        created_after=_timestamp(conditions.get("created_after")),
+        created_before=_timestamp(conditions.get("created_before")),
+        limit=limit,
     )
 
 
@@ -409,9 +421,42 @@ def preferred_wait_s(prefer: str | None) -> int | None:
 
 @dataclasses.dataclass(slots=True, kw_only=True)  # not frozen: that would make each five times as dear
 class Submitted:
-    """A submission as it was sent: `payload_pointer` is where the payload's fields stand in the body."""
+    """A submission as it was sent: `payload_pointer` and `plugin_pointer` tell where its parts stand in the body.
+
+    See `JobRequest` for `payload` and `bind`. `plugin_pointer` is None where the plugin stands in the path.
+    """
 
     plugin: str
     payload: Mapping[str, Any]
     options: JobOptions
+    bind: Callable[[], Awaitable[Mapping[str, Any]]] | None = None
     payload_pointer: str = ""
+    plugin_pointer: str | None = "/plugin"
+    idempotency_key: str | None = None
+
+    def request(self, *, idempotency_key: str | None = None, job_id: str | None = None) -> JobRequest:
+        """The service's form of it."""
+        return JobRequest(
+            plugin=self.plugin,
+            payload=self.payload,
+            options=self.options,
+            bind=self.bind,
+            idempotency_key=self.idempotency_key or idempotency_key,
+            id=job_id,
+        )
+
+    def place(self, error: ServiceError) -> Exception:
+        """`error` with its places as they are in the body."""
+        match error:
+            case PluginNotFoundError() if self.plugin_pointer is not None:
+                return in_body(error, self.plugin_pointer)
+            case PayloadInvalidError():
+                return PayloadInvalidError(error.plugin, [self._below(problem) for problem in error.problems])
+            case NotStorableError():
+                place = self._below(error.problem)
+                return NotStorableError(place.pointer, place.message)
+            case _:
+                return error
+
+    def _below(self, problem: FieldProblem) -> FieldProblem:
+        return FieldProblem(self.payload_pointer + problem.pointer, problem.message)

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import JsonSchemaMode
 
 import service
-from service.api import inputs, views
+from service.api import bulk_inputs, inputs, views
 from service.api.problem_types import PROBLEM_TYPES
 from service.api.problems import MEDIA_TYPE, ProblemView
 from service.api.resources import FILE_NAMES
@@ -61,6 +61,7 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
     for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, routes, components)
     components.schema(inputs.OptionsInput, "validation")
+    components.schema(bulk_inputs.BatchItemInput, "validation")
     components.schema(views.BytesView, "serialization")
     problems = sorted({status for route in routes for status in _problems(route)})
     value = {

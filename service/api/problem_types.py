@@ -134,6 +134,14 @@ _TYPES: Final = (
         detail="No plugin 'thumbnial' is installed.",
     ),
     ProblemType(
+        kind="unknown-batch",
+        statuses=(404,),
+        title="Unknown batch",
+        meaning="There is no batch of this id, or it is another tenant's, or all its jobs were deleted.",
+        remedy="Take the `batch_id` of the answer to the batch, or of a job's record.",
+        detail="There is no batch 0198f6c2-7c1e-7d3a-9b60-3f1d2a4c5e6f.",
+    ),
+    ProblemType(
         kind="unknown-webhook",
         statuses=(404,),
         title="Unknown webhook",
@@ -233,6 +241,22 @@ _TYPES: Final = (
         meaning="The `Idempotency-Key` had made another job, from another request.",
         remedy="Take a new key for a new job. To repeat a request, send exactly the same one.",
         detail="This Idempotency-Key was used before with a different request.",
+    ),
+    ProblemType(
+        kind="job-id-reused",
+        statuses=(422,),
+        title="The job's id is taken",
+        meaning="The id was used before with a different request. No job was made.",
+        remedy="Choose another id (UUIDv7), or send the request that it was used with.",
+        detail="The id 0198f6c2-7c1e-7d3a-9b60-3f1d2a4c5e6f was used before with a different request.",
+    ),
+    ProblemType(
+        kind="batch-refused",
+        statuses=(422,),
+        title="No job of the batch is acceptable",
+        meaning="Every item of the batch was refused; `items` tells why, by `index`, with a `problem` of each.",
+        remedy="Correct the items. Nothing was recorded.",
+        detail="None of the 2 jobs is acceptable.",
     ),
     ProblemType(
         kind="job-failed",

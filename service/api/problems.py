@@ -11,14 +11,15 @@ import orjson
 from aiohttp import web
 from typing_extensions import TypedDict
 
-from service.api.problem_types import PROBLEM_TYPES, url
 from service.api.strict_json import MalformedJSONError
 from service.errors import (
+    BatchNotFoundError,
     DeliveryNotFoundError,
     EventNotFoundError,
     FieldProblem,
     FileNotInJobError,
     IdempotencyConflictError,
+    JobIdReusedError,
     JobNotFoundError,
     JobStateError,
     NotStorableError,
@@ -65,13 +66,25 @@ class ProblemView(TypedDict):
     request_id: str
     errors: NotRequired[list[FieldProblemView]]
     error: NotRequired[ErrorView]
+    items: NotRequired[list[dict[str, JSON]]]
+
+
+class ItemProblemView(TypedDict):
+    """Why an item of a request that has many was refused; a problem without a request of its own."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: NotRequired[list[FieldProblemView]]
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class Problem(Exception):  # noqa: N818 - RFC 9457 calls it that
     """An answer that is an error. `kind` is one of `PROBLEM_TYPES`, and ends the type URI.
 
-    `error` is the inner error object behind it, if any.
+    `error` is the inner error object behind it, if any. `items` tells what became of each item of a request that has
+    many.
     """
 
     status: HTTPStatus
@@ -79,6 +92,7 @@ class Problem(Exception):  # noqa: N818 - RFC 9457 calls it that
     detail: str
     errors: Sequence[FieldProblem] = ()
     error: Mapping[str, JSON] | None = None
+    items: Sequence[Mapping[str, JSON]] = ()
     headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
     close: bool = False  # the connection is of no more use: its body was not read to the end
 
@@ -117,6 +131,7 @@ def in_body(error: PluginNotFoundError, pointer: str) -> Problem:
 STATUS_OF: Final[Sequence[tuple[type[Exception], HTTPStatus, str]]] = (
     (MalformedJSONError, HTTPStatus.BAD_REQUEST, "malformed-json"),
     (JobNotFoundError, HTTPStatus.NOT_FOUND, "unknown-job"),
+    (BatchNotFoundError, HTTPStatus.NOT_FOUND, "unknown-batch"),
     (FileNotInJobError, HTTPStatus.NOT_FOUND, "unknown-file"),
     (EventNotFoundError, HTTPStatus.BAD_REQUEST, "unknown-event"),
     (PluginNotFoundError, HTTPStatus.NOT_FOUND, "unknown-plugin"),
@@ -128,6 +143,7 @@ STATUS_OF: Final[Sequence[tuple[type[Exception], HTTPStatus, str]]] = (
     (NotStorableError, HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-content"),
     (WebhookUrlError, HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-content"),
     (IdempotencyConflictError, HTTPStatus.UNPROCESSABLE_ENTITY, "idempotency-key-reused"),
+    (JobIdReusedError, HTTPStatus.UNPROCESSABLE_ENTITY, "job-id-reused"),
     (QueueFullError, HTTPStatus.TOO_MANY_REQUESTS, "queue-full"),
     (TooManyStreamsError, HTTPStatus.TOO_MANY_REQUESTS, "too-many-streams"),
     (PluginLoadError, HTTPStatus.SERVICE_UNAVAILABLE, "plugin-unavailable"),
@@ -188,26 +204,32 @@ def _of_http_exception(error: web.HTTPException) -> Problem:
 
 def response_of(problem: Problem, request_id: str) -> web.Response:
     """`problem` as the answer to the request of that id."""
-    view: ProblemView = {
-        "type": url(problem.kind),
-        "title": PROBLEM_TYPES[problem.kind].title,
-        "status": problem.status.value,
-        "detail": _encodable(problem.detail),
-        "request_id": request_id,
-    }
-    if problem.errors:
-        view["errors"] = [
-            {"pointer": _encodable(place.pointer), "message": _encodable(place.message)} for place in problem.errors
-        ]
-    body: dict[str, Any] = dict(view)
+    body: dict[str, Any] = {**item_view(problem), "request_id": request_id}
     if problem.error:
         body["error"] = problem.error
+    if problem.items:
+        body["items"] = problem.items
     response = web.Response(
         body=orjson.dumps(body), status=problem.status, content_type=MEDIA_TYPE, headers=problem.headers
     )
     if problem.close:
         response.force_close()
     return response
+
+
+def item_view(problem: Problem) -> ItemProblemView:
+    """`problem` as what became of an item."""
+    view: ItemProblemView = {
+        "type": f"/problems/{problem.kind}",
+        "title": problem.kind.replace("-", " ").capitalize(),
+        "status": problem.status.value,
+        "detail": _encodable(problem.detail),
+    }
+    if problem.errors:
+        view["errors"] = [
+            {"pointer": _encodable(place.pointer), "message": _encodable(place.message)} for place in problem.errors
+        ]
+    return view
 
 
 def _encodable(text: str) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from service.api import events, handlers, inputs, pages, submissions, views
-from service.api.access import ANY_KEY, OPERATOR_REPORT, PUBLIC, READ, SUBMIT
-from service.api.route import ANY, EVENT_STREAM, JSON_TYPE, Answer, Body, Route, Schema
+from service.api import actions, batches, bulk_inputs, bulk_views, events, handlers, inputs, pages, submissions, views
+from service.api.access import ADMIN, ANY_KEY, OPERATOR_REPORT, PUBLIC, READ, SUBMIT
+from service.api.route import ANY, EVENT_STREAM, JSON_TYPE, NDJSON_TYPE, Answer, Body, Route, Schema
 from service.api.webhook_routes import WEBHOOK_ROUTES
+from service.job_actions import Action
 
 _RAW_BYTES: Final = {"type": "string", "format": "binary"}
 _OBJECT: Final = {"type": "object", "additionalProperties": True}
@@ -39,6 +40,13 @@ _EXAMPLES: Final[Mapping[str, Mapping[str, Any]]] = {
         "metadata": {"order": 7},
     },
 }
+_BATCH: Final = {
+    "type": "array",
+    "minItems": 1,
+    "maxItems": bulk_inputs.MAX_BATCH,
+    "items": {"$ref": "#/components/schemas/BatchItemInput"},
+}
+_LINES: Final = {"type": "string", "description": "JSON objects, a line each"}
 _JOB: Final = {JSON_TYPE: views.JobView}
 _TO_JOB: Final = {"/v1/jobs/{job_id}": "$response.body#/id", "/v1/plugins/{name}": "$response.body#/plugin"}
 _ACCEPTED: Final = Answer(
@@ -73,6 +81,69 @@ ROUTES: Final[Sequence[Route]] = (
             "multipart/form-data": Body(read=submissions.from_form, schema=_FORM),
         },
         answers={200: _ENDED_IN_TIME, 202: _ACCEPTED},
+    ),
+    Route(
+        method="PUT",
+        path="/v1/jobs/{job_id}",
+        name="put_job",
+        summary="Submit a job under an id of your own",
+        description="The id is a UUIDv7 and does what a key does: sent again, the same request yields the same job.",
+        handler=handlers.put_job,
+        policy=SUBMIT,
+        headers=inputs.PutHeaders,
+        bodies={JSON_TYPE: Body(read=submissions.from_json, schema=inputs.JobInput)},
+        answers={200: _ENDED_IN_TIME, 202: _ACCEPTED},
+    ),
+    Route(
+        method="POST",
+        path="/v1/jobs/batch",
+        name="submit_batch",
+        summary="Submit many jobs",
+        description="All that are acceptable are recorded in one transaction. With `Idempotency-Key: K`, item i has "
+        "the key `K#i` unless it brings its own.",
+        handler=batches.submit_batch,
+        policy=SUBMIT,
+        headers=inputs.KeyHeaders,
+        bodies={
+            JSON_TYPE: Body(read=batches.read_array, schema=_BATCH),
+            NDJSON_TYPE: Body(read=batches.read_lines, schema=_LINES),
+        },
+        answers={
+            202: Answer(
+                description="The acceptable jobs are recorded; follow `Location`",
+                content={JSON_TYPE: bulk_views.BatchSubmissionView},
+                headers=("Location", "Idempotency-Replayed"),
+                leads_to={
+                    "/v1/batches/{batch_id}": "$response.body#/batch_id",
+                    "/v1/jobs/{job_id}": "$response.body#/items/0/id",
+                },
+            )
+        },
+    ),
+    Route(
+        method="GET",
+        path="/v1/batches/{batch_id}",
+        name="get_batch",
+        summary="Get how far a batch is, at once or when all its jobs have ended",
+        handler=batches.get_batch,
+        policy=READ,
+        query=inputs.WaitQuery,
+        answers={
+            200: Answer(
+                description="The batch",
+                content={JSON_TYPE: bulk_views.BatchView},
+                leads_to={"/v1/batches/{batch_id}": "$response.body#/id"},
+            )
+        },
+    ),
+    Route(
+        method="GET",
+        path="/v1/batches/{batch_id}/results",
+        name="get_batch_results",
+        summary="Get what became of each job of a batch, a line each, in the order of ids",
+        handler=batches.get_results,
+        policy=READ,
+        answers={200: Answer(description="Jobs that have not ended too", content={NDJSON_TYPE: _LINES})},
     ),
     Route(
         method="GET",
@@ -188,6 +259,48 @@ ROUTES: Final[Sequence[Route]] = (
             202: Answer(description="It is stopping", content=_JOB, leads_to=_TO_JOB),
         },
         problems=(409,),
+    ),
+    Route(
+        method="POST",
+        path="/v1/jobs/{job_id}/retry",
+        name="retry_job",
+        summary="Try a job that has ended again, as a new job",
+        description="The new job has the plugin, payload and options of the old one, its `parent_id`, but no times.",
+        handler=actions.retry_job,
+        policy=SUBMIT,
+        headers=inputs.KeyHeaders,
+        answers={202: _ACCEPTED},
+        problems=(409, 422),
+    ),
+    Route(
+        method="DELETE",
+        path="/v1/jobs/{job_id}",
+        name="delete_job",
+        summary="Delete a job that has ended, with its attempts and events",
+        handler=actions.delete_job,
+        policy=ADMIN,
+        answers={204: Answer(description="It is gone")},
+        problems=(409,),
+    ),
+    *(
+        Route(
+            method="POST",
+            path=f"/v1/jobs/actions/{action}",
+            name=f"{action}_jobs",
+            summary=f"{action.capitalize()} many jobs, named or found by a filter",
+            handler=actions.acting(action),
+            policy=ADMIN if action is Action.DELETE else SUBMIT,
+            headers=inputs.KeyHeaders if action is Action.RETRY else None,
+            bodies={JSON_TYPE: Body(read=actions.read_action, schema=bulk_inputs.ActionInput)},
+            answers={
+                200: Answer(
+                    description="What became of each job",
+                    content={JSON_TYPE: bulk_views.ActionView},
+                    leads_to={"/v1/jobs/{job_id}": "$response.body#/items/0/id"},
+                )
+            },
+        )
+        for action in Action
     ),
     Route(
         method="GET",

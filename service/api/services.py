@@ -10,6 +10,8 @@ from service.api.access import Gate
 from service.api.open_streams import OpenStreams
 from service.api.resources import Resource
 from service.following import FollowingService
+from service.job_actions import JobActions
+from service.job_batches import JobBatches
 from service.job_management import JobManagementService
 from service.metrics import Metrics
 from service.plugin_management import PluginManagementService
@@ -51,6 +53,8 @@ class Services:
     """The collaborators of every handler, the limits they share, and the files of the documentation."""
 
     jobs: JobManagementService
+    actions: JobActions
+    batches: JobBatches
     plugins: PluginManagementService
     webhooks: WebhookManagementService
     health: Health

@@ -43,15 +43,15 @@ class _FaultError(Exception):
     """Ends the fast parse; `_locate` then parses again to find the place."""
 
 
-def parse(body: bytes) -> Any:
+def parse(body: bytes, max_values: int = MAX_VALUES) -> Any:
     """The value of strict UTF-8 JSON text; raises `MalformedJSONError`.
 
     Refused beside bad syntax: byte order marks, other encodings, duplicate keys, NaN and infinities (spelled or by
-    overflow), integers beyond 64 bits, lone surrogates, nesting deeper than 64 levels, and more than 100,000 values.
+    overflow), integers beyond 64 bits, lone surrogates, nesting deeper than 64 levels, more than `max_values` values.
     """
     # Nothing shorter can hold so many. What stands in strings is taken out only where the quick count is too high.
-    if len(body) > MAX_VALUES and _separators(body) > MAX_VALUES and _separators(_STRING.sub(b"", body)) > MAX_VALUES:
-        raise MalformedJSONError(f"there are more than {MAX_VALUES} values: send bulk data as bytes")
+    if len(body) > max_values and count_values(body, max_values) > max_values:
+        raise MalformedJSONError(f"there are more than {max_values} values: send bulk data as bytes")
     if (exact := _exact(body)) is not None:
         return exact
     try:
@@ -88,6 +88,12 @@ def _exact(body: bytes) -> Any:
         return value if orjson.dumps(value) == body else None
     except (TypeError, ValueError):
         return None
+
+
+def count_values(text: bytes, enough: int) -> int:
+    """About how many values JSON text holds, exactly told only where there are more than `enough`."""
+    count = _separators(text)
+    return count if count <= enough else _separators(_STRING.sub(b"", text))
 
 
 def _separators(text: bytes) -> int:

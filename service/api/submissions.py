@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from aiohttp import hdrs, web
@@ -15,11 +16,11 @@ from service.api.inputs import (
     check_plugin_name,
     split_query,
 )
-from service.api.problems import bad_request, in_body, unacceptable, unsupported_media_type
+from service.api.problems import bad_request, unacceptable, unsupported_media_type
 from service.api.services import Services
 from service.api.strict_json import MalformedJSONError
 from service.codec import escape_pointer
-from service.errors import FieldProblem, PluginNotFoundError
+from service.errors import FieldProblem
 from service.models import JSON, JobOptions
 
 _PLUGIN: Final = "plugin"
@@ -34,9 +35,7 @@ _UNNAMED: Final = frozenset({"application/x-www-form-urlencoded", "multipart/for
 async def from_json(services: Services, request: web.Request) -> Submitted:
     """`{plugin, payload, ...options}`."""
     _no_query(request)
-    value = await bodies.parse_json(await bodies.read(request, services.max_body_bytes))
-    plugin, payload, options = check_job(value)
-    return Submitted(plugin=plugin, payload=payload, options=options, payload_pointer="/payload")
+    return check_job(await bodies.parse_json(await bodies.read(request, services.max_body_bytes)))
 
 
 async def from_form(services: Services, request: web.Request) -> Submitted:
@@ -60,14 +59,17 @@ async def from_form(services: Services, request: web.Request) -> Submitted:
         raise unacceptable(
             "A field is given twice.", FieldProblem(f"/{escape_pointer(name)}", "also stands in the part 'payload'")
         )
-    try:
+
+    async def bind() -> Mapping[str, Any]:
+        bound = payload | await services.plugins.bind_fields(plugin, fields)
         picture = parts.get(await services.plugins.bytes_field(plugin))
-        payload |= await services.plugins.bind_fields(plugin, fields)
-    except PluginNotFoundError as error:
-        raise in_body(error, "/plugin") from None
-    if picture and picture.is_file and picture.media_type:
-        payload.setdefault("mime_type", bodies.media_type(picture.media_type))
-    return Submitted(plugin=plugin, payload=payload, options=options)
+        if picture and picture.is_file and picture.media_type:
+            bound.setdefault("mime_type", bodies.media_type(picture.media_type))
+        return bound
+
+    types = {name: parts[name].media_type for name in fields if parts[name].is_file}
+    sent = {"payload": payload, "fields": fields, "media_types": types}
+    return Submitted(plugin=plugin, payload=sent, options=options, bind=bind)
 
 
 async def payload_from_json(services: Services, request: web.Request) -> Submitted:
@@ -79,7 +81,9 @@ async def payload_from_json(services: Services, request: web.Request) -> Submitt
             FieldProblem(f"/{escape_pointer(name)}", f"is not known here; options begin with {OPTION_PREFIX!r}"),
         )
     value = await bodies.parse_json(await bodies.read(request, services.max_body_bytes))
-    return Submitted(plugin=request.match_info["name"], payload=_object(value, ""), options=options)
+    return Submitted(
+        plugin=request.match_info["name"], payload=_object(value, ""), options=options, plugin_pointer=None
+    )
 
 
 async def payload_from_bytes(services: Services, request: web.Request) -> Submitted:
@@ -92,19 +96,24 @@ async def payload_from_bytes(services: Services, request: web.Request) -> Submit
         )
     plugin = request.match_info["name"]
     texts, options = split_query(request.query)
-    fields: dict[str, str | bytes] = dict(texts)
     data = await bodies.read(request, services.max_body_bytes)
-    if data or media_type:
-        name = await services.plugins.bytes_field(plugin)
-        if name in fields:
-            raise unacceptable(
-                "A field is given twice.", FieldProblem(f"/{escape_pointer(name)}", "is the body and a query parameter")
-            )
-        fields[name] = data
-        if media_type:
-            fields.setdefault("mime_type", media_type)
-    payload = await services.plugins.bind_fields(plugin, fields)
-    return Submitted(plugin=plugin, payload=payload, options=options)
+
+    async def bind() -> Mapping[str, Any]:
+        fields: dict[str, str | bytes] = dict(texts)
+        if data or media_type:
+            name = await services.plugins.bytes_field(plugin)
+            if name in fields:
+                raise unacceptable(
+                    "A field is given twice.",
+                    FieldProblem(f"/{escape_pointer(name)}", "is the body and a query parameter"),
+                )
+            fields[name] = data
+            if media_type:
+                fields.setdefault("mime_type", media_type)
+        return await services.plugins.bind_fields(plugin, fields)
+
+    sent = {"fields": texts, "body": data, "media_type": media_type}
+    return Submitted(plugin=plugin, payload=sent, options=options, bind=bind, plugin_pointer=None)
 
 
 def _no_query(request: web.Request) -> None:

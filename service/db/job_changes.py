@@ -14,7 +14,7 @@ from service.db.schema import jobs
 from service.db.statements import Statement, batch, batch_table, literal
 from service.db.transaction import Transaction
 from service.errors import error_object
-from service.models import JSON, ClaimedJob, ErrorType, JobStatus, Progress, Timestamp, later
+from service.models import JSON, ClaimedJob, ErrorType, JobStatus, Progress, later
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,10 +53,11 @@ _PROGRESS = Statement(
 )
 
 _was_pending: Final = jobs.c.status == literal("PENDING")
+_asked = batch_table("asked", jobs.c.id, sa.column("reason", sa.Text))
 _CANCEL = Statement(
     sa.update(jobs)
     .where(
-        jobs.c.id == sa.bindparam("job_id"),
+        jobs.c.id == _asked.c.id,
         sa.text("jobs.status IN ('PENDING', 'RUNNING')"),
         jobs.c.cancel_requested_at.is_(None) | _was_pending,
     )
@@ -64,12 +65,12 @@ _CANCEL = Statement(
         {
             jobs.c.status: sa.case((_was_pending, literal("CANCELLED")), else_=jobs.c.status),
             jobs.c.cancel_requested_at: sa.bindparam("now"),
-            jobs.c.cancel_reason: sa.case((_was_pending, sa.bindparam("reason")), else_=sa.null()),
+            jobs.c.cancel_reason: sa.case((_was_pending, _asked.c.reason), else_=sa.null()),
             jobs.c.finished_at: sa.case((_was_pending, sa.bindparam("now")), else_=sa.null()),
             **COUNT_EVENT,
         }
     )
-    .returning(jobs.c.status, jobs.c.event_count)
+    .returning(jobs.c.id, jobs.c.status, jobs.c.event_count)
 )
 
 _PROMOTE = Statement(
@@ -130,19 +131,34 @@ async def make_progress(tx: Transaction, items: Sequence[ProgressMade]) -> list[
     return [item.job.id in held for item in items]
 
 
-async def request_cancel(tx: Transaction, items: Sequence[CancelRequest]) -> list[bool]:
-    """Cancel what is PENDING at once and mark what is RUNNING to be stopped; False where nothing was left to ask."""
+async def request_cancel(tx: Transaction, items: Sequence[CancelRequest]) -> list[JobStatus | None]:
+    """Cancel what is PENDING at once and mark what is RUNNING to be stopped.
+
+    What each has become, CANCELLED or RUNNING; None where nothing was left to ask.
+    """
     now = tx.now
-    events: list[tuple[str, int, str, Timestamp, JSON]] = []
-    changed = []
-    for item in items:
-        rows = await tx.fetch(_CANCEL, job_id=item.job_id, now=now, reason=item.reason)
-        changed.append(bool(rows))
-        for status, n in rows:
-            kind = "cancelled" if status == JobStatus.CANCELLED else "cancel_requested"
-            events.append((item.job_id, n, kind, now, {"reason": item.reason}))
-    await add_events(tx, events)
-    return changed
+    reasons = {item.job_id: item.reason for item in reversed(items)}
+    rows = await tx.fetch(_CANCEL, now=now, batch=batch(reasons.items()))
+    changed = {job_id: JobStatus(status) for job_id, status, _ in rows}
+    await add_events(
+        tx,
+        (
+            (
+                job_id,
+                n,
+                "cancelled" if changed[job_id] is JobStatus.CANCELLED else "cancel_requested",
+                now,
+                {"reason": reasons[job_id]},
+            )
+            for job_id, _, n in rows
+        ),
+    )
+    return [changed.pop(item.job_id, None) for item in items]
+
+
+async def request_cancels(tx: Transaction, items: Sequence[Sequence[CancelRequest]]) -> list[list[JobStatus | None]]:
+    """As `request_cancel`, for several jobs in one transaction."""
+    return [await request_cancel(tx, item) for item in items]
 
 
 async def promote(tx: Transaction, items: Sequence[None]) -> list[int]:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from service.codec import decode
 from service.db.reader import Reader
-from service.db.schema import NOT_DEFAULT_TENANT, job_attempts, jobs
+from service.db.schema import NOT_DEFAULT_TENANT, job_attempts, jobs, quoted
 from service.db.statements import JsonHas, Statement, batch, batch_table, literal
 from service.models import (
     DEFAULT_TENANT,
@@ -22,6 +22,7 @@ from service.models import (
     JobRecord,
     JobStatus,
     Progress,
+    Standing,
     StoredArtifact,
     Timestamp,
 )
@@ -56,6 +57,13 @@ _SELECT_ABANDONED = Statement(
     .limit(500)
 )
 
+_wanted = batch_table("wanted", jobs.c.id)
+_SELECT_STANDINGS = Statement(
+    sa.select(jobs.c.id, jobs.c.status, jobs.c.plugin).where(
+        jobs.c.tenant == sa.bindparam("of_tenant"), jobs.c.id.in_(sa.select(_wanted.c.id))
+    )
+)
+
 #: The condition that each filter of a list adds; its value is bound under the same name.
 _FILTERS: Final[Mapping[str, sa.ColumnElement[bool]]] = {
     "plugin": jobs.c.plugin == sa.bindparam("plugin"),
@@ -79,6 +87,41 @@ def _list_statement(status: JobStatus | None, filters: frozenset[str], *, of_def
     return Statement(query.order_by(jobs.c.id.desc()).limit(sa.bindparam("limit")))
 
 
+_child = jobs.alias("child")
+#: Jobs that were not retried under keys with this beginning, and are no such retry themselves.
+_NOT_RETRIED: Final = sa.and_(
+    ~sa.exists(sa.text("1"))
+    .where(
+        _child.c.tenant == sa.bindparam("of_tenant"),
+        _child.c.idempotency_key == sa.bindparam("prefix", type_=sa.Text) + sa.cast(jobs.c.id, sa.Text),
+    )
+    .select_from(_child),
+    jobs.c.idempotency_key.is_(None)
+    | (
+        sa.func.substr(jobs.c.idempotency_key, 1, sa.func.length(sa.bindparam("prefix", type_=sa.Text)))
+        != sa.bindparam("prefix", type_=sa.Text)
+    ),
+)
+
+
+@functools.lru_cache(maxsize=1024)
+def _standings_statement(
+    statuses: frozenset[JobStatus], filters: frozenset[str], *, of_default: bool, not_retried: bool
+) -> Statement:
+    query = sa.select(jobs.c.id, jobs.c.status, jobs.c.plugin).where(jobs.c.tenant == sa.bindparam("of_tenant"))
+    if not of_default:
+        query = query.where(sa.text(f"jobs.{NOT_DEFAULT_TENANT}"))
+    for name in filters:
+        query = query.where(_FILTERS[name])
+    query = query.where(
+        sa.text(f"jobs.status IN ({quoted(*statuses)})"),
+        (jobs.c.status != literal("RUNNING")) | jobs.c.cancel_requested_at.is_(None),
+    )
+    if not_retried:
+        query = query.where(_NOT_RETRIED)
+    return Statement(query.order_by(jobs.c.id).limit(sa.bindparam("limit")))
+
+
 async def get(reader: Reader, job_id: str, tenant: str) -> JobRecord | None:
     """The whole record, or None."""
     row = await reader.fetch_one(_SELECT_JOB, job_id=job_id, of_tenant=tenant)
@@ -99,6 +142,45 @@ async def list_page(reader: Reader, query: JobQuery, tenant: str) -> JobPage:
     rows = await reader.fetch(statement, of_tenant=tenant, limit=query.limit + 1, **values)
     items = [_record(row, payload=None, result=None) for row in rows[: query.limit]]
     return JobPage(items=items, next=items[-1].id if len(rows) > query.limit else None)
+
+
+async def find_standings(reader: Reader, tenant: str, job_ids: Collection[str]) -> dict[str, Standing]:
+    """Where jobs of a tenant stand, by id; nothing for an id that is none of them."""
+    rows = await reader.fetch(_SELECT_STANDINGS, of_tenant=tenant, batch=batch((job_id,) for job_id in job_ids))
+    return {row[0]: _standing(row) for row in rows}
+
+
+async def choose(
+    reader: Reader,
+    query: JobQuery,
+    statuses: frozenset[JobStatus],
+    tenant: str,
+    *,
+    not_retried_under: str | None = None,
+) -> list[Standing]:
+    """Up to `query.limit` jobs in one of `statuses`, oldest first; none that is stopping already.
+
+    With `not_retried_under`, none of which a retry has a key that begins so, nor such a retry.
+    """
+    values = {name: getattr(query, name) for name in _FILTERS}
+    values = {name: value for name, value in values.items() if value is not None}
+    chosen = statuses if query.status is None else statuses & {query.status}
+    if not chosen:
+        return []
+    statement = _standings_statement(
+        chosen,
+        frozenset(values),
+        of_default=tenant == DEFAULT_TENANT,
+        not_retried=not_retried_under is not None,
+    )
+    if not_retried_under is not None:
+        values["prefix"] = not_retried_under
+    return [_standing(row) for row in await reader.fetch(statement, of_tenant=tenant, limit=query.limit, **values)]
+
+
+def _standing(row: Sequence[Any]) -> Standing:
+    job_id, status, plugin = row
+    return Standing(id=job_id, status=JobStatus(status), plugin=plugin)
 
 
 async def find_abandoned(reader: Reader, plugins: Collection[str], before: Timestamp) -> list[tuple[str, str]]:

@@ -134,7 +134,7 @@ async def test_a_service_that_is_shutting_down_takes_no_jobs_and_says_so(tmp_pat
     settings = Settings(_env_file=None, data_dir=tmp_path, port=0, workers=1)
     async with Service.open(settings) as service, aiohttp.ClientSession(service.url) as session:
         await service.plugins.manifest("echo")
-        service.jobs.accepting = False
+        service.jobs.intake.accepting = False
         async with session.post("/v1/jobs", json={"plugin": "echo", "payload": {}}) as answer:
             assert answer.status == 503
             assert int(answer.headers["Retry-After"]) > 0

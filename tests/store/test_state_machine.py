@@ -253,7 +253,8 @@ class Store(RuleBasedStateMachine):
         row = data.draw(st.sampled_from(self.rows["jobs"]))
         asked = row["status"] == "PENDING" or (row["status"] == "RUNNING" and row["cancel_requested_at"] is None)
         request = CancelRequest(job_id=row["id"], reason="asked")
-        assert self._write(job_changes.request_cancel, request) == [asked]
+        (outcome,) = self._write(job_changes.request_cancel, request)
+        assert outcome == (("CANCELLED" if row["status"] == "PENDING" else "RUNNING") if asked else None)
         if not asked:
             self._nothing_changed()
 

@@ -22,6 +22,7 @@ from service.db.schema import jobs
 from service.db.statements import Statement, batch
 from service.db.transaction import Transaction
 from service.db.writer import Writer
+from service.intake import Intake
 from service.job_management import JobManagementService
 from service.models import JobStatus, timestamp
 from service.tool_runner.worker_process import WorkerProcess
@@ -80,7 +81,7 @@ def resumed_one_too_late() -> None:
 
 
 def key_checked_then_inserted() -> None:
-    upgrade, insert = app.upgrade, JobManagementService._insert
+    upgrade, insert = app.upgrade, Intake._insert
     for statement in (job_inserts._KEYED_JOBS._single, job_inserts._KEYED_JOBS._every):
         _strip(statement, _KEY_CONFLICT)
 
@@ -89,7 +90,7 @@ def key_checked_then_inserted() -> None:
         await _execute(database_url, "DROP INDEX IF EXISTS uq_jobs_idempotency")
         return revision
 
-    async def checked(self: JobManagementService, new: NewJob) -> Inserted:
+    async def checked(self: Intake, new: NewJob) -> Inserted:
         keys = batch([(new.tenant, new.idempotency_key)])
         rows = await self._database.reader.fetch(job_inserts._SELECT_BY_KEY, batch=keys)
         if rows:
@@ -97,7 +98,7 @@ def key_checked_then_inserted() -> None:
         return await insert(self, new)
 
     app.upgrade = without_index
-    JobManagementService._insert = checked
+    Intake._insert = checked
 
 
 def selected_then_claimed() -> None:

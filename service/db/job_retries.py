@@ -1,0 +1,112 @@
+"""Jobs that ended, tried again: a new job with the stored payload of the old one, copied inside the database."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+
+from service.db.job_events import add_events
+from service.db.job_inserts import MAX_LOST, Inserted, find_by_key
+from service.db.schema import jobs, quoted, webhook_job_events
+from service.db.statements import Statement, batch, batch_table, literal
+from service.db.transaction import Transaction
+from service.models import PRIORITY_S, TERMINAL, Timestamp, rank
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """A new job `id` in place of `parent_id`; an `idempotency_key` comes with the hash of the request."""
+
+    id: str
+    parent_id: str
+    tenant: str
+    created_at: Timestamp
+    idempotency_key: str | None = None
+    request_hash: str | None = None
+
+
+#: What the new job is and is to be: bytes stay where they are, being named by their content.
+_COPIED: Final = tuple(
+    jobs.c[name]
+    for name in (
+        "tenant", "plugin", "plugin_version", "webhook_id", "priority", "timeout_s", "max_attempts", "tags",
+        "metadata", "payload",
+    )
+)  # fmt: skip
+_again = batch_table(
+    "again",
+    *(jobs.c[name] for name in ("id", "parent_id", "tenant", "created_at", "idempotency_key", "request_hash")),
+    jobs.c.rank,
+)
+_OWN: Final = tuple(_again.c[name] for name in ("id", "parent_id", "created_at", "idempotency_key", "request_hash"))
+_CONSTANTS: Final = {
+    "status": literal("PENDING"), "due": sa.true(), "attempt": sa.text("0"), "lost": sa.text("0"),
+    "max_lost": sa.text(str(MAX_LOST)), "fence": sa.text("0"), "event_count": sa.text("1"),
+    "artifacts": sa.text("'[]'"),
+}  # fmt: skip
+_RETRY = Statement(
+    postgresql.insert(jobs)
+    .from_select(
+        [*(column.name for column in (*_OWN, *_COPIED)), "run_at", "rank", *_CONSTANTS],
+        sa.select(
+            *_OWN,
+            *_COPIED,
+            _again.c.created_at,
+            _again.c.rank - jobs.c.priority * sa.text(str(PRIORITY_S * 1000)),
+            *_CONSTANTS.values(),
+        )
+        .join(_again, (jobs.c.id == _again.c.parent_id) & (jobs.c.tenant == _again.c.tenant))
+        .where(sa.text(f"jobs.status IN ({quoted(*TERMINAL)})")),
+    )
+    .on_conflict_do_nothing(
+        index_elements=["tenant", "idempotency_key"], index_where=sa.text("idempotency_key IS NOT NULL")
+    )
+    .returning(jobs.c.id)
+)
+_pair = batch_table("pair", jobs.c.id, jobs.c.parent_id)
+_COPY_WEBHOOK_EVENTS = Statement(
+    sa.insert(webhook_job_events).from_select(
+        ["job_id", "events"],
+        sa.select(_pair.c.id, webhook_job_events.c.events).join(
+            webhook_job_events, webhook_job_events.c.job_id == _pair.c.parent_id
+        ),
+    )
+)
+
+
+async def retry(tx: Transaction, items: Sequence[Retry]) -> list[Inserted | None]:
+    """Make the new jobs with their first events; a used key yields the job it made before.
+
+    None where the tenant has no such job, or where it has not ended.
+    """
+    rows = await tx.fetch(_RETRY, batch=batch(map(_row, items)))
+    made = {job_id for (job_id,) in rows}
+    await add_events(tx, ((item.id, 1, "submitted", item.created_at, {}) for item in items if item.id in made))
+    if made:
+        await tx.fetch(
+            _COPY_WEBHOOK_EVENTS, batch=batch((item.id, item.parent_id) for item in items if item.id in made)
+        )
+    keyed = [item for item in items if item.idempotency_key is not None and item.id not in made]
+    known = await find_by_key(tx, [(item.tenant, item.idempotency_key or "") for item in keyed]) if keyed else {}
+    return [
+        Inserted(id=item.id, replayed=False, request_hash=item.request_hash)
+        if item.id in made
+        else known.get((item.tenant, item.idempotency_key or ""))
+        for item in items
+    ]
+
+
+async def retry_page(tx: Transaction, items: Sequence[Sequence[Retry]]) -> list[list[Inserted | None]]:
+    """As `retry`, for several jobs that are made together or not at all."""
+    return [await retry(tx, item) for item in items]
+
+
+def _row(item: Retry) -> tuple[str | int | None, ...]:
+    return (
+        item.id, item.parent_id, item.tenant, item.created_at, item.idempotency_key, item.request_hash,
+        rank(item.created_at, 0),
+    )  # fmt: skip
