@@ -203,8 +203,8 @@ class Intake:
 
     def recorded(self, plugins: Iterable[str], *, has_due: bool = True) -> None:
         """New jobs of `plugins` are committed; `has_due` says that one of them may run now."""
-        for plugin in plugins:
-            self._count_submitted(plugin).inc()
+        for plugin, count in Counter(plugins).items():
+            self._count_submitted(plugin).inc(count)
         if has_due:
             self._events.work_arrived()
 

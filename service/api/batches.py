@@ -17,7 +17,7 @@ from service.api.inputs import Submitted
 from service.api.problems import Problem, item_view, problem_of
 from service.api.services import Services
 from service.errors import ServiceError
-from service.intake import Accepted
+from service.intake import Accepted, BatchSubmission
 from service.models import JobOutcome
 
 #: A client that takes nothing of an answer for so long is given up.
@@ -43,6 +43,10 @@ async def submit_batch(services: Services, request: web.Request, arguments: Argu
     key = arguments.headers.get("Idempotency-Key")
     requests = {index: item.request() for index, item in enumerate(items) if isinstance(item, Submitted)}
     submission = await services.jobs.intake.submit_batch(requests, arguments.caller.tenant, idempotency_key=key)
+    return await asyncio.to_thread(_submitted, items, submission)  # thousands of outcomes are not for the event loop
+
+
+def _submitted(items: Sequence[Submitted | Problem], submission: BatchSubmission) -> web.Response:
     shown = [_item_view(index, item, submission.outcomes.get(index)) for index, item in enumerate(items)]
     accepted = [outcome for outcome in submission.outcomes.values() if isinstance(outcome, Accepted)]
     if not accepted:
@@ -52,16 +56,15 @@ async def submit_batch(services: Services, request: web.Request, arguments: Argu
             detail="No job of the batch is acceptable: `items` say why.",
             items=shown,
         )
+    batch_id = submission.batch_id
     view: bulk_views.BatchSubmissionView = {
-        "batch_id": submission.batch_id,
+        "batch_id": batch_id,
         "accepted": len(accepted),
         "refused": len(items) - len(accepted),
         "items": shown,
-        "links": {} if submission.batch_id is None else bulk_views.batch_links(submission.batch_id),
+        "links": {} if batch_id is None else bulk_views.batch_links(batch_id),
     }
-    headers: dict[str, str] = (
-        {} if submission.batch_id is None else {hdrs.LOCATION: bulk_views.batch_url(submission.batch_id)}
-    )
+    headers: dict[str, str] = {} if batch_id is None else {hdrs.LOCATION: bulk_views.batch_url(batch_id)}
     if all(outcome.replayed for outcome in accepted):
         headers["Idempotency-Replayed"] = "true"
     return _json(view, HTTPStatus.ACCEPTED, headers)

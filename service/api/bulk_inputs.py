@@ -50,7 +50,7 @@ class BatchItemInput(JobInput):
 class FilterInput(TypedDict):
     """Which jobs are meant; every condition must hold, and there must be one."""
 
-    status: NotRequired[JobStatus]
+    status: NotRequired[Annotated[JobStatus, Field(strict=False)]]
     plugin: NotRequired[PluginName]
     tag: NotRequired[Tag]
     error_type: NotRequired[ErrorTypeName]

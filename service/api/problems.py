@@ -204,7 +204,9 @@ def _of_http_exception(error: web.HTTPException) -> Problem:
 
 def response_of(problem: Problem, request_id: str) -> web.Response:
     """`problem` as the answer to the request of that id."""
-    body: dict[str, Any] = {**item_view(problem), "request_id": request_id}
+    body: dict[str, Any] = {**_head(problem), "request_id": request_id}
+    if problem.errors:
+        body["errors"] = _places_view(problem)
     if problem.error:
         body["error"] = problem.error
     if problem.items:
@@ -219,17 +221,23 @@ def response_of(problem: Problem, request_id: str) -> web.Response:
 
 def item_view(problem: Problem) -> ItemProblemView:
     """`problem` as what became of an item."""
-    view: ItemProblemView = {
+    view = _head(problem)
+    if problem.errors:
+        view["errors"] = _places_view(problem)
+    return view
+
+
+def _head(problem: Problem) -> ItemProblemView:
+    return {
         "type": f"/problems/{problem.kind}",
         "title": problem.kind.replace("-", " ").capitalize(),
         "status": problem.status.value,
         "detail": _encodable(problem.detail),
     }
-    if problem.errors:
-        view["errors"] = [
-            {"pointer": _encodable(place.pointer), "message": _encodable(place.message)} for place in problem.errors
-        ]
-    return view
+
+
+def _places_view(problem: Problem) -> list[FieldProblemView]:
+    return [{"pointer": _encodable(place.pointer), "message": _encodable(place.message)} for place in problem.errors]
 
 
 def _encodable(text: str) -> str:

@@ -26,7 +26,7 @@ _SELECT_NEWEST_ACTIVE = Statement(
     sa.select(jobs.c.id)
     .where(*_OF_BATCH, sa.text(f"jobs.status IN ({quoted(*ACTIVE)})"))
     .order_by(jobs.c.id.desc())
-    .limit(sa.text("1"))
+    .limit(1)
 )
 _SIZE: Final = sa.func.coalesce(sa.func.length(sa.cast(jobs.c.result, sa.Text)), sa.text("0"))
 _page = (
@@ -36,7 +36,7 @@ _page = (
     )
     .where(*_OF_BATCH, jobs.c.id > sa.bindparam("after"))
     .order_by(jobs.c.id)
-    .limit(sa.text(str(PAGE)))
+    .limit(PAGE)
     .subquery("page")
 )  # fmt: skip
 _SELECT_OUTCOMES = Statement(

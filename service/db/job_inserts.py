@@ -153,7 +153,9 @@ async def _insert_or_find(
     outcomes: dict[NewJob, Inserted] = {}
     # Again for what was in the way of an insert and was deleted before it could be read.
     while left := [item for item in items if item not in outcomes]:
-        first = {item.id: item for item in reversed(left)}
+        first: dict[str, NewJob] = {}
+        for item in left:
+            first.setdefault(item.id, item)
         rows = await tx.insert(into, [_new_row(item, endpoints) for item in first.values()])
         outcomes |= {first[job_id]: _made(first[job_id], endpoints) for (job_id,) in rows}
         if others := [item for item in left if item not in outcomes]:
@@ -169,14 +171,8 @@ async def _by_key(tx: Transaction, items: Sequence[NewJob]) -> dict[NewJob, Inse
 
 async def _by_id(tx: Transaction, items: Sequence[NewJob]) -> dict[NewJob, Inserted]:
     rows = await tx.fetch(_SELECT_BY_ID, batch=batch((item.id,) for item in items))
-    known = {job_id: (tenant, _known(job_id, *rest)) for job_id, tenant, *rest in rows}
-    outcomes = {}
-    for item in items:
-        if item.id in known:
-            tenant, inserted = known[item.id]
-            # What is another tenant's is answered like any id that is taken: with a request that is never this one.
-            outcomes[item] = inserted if tenant == item.tenant else _known(item.id, None, None)
-    return outcomes
+    known = {row[0]: row for row in rows}
+    return {item: _taken(item.tenant, *known[item.id]) for item in items if item.id in known}
 
 
 async def find_by_key(
@@ -188,9 +184,9 @@ async def find_by_key(
 
 
 async def find_by_id(reader: Reader, tenant: str, job_id: str) -> Inserted | None:
-    """The tenant's job of that id as the answer to who chooses this id again, or None."""
+    """The job of that id as the answer to a tenant that chooses this id too, or None if it is free."""
     rows = await reader.fetch(_SELECT_BY_ID, batch=batch([(job_id,)]))
-    return next((_known(found, *rest) for found, owner, *rest in rows if owner == tenant), None)
+    return next((_taken(tenant, *row) for row in rows), None)
 
 
 def _made(item: NewJob, endpoints: _Endpoints) -> Inserted:
@@ -205,6 +201,11 @@ def _made(item: NewJob, endpoints: _Endpoints) -> Inserted:
 
 def _known(job_id: str, request_hash: str | None, batch_id: str | None) -> Inserted:
     return Inserted(id=job_id, replayed=True, request_hash=request_hash, batch_id=batch_id)
+
+
+def _taken(by: str, job_id: str, owner: str, request_hash: str | None, batch_id: str | None) -> Inserted:
+    # What is another tenant's is answered like any id that is taken: by a request that is never this one.
+    return _known(job_id, request_hash, batch_id) if owner == by else _known(job_id, None, None)
 
 
 async def _add_webhook_events(tx: Transaction, items: Sequence[NewJob]) -> None:

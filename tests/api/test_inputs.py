@@ -16,7 +16,7 @@ def job(**options: Any) -> dict[str, Any]:
 
 
 def test_options_are_read_as_they_are_meant() -> None:
-    plugin, payload, options = inputs.check_job(
+    submitted = inputs.check_job(
         job(
             priority=5.0,
             run_at="2026-01-31T12:00:00+02:00",
@@ -26,8 +26,8 @@ def test_options_are_read_as_they_are_meant() -> None:
             metadata={"order": 7},
         )
     )
-    assert (plugin, payload) == ("echo", {})
-    assert options == JobOptions(
+    assert (submitted.plugin, submitted.payload) == ("echo", {})
+    assert submitted.options == JobOptions(
         priority=5,
         run_at="2026-01-31T10:00:00.000Z",
         expires_at="2026-01-31T12:00:59.500Z",

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import requests
 
+from service.failpoints import VARIABLE
 from service.tool_runner.processes import MARKER
 
 HOSTILE = Path(__file__).parents[1] / "hostile_plugins"
@@ -26,11 +27,18 @@ class Process:
     """`jobservice serve` on `data_dir`, with the hostile plugins installed."""
 
     def __init__(
-        self, data_dir: Path, *options: str, prefix: Sequence[str] = (), has_hostile_plugins: bool = True
+        self,
+        data_dir: Path,
+        *options: str,
+        prefix: Sequence[str] = (),
+        has_hostile_plugins: bool = True,
+        failpoints: str | None = None,
     ) -> None:
         self.data_dir = data_dir
         self.log = data_dir.with_suffix(".log")
         environment = {name: value for name, value in os.environ.items() if not name.startswith("JOBSERVICE_")}
+        if failpoints is not None:
+            environment[VARIABLE] = failpoints
         with self.log.open("ab") as log:
             self.popen = subprocess.Popen(
                 [

@@ -18,12 +18,23 @@ from typing import Any
 import pytest
 from uuid_utils.compat import uuid7
 
-from service.db import job_changes, job_claims, job_endings, job_inserts, webhook_deliveries, webhook_endpoints
+from service.db import (
+    job_changes,
+    job_claims,
+    job_endings,
+    job_inserts,
+    job_removals,
+    job_retries,
+    webhook_deliveries,
+    webhook_endpoints,
+)
 from service.db.blobs import NewBlob
 from service.db.database import Database
 from service.db.job_changes import CancelRequest
 from service.db.job_claims import Claim
 from service.db.job_endings import Ending
+from service.db.job_removals import Removal
+from service.db.job_retries import Retry
 from service.db.transaction import RefusedError
 from service.db.webhook_deliveries import DeliveryClaim
 from service.db.webhook_endpoints import NewEndpoint
@@ -34,7 +45,7 @@ from tests.conftest import sqlite_url
 from tests.store.test_jobs import ME
 from tests.store.test_writer import new_job
 
-SMALL, LARGE, RESULT = b"s" * 100, b"l" * 5_000, b"r" * 6_000
+SMALL, LARGE, RESULT, BATCHED = b"s" * 100, b"l" * 5_000, b"r" * 6_000, b"b" * 4_000
 
 _INJECTED = "injected"
 _DISK = sqlite3.OperationalError(f"disk I/O error ({_INJECTED})")
@@ -214,6 +225,50 @@ async def _claimed_ping(database: Database) -> ClaimedDelivery:
     return delivery
 
 
+def _batch(database: Database) -> Write:
+    batch_id, jobs = str(uuid7()), [new_job(), new_job(key="b"), new_job()]
+
+    def make(blobs: list[NewBlob]) -> Awaitable[Any]:
+        for job in jobs:
+            job.batch_id, job.blobs = batch_id, blobs
+        return database.writer.write(job_inserts.insert_batch, jobs)
+
+    def effect(connection: sqlite3.Connection) -> tuple[Any, ...]:
+        of_batch = "SELECT count(*) FROM jobs WHERE batch_id = ?"
+        submitted = "SELECT count(*) FROM job_events JOIN jobs ON jobs.id = job_id WHERE batch_id = ?"
+        return (_rows(connection, of_batch, batch_id), _rows(connection, submitted, batch_id))
+
+    return Write(make=make, effect=effect, nothing=([(0,)], [(0,)]), whole=([(3,)], [(3,)]), stored=BATCHED)
+
+
+def _retry(database: Database, parent_id: str) -> Write:
+    item = Retry(id=str(uuid7()), parent_id=parent_id, tenant="default", created_at=timestamp())
+
+    def make(_: list[NewBlob]) -> Awaitable[Any]:
+        return database.writer.write(job_retries.retry_page, [item])
+
+    def effect(connection: sqlite3.Connection) -> tuple[Any, ...]:
+        return (
+            _rows(connection, "SELECT status, parent_id FROM jobs WHERE id = ?", item.id),
+            _rows(connection, "SELECT n, type FROM job_events WHERE job_id = ?", item.id),
+        )
+
+    return Write(make=make, effect=effect, nothing=([], []), whole=([("PENDING", parent_id)], [(1, "submitted")]))
+
+
+def _removal(database: Database, job_id: str) -> Write:
+    def make(_: list[NewBlob]) -> Awaitable[Any]:
+        return database.writer.write(job_removals.delete, Removal(tenant="default", job_ids=[job_id]))
+
+    def effect(connection: sqlite3.Connection) -> tuple[Any, ...]:
+        return (
+            _rows(connection, "SELECT status FROM jobs WHERE id = ?", job_id),
+            _rows(connection, "SELECT count(*) FROM job_events WHERE job_id = ?", job_id),
+        )
+
+    return Write(make=make, effect=effect, nothing=([("CANCELLED",)], [(2,)]), whole=([], [(0,)]))
+
+
 async def _told(database: Database, writes: list[Write]) -> list[Any]:
     """What each waiter is told: bytes go to disk one by one and the rows all at once, so the calls keep order."""
 
@@ -240,6 +295,10 @@ async def run(directory: Path, empty: Path, calls: Calls, number: int, error: Ex
         await _endpoint(database, "default")
         pinged = await _claimed_ping(database)
         ended, cancelled = await database.writer.write(job_claims.claim, Claim(owner=ME, limit=2, lease_s=60))
+        over = [new_job(), new_job()]
+        for job in over:
+            await database.writer.write(job_inserts.insert, job)
+            await database.writer.write(job_changes.request_cancel, CancelRequest(job_id=job.id, reason="why"))
         writes = [
             _submission(database, SMALL),
             _submission(database, LARGE),
@@ -247,6 +306,9 @@ async def run(directory: Path, empty: Path, calls: Calls, number: int, error: Ex
             _ending(database, ended),
             _cancellation(database, cancelled),
             _delivery(database, pinged),
+            _batch(database),
+            _retry(database, over[0].id),
+            _removal(database, over[1].id),
         ]
         with calls.failing(number, error):
             told = await _told(database, writes)
@@ -295,7 +357,7 @@ async def test_whichever_call_fails_each_write_is_whole_or_not_there_and_its_wai
 ):
     failed = await fail_each(tmp_path, migrated_file, install(monkeypatch), error)
     assert {"BEGIN IMMEDIATE", "COMMIT", "fsync", "rename", "open", "mkdir"} <= set(failed), failed
-    assert len([what for what in failed if what.startswith(("INSERT", "UPDATE"))]) >= 8, failed
+    assert len([what for what in failed if what.startswith(("INSERT", "UPDATE", "DELETE"))]) >= 12, failed
 
 
 async def test_writes_without_a_transaction_are_found_out(tmp_path, migrated_file, monkeypatch):

@@ -21,13 +21,15 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from service.db import job_changes, job_claims, job_endings, job_inserts, job_leases
+from service.db import job_changes, job_claims, job_endings, job_inserts, job_leases, job_removals, job_retries
 from service.db.database import Database
 from service.db.job_changes import CancelRequest, ProgressMade
 from service.db.job_claims import Claim
 from service.db.job_endings import Ending
 from service.db.job_inserts import NewJob
 from service.db.job_leases import Renewal
+from service.db.job_removals import Removal
+from service.db.job_retries import Retry
 from service.db.schema import job_attempts, job_events, jobs
 from service.db.statements import Statement
 from service.db.transaction import RefusedError
@@ -77,6 +79,7 @@ class Store(RuleBasedStateMachine):
         self.now: Timestamp = START
         self.submitted: list[str] = []
         self.keys: dict[str, str] = {}
+        self.deleted: set[str] = set()
         self.runs: list[Run] = []  # every claim there ever was; the stale ones are the interesting ones
         self.holder: dict[str, Run] = {}
         self._loop = asyncio.Runner()
@@ -258,6 +261,37 @@ class Store(RuleBasedStateMachine):
         if not asked:
             self._nothing_changed()
 
+    @precondition(lambda self: self.rows["jobs"])
+    @rule(data=st.data(), key=st.sampled_from([None, "a", "r"]))
+    def retry(self, data: st.DataObject, key: str | None) -> None:
+        row = data.draw(st.sampled_from(self.rows["jobs"]))
+        new = self._new_job(JobOptions(), key)
+        request = Retry(
+            id=new.id, parent_id=row["id"], tenant="default", created_at=self.now, idempotency_key=key,
+            request_hash=new.request_hash,
+        )  # fmt: skip
+        (outcome,) = self._write(job_retries.retry, request)
+        if key in self.keys:
+            assert outcome.id == self.keys[key]
+        elif JobStatus(row["status"]).is_terminal:
+            assert (outcome.id, outcome.replayed) == (new.id, False)
+            if key is not None:
+                self.keys[key] = new.id
+        else:
+            assert outcome is None
+
+    @precondition(lambda self: self.rows["jobs"])
+    @rule(data=st.data())
+    def delete(self, data: st.DataObject) -> None:
+        row = data.draw(st.sampled_from(self.rows["jobs"]))
+        (foreign,) = self._write(job_removals.delete, Removal(tenant="other", job_ids=[row["id"]]))
+        assert foreign == set()
+        self._nothing_changed()
+        (gone,) = self._write(job_removals.delete, Removal(tenant="default", job_ids=[row["id"]]))
+        assert gone == ({row["id"]} if JobStatus(row["status"]).is_terminal else set())
+        self.deleted |= gone
+        self.keys = {key: job_id for key, job_id in self.keys.items() if job_id not in gone}
+
     # What time and death do.
 
     @rule(seconds=st.sampled_from([1, 4, LEASE_S, 60]))
@@ -310,7 +344,9 @@ class Store(RuleBasedStateMachine):
                 assert not moved or row["status"] in TRANSITIONS[JobStatus(old["status"])]
                 assert row["fence"] == old["fence"] + (moved and row["status"] == "RUNNING")
                 assert row["event_count"] >= old["event_count"] + moved
-        assert not before, "a job is gone"
+        assert before.keys() <= self.deleted, "a job is gone"
+        left = {row["job_id"] for table in ("job_events", "job_attempts") for row in self.rows[table]}
+        assert left.isdisjoint(self.deleted)
 
     @invariant()
     def what_runs_is_what_was_claimed(self) -> None:
@@ -418,6 +454,8 @@ def test_rows_tell_the_same_story_on_postgresql(fresh_postgres):
         (job_claims, "_CLAIM", "fence=(jobs.fence + 1)", "fence=jobs.fence"),
         (job_changes, "_CANCEL", "event_count=(jobs.event_count + 1)", "event_count=jobs.event_count"),
         (job_changes, "_EXPIRE", "AND jobs.status = 'PENDING'", "AND jobs.status <> 'PENDING'"),
+        (job_retries, "_RETRY", "jobs.status IN ('CANCELLED', 'FAILED', 'SUCCESS')", "1"),
+        (job_removals, "_DELETE", " AND jobs.status IN ('CANCELLED', 'FAILED', 'SUCCESS')", ""),
     ],
 )
 def test_a_statement_without_its_guard_is_found_out(fresh_file, monkeypatch, module, statement, text, instead):
