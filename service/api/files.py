@@ -15,6 +15,7 @@ from service.models import JSON, BlobRef
 _MEDIA_TYPE: Final = re.compile(
     r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-]+(;\s*charset=[0-9A-Za-z_-]+)?", re.ASCII
 )
+_JSON: Final = re.compile(r"(application|text)/(x-)?json|.+\+json", re.IGNORECASE)
 _UNSAFE_IN_NAME: Final = re.compile(r"[^0-9A-Za-z._-]+")
 _ANY_BYTES: Final = "application/octet-stream"
 
@@ -70,7 +71,7 @@ def _blob(value: Any, parent: Any) -> BlobRef | None:
 def response(data: bytes, media_type: str, name: str) -> web.Response:
     """`data` as a download: no browser runs it in our origin, whatever a plugin or a client says it is."""
     # What is JSON here is the service's own word: a client can tell a result from a file that only claims to be one.
-    if not _MEDIA_TYPE.fullmatch(media_type) or media_type.partition(";")[0].strip().lower() == "application/json":
+    if not _MEDIA_TYPE.fullmatch(media_type) or _JSON.fullmatch(media_type.partition(";")[0].strip()):
         media_type = _ANY_BYTES
     answer = web.Response(body=data)
     answer.headers[hdrs.CONTENT_TYPE] = media_type

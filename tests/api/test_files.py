@@ -66,7 +66,11 @@ def test_a_hostile_name_is_harmless_in_a_header(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "media_type", ["", "html", "text/html\r\nX: y", "text/html; x=\u2028", "a/b/c", "Application/JSON"]
+    "media_type",
+    [
+        *("", "html", "text/html\r\nX: y", "text/html; x=\u2028", "a/b/c"),
+        *("Application/JSON", "application/json; charset=utf-8", "text/json", "application/Problem+JSON"),
+    ],
 )
-def test_a_media_type_that_is_none_becomes_plain_bytes(media_type: str) -> None:
+def test_a_media_type_that_is_none_or_of_json_becomes_plain_bytes(media_type: str) -> None:
     assert response(b"x", media_type, "n").headers["Content-Type"] == "application/octet-stream"
