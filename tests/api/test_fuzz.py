@@ -72,4 +72,4 @@ def test_no_generated_request_meets_a_fault_or_an_undocumented_answer(fuzzed: Li
         followed += re.findall(r"API Links: +(\d+) covered", report)
         if made >= EXAMPLES:
             break
-    assert max(map(int, followed)) >= calls
+    assert max(map(int, followed)) >= 10, "the sequences follow no links"
