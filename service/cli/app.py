@@ -13,12 +13,14 @@ from cyclopts import App, CycloptsError
 from service import __version__
 from service.cli.config import config
 from service.cli.failures import Exit, UsageError, tell
-from service.cli.jobs import cancel, jobs, result, show
+from service.cli.jobs import cancel, jobs, result, retry, show
 from service.cli.keys import keys, tenants
 from service.cli.output import say
 from service.cli.plugins import plugins
+from service.cli.schedules import schedules
 from service.cli.serving import migrate, serve, work
 from service.cli.submitting import submit
+from service.cli.watching import watch
 from service.client import ApiError, ServiceUnreachableError
 from service.errors import ServiceError
 
@@ -38,7 +40,11 @@ app = App(
     print_error=False,
 )
 
-for command in (serve, work, migrate, submit, jobs, show, result, cancel, plugins, config, keys, tenants):
+for command in (
+    *(serve, work, migrate),
+    *(submit, jobs, show, result, watch, cancel, retry, schedules, plugins),
+    *(config, keys, tenants),
+):
     app.command(command)
 
 

@@ -51,6 +51,14 @@ async def followed(client: Client, job_id: str) -> Job:
         raise
 
 
+async def show_submitted(client: Client, job: Job, output: Path | None, *, wait: bool, as_json: bool) -> Exit:
+    """Print the id of a new job or, if asked to wait, its result."""
+    if wait:
+        return await show_result(client, await followed(client, job.id), output, as_json=as_json)
+    put(job.document if as_json else job.id)
+    return Exit.OK
+
+
 async def show_result(client: Client, job: Job, output: Path | None, *, as_json: bool) -> Exit:
     """Print or write the result of a job that has ended, or say why there is none."""
     if job.status is not JobStatus.SUCCESS:

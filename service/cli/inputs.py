@@ -2,15 +2,61 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from service.cli.failures import UsageError
-from service.models import JSON
+from service.client import Client, Job, media_type_of
+from service.models import JSON, JobOptions
 
 STDIO: Final = Path("-")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """How inputs are sent: to which plugin, with which further fields and options; None finds out what a file is."""
+
+    plugin: str
+    fields: Mapping[str, str]
+    mime_type: str | None
+    options: JobOptions
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Input:
+    """The content of a file as a plugin gets it: its bytes, or the whole payload that it is."""
+
+    data: bytes | None
+    media_type: str
+    payload: dict[str, JSON] | None = None
+
+
+def read(file: Path, order: Order) -> Input:
+    """A file, or standard input; a .json file is the whole payload. Raises `UsageError`. It blocks."""
+    data = _content(file)
+    if file.suffix != ".json" or order.mime_type is not None:
+        return Input(data, order.mime_type or media_type_of(str(file), data))
+    if order.fields:
+        raise UsageError(f"--field goes with a FILE that is not JSON: put the fields into {file}.")
+    return Input(data, "application/json", json_object(str(file), data))
+
+
+async def send(client: Client, order: Order, given: Input | None, idempotency_key: str | None) -> Job:
+    """The job made of `given`; without it the fields alone are the payload."""
+    if given and given.payload is not None:
+        return await client.submit(order.plugin, given.payload, options=order.options, idempotency_key=idempotency_key)
+    return await client.submit_file(
+        order.plugin,
+        given.data if given else None,
+        media_type=given.media_type if given else "",
+        fields=order.fields,
+        options=order.options,
+        idempotency_key=idempotency_key,
+    )
 
 
 def pair(text: str) -> tuple[str, str]:
@@ -32,8 +78,7 @@ def json_object(place: str, text: str | bytes) -> dict[str, JSON]:
     return value
 
 
-def read_input(file: Path) -> bytes:
-    """The content of a file or of standard input; raises `UsageError`. It blocks."""
+def _content(file: Path) -> bytes:
     try:
         return sys.stdin.buffer.read() if file == STDIO else file.read_bytes()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The commands on jobs: `jobs`, `show`, `result`, `cancel`."""
+"""The commands on jobs: `jobs`, `show`, `result`, `cancel`, `retry`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from service.cli.failures import Exit, UsageError
-from service.cli.following import followed, outcome_of, remark, show_result
+from service.cli.following import followed, outcome_of, remark, show_result, show_submitted
 from service.cli.output import coloured, moment, pretty, print_table, put, safe, sheet, table_of
 from service.cli.parameters import JobId, Output, Service, Wait
 from service.client import Job
@@ -77,6 +77,14 @@ async def cancel(job_id: JobId, /, *, service: Service = Service()) -> None:
         put(f"Job {job.id} is CANCELLED.")
     else:
         put(f"Job {job.id} is being stopped; see `jobservice show {job.id} --wait`.")
+
+
+async def retry(job_id: JobId, /, *, wait: Wait = False, output: Output = None, service: Service = Service()) -> Exit:
+    """Make a new job of one that has ended, and print its id; with --wait its result."""
+    if output and not wait:
+        raise UsageError("--output needs --wait: there is no result before the job has ended.")
+    async with service.client() as client:
+        return await show_submitted(client, await client.retry(job_id), output, wait=wait, as_json=service.json)
 
 
 def _details(job: Job) -> Table:

@@ -29,6 +29,8 @@ _STYLE_OF: Final[Mapping[str, str]] = {
     "valid": "green",
     "expired": "yellow",
     "revoked": "red",
+    "active": "green",
+    "paused": "yellow",
 }
 #: Control characters of foreign text could steer the terminal; tab and newline cannot.
 _CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -85,13 +87,18 @@ def moment(at: str | None) -> str:
 
 
 def safe(text: str) -> Text:
-    """Text of others that cannot steer the terminal."""
-    return Text(_CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text))
+    """Text of others that cannot steer the terminal, for tables."""
+    return Text(clean(text))
 
 
 def pretty(value: Any) -> str:
     """`laid_out`, and unable to steer the terminal."""
-    return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", laid_out(value))
+    return clean(laid_out(value))
+
+
+def clean(text: str) -> str:
+    """Text of others that cannot steer the terminal."""
+    return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def laid_out(value: Any, indent: str = "") -> str:

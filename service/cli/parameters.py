@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from service.cli.failures import UsageError
-from service.client import Client
+from service.client import PATIENCE_S, Client, Failure
 from service.settings import ClientSettings, Settings
 
 Json = Annotated[bool, Parameter(negative=(), show_default=False, help="Print JSON, as the service sent it")]
@@ -19,7 +19,8 @@ ServiceSettings = Annotated[Settings | None, Parameter(name="*")]
 JobId = Annotated[str, Parameter(name="ID")]
 MANY = Parameter(negative=(), show_default=False)
 Output = Annotated[
-    Path | None, Parameter(name=("--output", "-o"), help="Write the result to this file, not to standard output")
+    Path | None,
+    Parameter(name=("--output", "-o"), help="Write the result to this file; those of a folder into this folder"),
 ]
 Wait = Annotated[
     bool, Parameter(negative=(), show_default=False, help="Wait for the end of the job and show its progress")
@@ -35,11 +36,13 @@ class Service:
     json: Json = False
 
     @contextlib.asynccontextmanager
-    async def client(self) -> AsyncIterator[Client]:
-        """A client of it; `UsageError` when the address is none."""
+    async def client(
+        self, *, patience_s: float = PATIENCE_S, on_trouble: Callable[[Failure | None], None] | None = None
+    ) -> AsyncIterator[Client]:
+        """A client of it (see there); `UsageError` when the address is none."""
         settings = self.settings or ClientSettings()
         try:
-            client = Client(settings.url, settings.api_key)
+            client = Client(settings.url, settings.api_key, patience_s=patience_s, on_trouble=on_trouble)
         except ValueError as error:
             raise UsageError(f"--url (JOBSERVICE_URL): {error}") from error
         async with client:

@@ -1,20 +1,52 @@
-"""The command `submit`."""
+"""The command `submit`: one file, or every file of a folder."""
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import os
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
+from service.cli import inputs
 from service.cli.failures import Exit, UsageError
-from service.cli.following import followed, show_result
-from service.cli.inputs import STDIO, json_object, pair, read_input
-from service.cli.output import put
+from service.cli.folders import Folder, submit_folder
+from service.cli.following import show_submitted
+from service.cli.inputs import STDIO, Input, Order, json_object, pair
 from service.cli.parameters import MANY, Output, Service, Wait
-from service.client import media_type_of
 from service.models import JobOptions, Timestamp
+
+
+@Parameter(name="*")
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class FolderOptions:
+    """What only a folder needs."""
+
+    recursive: Annotated[
+        bool,
+        Parameter(
+            name=("--recursive", "-r"),
+            negative=(),
+            show_default=False,
+            help="FILE is a folder: the files of its folders too",
+        ),
+    ] = False
+    match: Annotated[
+        tuple[str, ...],
+        MANY,
+        Parameter(help="FILE is a folder: only files whose path ends like this, as '*.png'; may be repeated"),
+    ] = ()
+    run: Annotated[
+        str,
+        Parameter(
+            show_default=False, help="FILE is a folder: name of this run; another one makes new jobs of its files"
+        ),
+    ] = ""
+    patience_s: Annotated[
+        float, Parameter(help="FILE is a folder: seconds to wait for a service that went away, each time anew")
+    ] = 300.0
 
 
 async def submit(
@@ -33,14 +65,15 @@ async def submit(
     run_at: str | None = None,
     expires_at: str | None = None,
     idempotency_key: str | None = None,
+    folder: FolderOptions = FolderOptions(),
     wait: Wait = False,
     output: Output = None,
     service: Service = Service(),
 ) -> Exit:
-    """Send a job. Prints its id; with --wait its result.
+    """Send a job, or a job for each file of a folder. Prints ids; with --wait the result, or what became of each file.
 
     Args:
-        file: The picture, or any file that the plugin takes; `-` is standard input; a .json file is the whole payload.
+        file: The picture, or any file that the plugin takes; `-` is standard input; a .json file is the whole payload; a folder stands for its files.
         plugin: Plugin to run; `jobservice plugins` lists them.
         field: Further field of the payload, as NAME=VALUE; may be repeated.
         payload: The whole payload as JSON, instead of FILE and fields.
@@ -53,38 +86,42 @@ async def submit(
         run_at: The job may not start before, as 2026-01-31T12:00:00Z.
         expires_at: The job may not start after.
         idempotency_key: The same key never makes a second job.
-    """
+    """  # noqa: E501 (a line is a paragraph of the help)
     if output and not wait:
         raise UsageError("--output needs --wait: there is no result before the job has ended.")
     if file and str(file).startswith("-") and file != STDIO:
         raise UsageError(f"Unknown option: {file}. See: jobservice submit --help")
-    fields = dict(pair(text) for text in field)
-    whole = json_object("--payload", payload) if payload is not None else None
-    data = None if file is None else await asyncio.to_thread(read_input, file)
-    if whole is not None and file:
+    if payload is not None and file:
         raise UsageError("FILE and --payload are two ways to say the same: give one of them.")
-    if data is not None and file and file.suffix == ".json" and mime_type is None:
-        whole, data = json_object(str(file), data), None
-    if whole is not None and fields:
-        raise UsageError("--field goes with a FILE that is not JSON: put the fields into the JSON payload.")
-    options = JobOptions(
-        priority=priority,
-        tags=tag,
-        metadata={} if metadata is None else json_object("--metadata", metadata),
-        timeout_s=timeout_s,
-        max_attempts=max_attempts,
-        run_at=None if run_at is None else Timestamp(run_at),
-        expires_at=None if expires_at is None else Timestamp(expires_at),
+    order = Order(
+        plugin=plugin,
+        fields=dict(pair(text) for text in field),
+        mime_type=mime_type,
+        options=JobOptions(
+            priority=priority,
+            tags=tag,
+            metadata={} if metadata is None else json_object("--metadata", metadata),
+            timeout_s=timeout_s,
+            max_attempts=max_attempts,
+            run_at=None if run_at is None else Timestamp(run_at),
+            expires_at=None if expires_at is None else Timestamp(expires_at),
+        ),
     )
+    is_folder = await asyncio.to_thread(os.path.isdir, file) if file else False
+    if file and is_folder:
+        if idempotency_key is not None:
+            raise UsageError("--idempotency-key is for one job: name the run of a folder with --run.")
+        wanted = Folder(file, folder.recursive, folder.match, folder.run)
+        return await submit_folder(service, wanted, order, folder.patience_s, wait=wait, output=output)
+    if folder != FolderOptions():
+        raise UsageError("--recursive, --match, --run and --patience-s go with a folder.")
+    given: Input | None = None
+    if payload is not None:
+        if order.fields:
+            raise UsageError("--field goes with a FILE that is not JSON: put the fields into the JSON payload.")
+        given = Input(None, "", json_object("--payload", payload))
+    elif file:
+        given = await asyncio.to_thread(inputs.read, file, order)
     async with service.client() as client:
-        if whole is not None:
-            job = await client.submit(plugin, whole, options=options, idempotency_key=idempotency_key)
-        else:
-            media_type = mime_type or media_type_of(str(file), data or b"")
-            job = await client.submit_file(
-                plugin, data, media_type=media_type, fields=fields, options=options, idempotency_key=idempotency_key
-            )
-        if not wait:
-            put(job.document if service.json else job.id)
-            return Exit.OK
-        return await show_result(client, await followed(client, job.id), output, as_json=service.json)
+        job = await inputs.send(client, order, given, idempotency_key)
+        return await show_submitted(client, job, output, wait=wait, as_json=service.json)

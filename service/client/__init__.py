@@ -1,6 +1,6 @@
 """The service from the outside: an async client over HTTP whose calls survive a lost connection and a restart."""
 
-from service.client.client import Client
+from service.client.client import PATIENCE_S, Client
 from service.client.connection import Failure
 from service.client.errors import ApiError, NoResultError, ServiceUnreachableError, told
 from service.client.media_types import media_type_of
@@ -20,6 +20,7 @@ from service.client.records import (
 from service.client.schedules import Schedules
 
 __all__ = [
+    "PATIENCE_S",
     "ApiError",
     "Batch",
     "BatchItem",

@@ -19,6 +19,7 @@ from service.client.records import Batch, BatchResult, Event, File, Job, NewJob,
 from service.client.schedules import Schedules
 from service.models import JSON, JobOptions, JobStatus
 
+PATIENCE_S: Final = 10.0
 _HOLD_S: Final = 30.0  # of a long-poll that nobody watches
 _WATCHED_HOLD_S: Final = 0.5  # the record's progress is seen this often
 _PAGE: Final = 100
@@ -41,7 +42,7 @@ class Client:
         url: str,
         api_key: str | None = None,
         *,
-        patience_s: float = 10.0,
+        patience_s: float = PATIENCE_S,
         on_trouble: OnTrouble | None = None,
     ) -> None:
         self._connection = Connection(url, api_key, patience_s=patience_s, on_trouble=on_trouble)

@@ -220,7 +220,7 @@ REFUSED = {
     "priority out of range": (("submit", "--plugin", "echo", "--payload", "{}", "--priority", "1000"), "priority"),
     "no time": (("submit", "--plugin", "echo", "--payload", "{}", "--run-at", "tomorrow"), "run_at"),
     "missing file": (("submit", "missing.png", "--plugin", "ocr"), "missing.png"),
-    "folder": (("submit", "site", "--plugin", "ocr"), "site"),
+    "folder without files": (("submit", "site", "--plugin", "ocr", "--match", "*.png"), "site"),
     "field without value": (("submit", "--plugin", "sleep", "--field", "seconds"), "NAME=VALUE"),
     "payload no JSON": (("submit", "--plugin", "echo", "--payload", "{"), "--payload"),
     "payload no object": (("submit", "--plugin", "echo", "--payload", "[]"), "--payload"),
