@@ -78,7 +78,7 @@ def install_readme_plugin(site: Path) -> None:
 
 
 @contextlib.contextmanager
-def running_service(folder: Path, port: int = 0) -> Iterator[RunningService]:
+def running_service(folder: Path, port: int = 0, **environment: str) -> Iterator[RunningService]:
     """A service (on a free port) with its data in `folder/data`; has to end with exit code 0 on SIGTERM."""
     for picture in (ROOT / "examples/pictures").iterdir():
         shutil.copy(picture, folder)
@@ -88,7 +88,7 @@ def running_service(folder: Path, port: int = 0) -> Iterator[RunningService]:
         process = subprocess.Popen(
             [*COMMAND, "serve", "--port", str(port)],
             cwd=folder,
-            env=clean_environment() | {"PYTHONPATH": str(folder / "site")},
+            env=clean_environment() | {"PYTHONPATH": str(folder / "site")} | environment,
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import uuid
 from collections.abc import AsyncIterator
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -14,6 +12,7 @@ from service.client import ApiError, Client, File, Job, NoResultError, ServiceUn
 from service.models import JobOptions, JobStatus
 
 from .conftest import RunningService
+from .relays import losing_answers
 
 pytestmark = pytest.mark.xdist_group("cli")
 
@@ -22,27 +21,6 @@ pytestmark = pytest.mark.xdist_group("cli")
 async def client(service: RunningService) -> AsyncIterator[Client]:
     async with Client(service.url) as client:
         yield client
-
-
-@contextlib.asynccontextmanager
-async def losing_answers(url: str, losses: int) -> AsyncIterator[tuple[str, list[bytes]]]:
-    """The address of a relay to `url` that lets requests through and drops the first answers; and those requests."""
-    target = urlsplit(url)
-    requests: list[bytes] = []
-
-    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        requests.append(await reader.read(65_536))
-        service_reader, service_writer = await asyncio.open_connection(target.hostname, target.port)
-        service_writer.write(requests[-1].replace(b"Host: ", b"Connection: close\r\nHost: "))
-        answer = await service_reader.read()
-        if len(requests) > losses:
-            writer.write(answer)
-        writer.close()
-        service_writer.close()
-
-    server = await asyncio.start_server(relay, "127.0.0.1", 0)
-    async with server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", requests
 
 
 async def test_bytes_in_a_payload_arrive_as_bytes(client: Client) -> None:
