@@ -1,40 +1,20 @@
-"""A whole folder through the service: each file one job, however often the service or this command dies in between.
+"""The files of a folder, and the idempotency key of each.
 
-The idempotency key of a file is made of what it is and how it is sent, and of nothing else. So there is nothing to
-remember: the same command finds the jobs that it made before, and makes those that are missing.
+A key is made of what a file is and how it is sent, and of nothing else. So there is nothing to remember: the same
+command finds the jobs that it made before, and makes those that are missing.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import dataclasses
 import hashlib
 import json
-import mimetypes
 import os
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-from service.cli import inputs
-from service.cli.failures import Exit, UsageError
-from service.cli.following import outcome_of, remark
+from service.cli.failures import UsageError
 from service.cli.inputs import Input, Order
-from service.cli.output import coloured, print_table, put, safe, say, table_of
-from service.cli.parameters import Service
-from service.client import ApiError, Client, Failure, File, Job, ServiceUnreachableError
-from service.models import JobStatus
-
-_AT_ONCE: Final = 8  # files read and sent
-_TOLD: Final = 20  # refusals told one by one
-_BUSY: Final = 429
-#: Refusals that are about the file; any other one would meet every file.
-_OF_THE_FILE: Final = frozenset({400, 413, 415, 422})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -66,16 +46,6 @@ class Folder:
         return not self.patterns or any(path.match(pattern) for pattern in self.patterns)
 
 
-@dataclasses.dataclass(slots=True)
-class Outcome:
-    """What became of a file: a job, or a refusal."""
-
-    name: str
-    job: Job | None = None
-    refusal: ApiError | UsageError | None = None
-    written: Path | None = None
-
-
 def key_of(folder: Folder, order: Order, name: str, given: Input) -> str:
     """The idempotency key of a file: the same for the same content, name in the folder, order and run."""
     options = dataclasses.asdict(order.options)
@@ -84,187 +54,6 @@ def key_of(folder: Folder, order: Order, name: str, given: Input) -> str:
     digest.update(b"\n")
     digest.update(given.data or b"")
     return f"file-{digest.hexdigest()}"
-
-
-async def submit_folder(
-    service: Service, folder: Folder, order: Order, patience_s: float, *, wait: bool, output: Path | None
-) -> Exit:
-    """Send every file, wait for the jobs if asked to, and tell what became of each.
-
-    Raises `UsageError` when there is no file, `ServiceUnreachableError` when the service stays away, `ApiError` for a
-    refusal that is not about a file.
-    """
-    names = await asyncio.to_thread(folder.names, output)
-    if not names:
-        raise UsageError(f"There is no such file in {folder.place}.")
-    outcomes = [Outcome(name) for name in names]
-    try:
-        async with service.client(patience_s=patience_s, on_trouble=_Trouble(patience_s)) as client:
-            with _bar() as bar:
-                await _send_all(client, folder, order, outcomes, bar)
-                if wait:
-                    await _collect(client, outcomes, output, bar)
-    except (asyncio.CancelledError, ServiceUnreachableError):
-        sent = sum(outcome.job is not None for outcome in outcomes)
-        if sent:
-            say(f"{sent} of {len(names)} files are with the service, which keeps them. The same command goes on here.")
-        raise
-    return _tell(outcomes, waited=wait, as_json=service.json)
-
-
-async def _send_all(client: Client, folder: Folder, order: Order, outcomes: Sequence[Outcome], bar: Progress) -> None:
-    task = bar.add_task("sent", total=len(outcomes), note="")
-    left = iter(outcomes)
-    refused = 0
-
-    async def send_some() -> None:
-        nonlocal refused
-        for outcome in left:
-            try:
-                outcome.job = await _send(client, folder, order, outcome.name)
-            except (ApiError, UsageError) as error:
-                if isinstance(error, ApiError) and error.status not in _OF_THE_FILE:
-                    raise
-                outcome.refusal = error
-                refused += 1
-                if refused <= _TOLD:
-                    say(f"{outcome.name}: {error}", style="red")
-                bar.update(task, note=f"{refused} refused")
-            bar.advance(task)
-
-    senders = [asyncio.ensure_future(send_some()) for _ in range(_AT_ONCE)]
-    try:
-        await asyncio.gather(*senders)
-    finally:
-        for sender in senders:
-            sender.cancel()
-
-
-async def _send(client: Client, folder: Folder, order: Order, name: str) -> Job:
-    given = await asyncio.to_thread(inputs.read, folder.place / name, order)
-    key = await asyncio.to_thread(key_of, folder, order, name, given)
-    while True:
-        try:
-            return await inputs.send(client, order, given, key)
-        except ApiError as error:
-            # A service without room has not gone away: there will be some.
-            if error.status != _BUSY:
-                raise
-
-
-async def _collect(client: Client, outcomes: Sequence[Outcome], output: Path | None, bar: Progress) -> None:
-    by_id = {outcome.job.id: outcome for outcome in outcomes if outcome.job}
-    task = bar.add_task("done", total=len(by_id), note="")
-    failed = 0
-    async with contextlib.aclosing(client.results(by_id)) as results:
-        async for job in results:
-            outcome = by_id[job.id]
-            outcome.job = job
-            if job.status is not JobStatus.SUCCESS:
-                failed += 1
-            elif output is not None:
-                outcome.written = await _written(client, job, output / outcome.name)
-            bar.update(task, advance=1, note=f"{failed} failed" if failed else "")
-
-
-async def _written(client: Client, job: Job, place: Path) -> Path:
-    """The file with the result: named like the input, and by what it is."""
-    found = await client.result(job.id)
-    if isinstance(found, File):
-        data, suffix = found.data, mimetypes.guess_extension(found.media_type) or ".bin"
-    else:
-        data, suffix = (json.dumps(found, ensure_ascii=False, indent=2) + "\n").encode(), ".json"
-    path = place.with_name(place.name + suffix)
-    try:
-        await asyncio.to_thread(_replace, path, data)
-    except OSError as error:
-        raise UsageError(
-            f"Cannot write {path}: {(error.strerror or str(error)).lower()}. The service keeps the results."
-        ) from error
-    return path
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(data)
-    part.replace(path)
-
-
-def _tell(outcomes: Sequence[Outcome], *, waited: bool, as_json: bool) -> Exit:
-    if as_json:
-        put([_document(outcome) for outcome in outcomes])
-    else:
-        table = table_of("file", "id", "status", "what")
-        for outcome in outcomes:
-            job = outcome.job
-            what = remark(job) if job else str(outcome.refusal)
-            table.add_row(
-                safe(outcome.name), job.id if job else "", coloured(job.status) if job else "refused",
-                safe(str(outcome.written) if outcome.written else what),
-            )  # fmt: skip
-        print_table(table)
-    counts = Counter(str(outcome.job.status) if outcome.job else "refused" for outcome in outcomes)
-    if waited or counts["refused"]:
-        say(
-            f"{len(outcomes)} files: "
-            + ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
-            + "."
-        )
-    if counts["refused"]:
-        return Exit.USAGE
-    return max((outcome_of(outcome.job) for outcome in outcomes if outcome.job), default=Exit.OK) if waited else Exit.OK
-
-
-def _document(outcome: Outcome) -> dict[str, object]:
-    refusal = outcome.refusal
-    return {
-        "file": outcome.name,
-        "job": outcome.job and outcome.job.document,
-        "refusal": None if refusal is None else {"message": str(refusal), "problem": getattr(refusal, "problem", None)},
-        "output": None if outcome.written is None else str(outcome.written),
-    }
-
-
-class _Trouble:
-    """Tells that the service is away, and that it is back, once each time."""
-
-    def __init__(self, patience_s: float) -> None:
-        self._patience_s = patience_s
-        self._is_away = False
-        self._was_busy = False
-
-    def __call__(self, failure: Failure | None) -> None:
-        if failure is None:
-            if self._is_away:
-                say("The service answers again.")
-            self._is_away = False
-        elif isinstance(failure, ApiError) and failure.status == _BUSY:
-            if not self._was_busy:
-                say(f"The service has no room for more now: {failure}. Waiting for it.")
-            self._was_busy = True
-        elif not self._is_away:
-            self._is_away = True
-            say(f"{str(failure).rstrip('.')}. Waiting up to {self._patience_s:g} s for it to come back.")
-
-
-@contextlib.contextmanager
-def _bar() -> Iterator[Progress]:
-    """A progress bar where stderr is a terminal."""
-    console = Console(stderr=True)
-    with Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}", markup=False, style="red"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as bar:
-        yield bar
 
 
 def _unreadable(error: OSError) -> None:

@@ -5,14 +5,41 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
+from typing import Final
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from service.cli.failures import Exit, UsageError
 from service.cli.output import laid_out, pretty, put, safe, say
-from service.client import Client, File, Job, ServiceUnreachableError
+from service.client import ApiError, Client, Failure, File, Job, ServiceUnreachableError
 from service.models import JobStatus
+
+#: The answer of a service that has no room, but is well.
+BUSY: Final = 429
+
+
+class Trouble:
+    """Tells that the service is away, and that it is back, once each time."""
+
+    def __init__(self, patience_s: float) -> None:
+        self._patience_s = patience_s
+        self._is_away = False
+        self._was_busy = False
+
+    def __call__(self, failure: Failure | None) -> None:
+        """Hear what `Client` says: a failure after which it tries again, or None once it is over."""
+        if failure is None:
+            if self._is_away:
+                say("The service answers again.")
+            self._is_away = False
+        elif isinstance(failure, ApiError) and failure.status == BUSY:
+            if not self._was_busy:
+                say(f"The service has no room for more now: {failure}. Waiting for it.")
+            self._was_busy = True
+        elif not self._is_away:
+            self._is_away = True
+            say(f"{str(failure).rstrip('.')}. Waiting up to {self._patience_s:g} s for it to come back.")
 
 
 async def followed(client: Client, job_id: str) -> Job:

@@ -12,7 +12,8 @@ from cyclopts import Parameter
 
 from service.cli import inputs
 from service.cli.failures import Exit, UsageError
-from service.cli.folders import Folder, submit_folder
+from service.cli.folder_runs import submit_folder
+from service.cli.folders import Folder
 from service.cli.following import show_submitted
 from service.cli.inputs import STDIO, Input, Order, json_object, pair
 from service.cli.parameters import MANY, Output, Service, Wait

@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from typing import Annotated
+from typing import Annotated, Final
 
 from cyclopts import Parameter
 
 from service.cli.failures import Exit, UsageError
-from service.cli.following import outcome_of
+from service.cli.following import Trouble, outcome_of
 from service.cli.output import clean, moment, put
 from service.cli.parameters import MANY, Service
 from service.client import Event
+
+_PATIENCE_S: Final = 300.0
 
 
 async def watch(
@@ -34,7 +36,7 @@ async def watch(
     """
     if job_id is not None and (plugin is not None or type):
         raise UsageError("--plugin and --type are for all jobs: leave ID out.")
-    async with service.client() as client:
+    async with service.client(patience_s=_PATIENCE_S, on_trouble=Trouble(_PATIENCE_S)) as client:
         if job_id is None:
             events = client.stream_all(plugin=plugin, types=type, after=after)
         else:
