@@ -24,7 +24,8 @@ from service.api.access import Gate, is_loopback
 from service.api.app import create_app
 from service.api.connections import create_runner
 from service.api.webhook_views import message
-from service.db import instances, plugin_metrics, queue_depth
+from service.control_management import PluginControlService
+from service.db import instances, plugin_controls, plugin_metrics, queue_depth
 from service.db.database import Database
 from service.db.directories import make_directory
 from service.db.engine import DatabaseKind, database_kind, sqlite_path
@@ -44,12 +45,15 @@ from service.job_management import JobManagementService
 from service.key_management import KeyManagementService
 from service.metrics import Metrics, measure_loop_lag
 from service.models import timestamp
+from service.plugin_controls import PluginControls
 from service.plugin_management import PluginManagementService
 from service.plugins.discovery import installed_plugins
 from service.plugins.manifest import PluginSource
 from service.queue_limits import Limits, QueueLimits
 from service.rescuer import LeaseKeeper, Rescuer
 from service.retries import RetryPolicy
+from service.schedule_management import ScheduleManagementService
+from service.scheduler import Scheduler
 from service.settings import Settings
 from service.throughput import Throughput
 from service.tool_runner.pool import WorkerPool
@@ -158,7 +162,11 @@ class Service:
             runner = ToolRunner(WorkerPool(settings), sources, settings)
             await runner.start()
             stack.push_async_callback(runner.close)
-            plugins = PluginManagementService(runner, lambda: plugin_metrics.load(database.reader))
+            plugins = PluginManagementService(
+                runner,
+                lambda: plugin_metrics.load(database.reader),
+                lambda: plugin_controls.load(database.reader),
+            )
             await plugins.start()
             stack.push_async_callback(plugins.close)
             queue_limits = QueueLimits(
@@ -170,6 +178,8 @@ class Service:
                 lambda each: queue_depth.load(database.reader, each=each),
             )
             await queue_limits.refresh()
+            controls = PluginControls(lambda: plugin_controls.load(database.reader), events)
+            await controls.refresh()
             jobs = JobManagementService(
                 database,
                 plugins,
@@ -179,6 +189,10 @@ class Service:
                 retries=RetryPolicy(base_s=settings.retry_base_s, cap_s=settings.retry_cap_s),
                 queue_limits=queue_limits,
                 webhook_rules=settings.webhook_rules,
+                controls=controls,
+            )
+            schedules = ScheduleManagementService(
+                database, plugins, queue_limits, controls, events=events, metrics=metrics
             )
             webhooks = WebhookManagementService(database, settings.webhook_rules)
             deliverer = WebhookDeliverer(
@@ -206,8 +220,9 @@ class Service:
             health = Health(database, jobs)
             failed = asyncio.Event()
             loops = {
-                "dispatcher": Dispatcher(jobs, plugins, events, capacity=runner.capacity).run,
+                "dispatcher": Dispatcher(jobs, plugins, events, controls, capacity=runner.capacity).run,
                 "housekeeper": Housekeeper(jobs, plugins, events, plugin_wait_s=plugin_wait_s).run,
+                "scheduler": Scheduler(schedules, events).run,
                 "lease keeper": LeaseKeeper(jobs, lease_s=settings.lease_s).run,
                 "rescuer": Rescuer(jobs).run,
                 "webhooks": deliverer.run,
@@ -219,6 +234,7 @@ class Service:
                 "throughput": throughput.keep,
                 "event tail": following.keep_tail,
                 "followed jobs": following.keep_watch,
+                "plugin controls": controls.keep,
                 "lag": lambda: measure_loop_lag(metrics),
             }
             for name, loop in loops.items():
@@ -226,8 +242,20 @@ class Service:
             url = None
             if listen:
                 actions, batches = JobActions(database, jobs, events), JobBatches(database, events)
-                gate = _gate(settings, keys)
-                app = create_app(jobs, actions, batches, plugins, webhooks, health, settings, metrics, gate, following)
+                app = create_app(
+                    jobs,
+                    actions,
+                    batches,
+                    plugins,
+                    webhooks,
+                    schedules,
+                    PluginControlService(database, plugins, controls, events),
+                    health,
+                    settings,
+                    metrics,
+                    _gate(settings, keys),
+                    following,
+                )
                 url = await stack.enter_async_context(_listening(app, settings, metrics))
                 stack.push_async_callback(_record_use, keys)
             stack.push_async_callback(jobs.drain, settings.drain_s)

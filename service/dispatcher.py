@@ -11,6 +11,7 @@ import structlog
 from service.errors import ServiceUnavailableError
 from service.events import EventBus
 from service.job_management import JobManagementService
+from service.plugin_controls import PluginControls
 from service.plugin_management import PluginManagementService
 
 #: Polling is the truth, wake-ups only shorten it.
@@ -23,15 +24,22 @@ class Dispatcher:
     """Keeps up to `capacity` jobs running."""
 
     def __init__(
-        self, jobs: JobManagementService, plugins: PluginManagementService, events: EventBus, *, capacity: int
+        self,
+        jobs: JobManagementService,
+        plugins: PluginManagementService,
+        events: EventBus,
+        controls: PluginControls,
+        *,
+        capacity: int,
     ) -> None:
         self._jobs = jobs
         self._plugins = plugins
         self._events = events
+        self._controls = controls
         self._capacity = capacity
 
     async def run(self) -> None:
-        """Dispatch at every wake-up, and at least once in `POLL_S`, until cancelled."""
+        """Dispatch at every wake-up, and at least once in `POLL_S` (sooner under limits), until cancelled."""
         while True:
             self._events.work.clear()
             try:
@@ -41,7 +49,7 @@ class Dispatcher:
                 await asyncio.sleep(POLL_S)
             # Not `wait_for`: on Python 3.11 it swallows a cancellation that comes together with the wake-up.
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(POLL_S):
+                async with asyncio.timeout(self._controls.poll_s(POLL_S)):
                     await self._events.work.wait()
 
     async def dispatch(self) -> int:

@@ -183,6 +183,53 @@ class TooManyStreamsError(ServiceError):
         self.retry_after_s = retry_after_s
 
 
+class ScheduleInvalidError(ServiceError, ValueError):
+    """A schedule cannot be followed as it was described; `problem` names the field."""
+
+    def __init__(self, problem: FieldProblem) -> None:
+        super().__init__(f"{problem.pointer or 'The schedule'}: {problem.message}")
+        self.problem = problem
+
+
+class ScheduleNotFoundError(ServiceError, LookupError):
+    """No such schedule, or not this tenant's."""
+
+    def __init__(self, schedule_id: str) -> None:
+        super().__init__(f"There is no schedule {schedule_id}.")
+        self.schedule_id = schedule_id
+
+
+class FileNotInScheduleError(ServiceError, LookupError):
+    """The payload of the schedule has no bytes at that pointer."""
+
+    def __init__(self, schedule_id: str, pointer: str) -> None:
+        super().__init__(f"Schedule {schedule_id} has no file {pointer!r}.")
+        self.schedule_id = schedule_id
+        self.pointer = pointer
+
+
+class ScheduleExistsError(ServiceError):
+    """The tenant has a schedule of that name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"There is a schedule {name!r} already.")
+
+
+class TooManySchedulesError(ServiceError):
+    """The tenant has as many schedules as it may."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"There are {most} schedules, and no more may be: delete one first.")
+
+
+class PluginPausedError(ServiceError):
+    """An operator has paused the plugin, new jobs included; nothing was recorded."""
+
+    def __init__(self, plugin: str, reason: str | None) -> None:
+        super().__init__(f"Plugin {plugin!r} is paused and takes no jobs{f': {reason}' if reason else '.'}")
+        self.plugin = plugin
+
+
 class KeyNotFoundError(ServiceError, LookupError):
     """No API key begins so."""
 

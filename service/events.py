@@ -8,8 +8,11 @@ import contextlib
 from collections.abc import Callable, Collection, Iterator
 from typing import Final
 
-#: What `EventBus.tell_others` is told when there may be work; else it is the id of a job that changed.
+#: What `EventBus.tell_others` is told when there may be work; else it is the id of a job that changed, or one of these.
 WORK: Final = "work"
+#: What may be watched beside jobs: something was set for a plugin; schedules were changed.
+CONTROLS: Final = "controls"
+SCHEDULES: Final = "schedules"
 
 
 class EventBus:
@@ -32,7 +35,10 @@ class EventBus:
 
     @contextlib.contextmanager
     def watch(self, job_id: str) -> Iterator[asyncio.Event]:
-        """An event that is set at every change of the job. Watch first, then read the row: no change slips between."""
+        """An event that is set at every change of the job, or of what else `changed` names.
+
+        Watch first, then read the row: no change slips between.
+        """
         changed = asyncio.Event()
         self._watchers[job_id].add(changed)
         try:
@@ -44,8 +50,12 @@ class EventBus:
 
     def job_changed(self, job_id: str) -> None:
         """A change of the job is committed."""
-        self.heard(job_id)
-        self.tell_others(job_id)
+        self.changed(job_id)
+
+    def changed(self, what: str) -> None:
+        """A change of `CONTROLS`, `SCHEDULES` or a job is committed."""
+        self.heard(what)
+        self.tell_others(what)
 
     def work_arrived(self) -> None:
         """There may be something to claim."""

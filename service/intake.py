@@ -27,6 +27,7 @@ from service.errors import (
     NotStorableError,
     PayloadInvalidError,
     PluginNotFoundError,
+    PluginPausedError,
     PluginUnavailableError,
     QueueFullError,
     ServiceError,
@@ -44,6 +45,7 @@ from service.models import (
     Submission,
     timestamp,
 )
+from service.plugin_controls import PluginControls
 from service.plugin_management import PluginManagementService
 from service.plugins.manifest import PluginManifest
 from service.queue_limits import QueueLimits
@@ -58,7 +60,7 @@ _BATCHES: Final = uuid.UUID("0190e7a1-6f0c-7b3e-8f56-3d1c5c7e9a42")
 #: What is wrong with a request now and need not have been when it was made for the first time.
 _REFUSALS: Final = (
     PluginNotFoundError, PluginUnavailableError, PayloadInvalidError, NotStorableError, QueueFullError,
-    WebhookUrlError,
+    PluginPausedError, WebhookUrlError,
 )  # fmt: skip
 
 
@@ -103,6 +105,7 @@ class Intake:
         metrics: Metrics,
         queue_limits: QueueLimits,
         webhook_rules: WebhookRules,
+        controls: PluginControls,
     ) -> None:
         self._database = database
         self._documents = Documents(database.blobs)
@@ -113,6 +116,7 @@ class Intake:
         self._count_submitted = functools.cache(metrics.submitted.labels)
         self._queue_limits = queue_limits
         self._webhook_rules = webhook_rules
+        self._controls = controls
         self.accepting = True
 
     async def create(self, plugin: str, payload: Mapping[str, Any], options: JobOptions) -> str:
@@ -213,6 +217,7 @@ class Intake:
     async def _check(self, request: JobRequest) -> tuple[PluginManifest, dict[str, Any]]:
         """The plugin's manifest, and the payload as it takes it; raises what is wrong with the request."""
         manifest = await self._plugin_management.manifest(request.plugin)
+        self._controls.check_intake(request.plugin)
         if request.options.webhook is not None:
             self._webhook_rules.check_url(request.options.webhook.url, "/webhook/url")
         payload = request.payload if request.bind is None else await request.bind()

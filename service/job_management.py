@@ -57,6 +57,7 @@ from service.models import (
     timestamp,
 )
 from service.outcomes import Failed, Outcome, Succeeded, failed, judge
+from service.plugin_controls import PluginControl, PluginControls
 from service.plugin_management import PluginManagementService
 from service.queue_limits import Depth, Limits, QueueLimits
 from service.retries import RetryPolicy
@@ -111,6 +112,7 @@ class JobManagementService:
         retries: RetryPolicy | None = None,
         queue_limits: QueueLimits | None = None,
         webhook_rules: WebhookRules | None = None,
+        controls: PluginControls | None = None,
     ) -> None:
         self._database = database
         self._documents = Documents(database.blobs)
@@ -119,6 +121,7 @@ class JobManagementService:
         self._metrics = metrics or Metrics()
         self._lease_s = lease_s
         self._retries = retries or RetryPolicy()
+        self._controls = controls or PluginControls(_uncontrolled, self._events)
         self.intake = Intake(
             database,
             plugin_management,
@@ -126,6 +129,7 @@ class JobManagementService:
             self._metrics,
             queue_limits or QueueLimits(Limits(), _uncounted),
             webhook_rules or WebhookRules(),
+            self._controls,
         )
         self._executions: dict[tuple[str, int], _Execution] = {}  # by job and fence
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -164,8 +168,9 @@ class JobManagementService:
         """Check a request against the plugin's manifest, then record its job.
 
         A used key or id yields the job it made before, for this tenant, whatever has become of the plugin and the
-        queue. Raises `PluginNotFoundError`, `PluginUnavailableError`, `PayloadInvalidError`, `NotStorableError`,
-        `QueueFullError`, `IdempotencyConflictError`, `JobIdReusedError`, `ServiceUnavailableError`: no row then.
+        queue. Raises `PluginNotFoundError`, `PluginUnavailableError`, `PluginPausedError`, `PayloadInvalidError`,
+        `NotStorableError`, `WebhookUrlError`, `QueueFullError`, `IdempotencyConflictError`, `JobIdReusedError`,
+        `ServiceUnavailableError`: no row then.
         """
         return await self.intake.submit(request, tenant)
 
@@ -255,7 +260,8 @@ class JobManagementService:
 
         On a RUNNING job, wait for the recorded outcome; on SUCCESS or FAILED return the recorded pair without running.
         However many ask at once, the plugin runs once; it goes on when a caller stops waiting. The pair is this
-        attempt's, even where it failed and another attempt is to follow. Raises `JobNotFoundError`, and `JobStateError`
+        attempt's, even where it failed and another attempt is to follow. It is an order: it waits for no `run_at`, no
+        free worker, and no control of the plugin. Raises `JobNotFoundError`, and `JobStateError`
         on a CANCELLED job.
         """
         while True:
@@ -415,7 +421,13 @@ class JobManagementService:
         job_id: str | None = None,
     ) -> list[asyncio.Task[Pair | None]]:
         claim = Claim(
-            owner=self.instance_id, limit=limit, lease_s=self._lease_s, caps=caps or {}, plugins=plugins, job_id=job_id
+            owner=self.instance_id,
+            limit=limit,
+            lease_s=self._lease_s,
+            caps=caps or {},
+            plugins=plugins,
+            controlled=self._controls.are_set,
+            job_id=job_id,
         )
         trusted_until = self._trusted_until()
         claimed = await self._database.writer.write(job_claims.claim, claim)
@@ -592,3 +604,7 @@ def canonical_id(job_id: str) -> str:
 
 async def _uncounted(each: bool) -> Depth:
     return Depth()
+
+
+async def _uncontrolled() -> Mapping[str, PluginControl]:
+    return {}

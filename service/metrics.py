@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 _LAG_TIMER_S = 0.01
 _LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5)
+_DELAY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 600, 3600)
 _RUN_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 
@@ -29,6 +30,13 @@ class Metrics:
         )
         self.lost_leases = Counter(
             "jobservice_lost_leases", "Plugins stopped because their lease was lost or could not be renewed",
+            registry=self.registry,
+        )  # fmt: skip
+        self.fired = Counter(
+            "jobservice_schedule_jobs", "Jobs made by ticks of schedules", ["plugin"], registry=self.registry
+        )
+        self.tick_delay = Histogram(
+            "jobservice_schedule_delay_seconds", "How long after its tick a job was made", buckets=_DELAY_BUCKETS,
             registry=self.registry,
         )  # fmt: skip
         self.rescued = Counter(

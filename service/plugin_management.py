@@ -14,6 +14,7 @@ import structlog
 from service.errors import PayloadInvalidError, PluginLoadError, PluginNotFoundError, PluginUnavailableError
 from service.models import Pair, PluginMetrics
 from service.payloads import InputSchema
+from service.plugin_controls import PluginControl
 from service.plugins.manifest import PluginManifest, PluginSource
 from service.tool_runner.runner import ToolRunner
 
@@ -28,6 +29,7 @@ FAILURES_OF_ILL_HEALTH: Final = 5
 log = structlog.get_logger(__name__)
 
 LoadMetrics = Callable[[], Awaitable[Mapping[str, PluginMetrics]]]
+LoadControls = Callable[[], Awaitable[Mapping[str, PluginControl]]]
 
 
 class PluginState(enum.StrEnum):
@@ -49,6 +51,7 @@ class PluginInfo:
     source: PluginSource
     manifest: PluginManifest | None
     metrics: PluginMetrics
+    control: PluginControl
 
 
 @dataclasses.dataclass(slots=True)
@@ -70,9 +73,12 @@ class _Entry:
 class PluginManagementService:
     """Knows manifests, limits, health and metrics of plugins, and delegates their execution to ToolRunner."""
 
-    def __init__(self, tool_runner: ToolRunner, load_metrics: LoadMetrics) -> None:
+    def __init__(
+        self, tool_runner: ToolRunner, load_metrics: LoadMetrics, load_controls: LoadControls | None = None
+    ) -> None:
         self._tool_runner = tool_runner
         self._load_metrics = load_metrics
+        self._load_controls = load_controls or _uncontrolled
         self._entries = {name: _Entry(source) for name, source in tool_runner.sources.items()}
         self._describing: asyncio.Task[None] | None = None
 
@@ -94,12 +100,12 @@ class PluginManagementService:
 
     async def list_plugins(self) -> list[PluginInfo]:
         """Every installed plugin, by name."""
-        metrics = await self._load_metrics()
-        return [self._info(entry, metrics) for _, entry in sorted(self._entries.items())]
+        metrics, controls = await self._load_metrics(), await self._load_controls()
+        return [self._info(entry, metrics, controls) for _, entry in sorted(self._entries.items())]
 
     async def get_plugin(self, name: str) -> PluginInfo:
         """One plugin; raises `PluginNotFoundError`."""
-        return self._info(self._entry(name), await self._load_metrics())
+        return self._info(self._entry(name), await self._load_metrics(), await self._load_controls())
 
     async def manifest(self, name: str) -> PluginManifest:
         """The manifest; waits a while for a plugin that is loading.
@@ -143,6 +149,10 @@ class PluginManagementService:
             for name, entry in self._entries.items()
             if entry.manifest is not None and entry.manifest.concurrency is not None
         }
+
+    def check_installed(self, name: str) -> None:
+        """Raise `PluginNotFoundError` unless the plugin is installed here."""
+        self._entry(name)
 
     def _entry(self, name: str) -> _Entry:
         try:
@@ -191,7 +201,9 @@ class PluginManagementService:
         finally:
             entry.described_at = time.monotonic()
 
-    def _info(self, entry: _Entry, metrics: Mapping[str, PluginMetrics]) -> PluginInfo:
+    def _info(
+        self, entry: _Entry, metrics: Mapping[str, PluginMetrics], controls: Mapping[str, PluginControl]
+    ) -> PluginInfo:
         name = entry.source.name
         own = metrics.get(name, PluginMetrics())
         reason = entry.reason
@@ -206,4 +218,9 @@ class PluginManagementService:
             source=entry.source,
             manifest=entry.manifest,
             metrics=own,
+            control=controls.get(name, PluginControl()),
         )
+
+
+async def _uncontrolled() -> Mapping[str, PluginControl]:
+    return {}

@@ -14,6 +14,7 @@ from service.api.open_streams import OpenStreams
 from service.api.resources import Resource, read_files
 from service.api.routes import ROUTES
 from service.api.services import Health, Services
+from service.control_management import PluginControlService
 from service.errors import StartupError
 from service.following import FollowingService
 from service.job_actions import JobActions
@@ -21,6 +22,7 @@ from service.job_batches import JobBatches
 from service.job_management import JobManagementService
 from service.metrics import Metrics
 from service.plugin_management import PluginManagementService
+from service.schedule_management import ScheduleManagementService
 from service.settings import Settings
 from service.webhook_management import WebhookManagementService
 
@@ -31,6 +33,8 @@ def create_app(
     batches: JobBatches,
     plugins: PluginManagementService,
     webhooks: WebhookManagementService,
+    schedules: ScheduleManagementService,
+    controls: PluginControlService,
     health: Health,
     settings: Settings,
     metrics: Metrics,
@@ -51,6 +55,8 @@ def create_app(
         batches=batches,
         plugins=plugins,
         webhooks=webhooks,
+        schedules=schedules,
+        controls=controls,
         health=health,
         metrics=metrics,
         gate=gate,

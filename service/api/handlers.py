@@ -79,7 +79,7 @@ async def accepted(services: Services, arguments: Arguments, submission: Submiss
         headers["Preference-Applied"] = f"wait={wait_s}"
         job = await services.jobs.wait_for(job.id, wait_s, tenant=arguments.caller.tenant)
     ended = wait_s is not None and job.status.is_terminal
-    return await _job(job, HTTPStatus.OK if ended else HTTPStatus.ACCEPTED, headers)
+    return await job_response(job, HTTPStatus.OK if ended else HTTPStatus.ACCEPTED, headers)
 
 
 async def list_jobs(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
@@ -90,7 +90,7 @@ async def list_jobs(services: Services, request: web.Request, arguments: Argumen
         query = urlencode({**request.query, "cursor": page.next})
         headers[hdrs.LINK] = f'</v1/jobs?{query}>; rel="next"'
     view: views.JobListView = {"items": [views.job_summary(job) for job in page.items], "next": page.next}
-    return _json(view, headers=headers)
+    return json_response(view, headers=headers)
 
 
 async def get_job(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
@@ -116,7 +116,7 @@ async def get_result(services: Services, request: web.Request, arguments: Argume
     job = await services.jobs.get_record(request.match_info["job_id"], tenant=arguments.caller.tenant)
     match job.status:
         case JobStatus.PENDING | JobStatus.RUNNING:
-            return _json(views.job_summary(job), HTTPStatus.ACCEPTED, {hdrs.RETRY_AFTER: str(RETRY_AFTER_S)})
+            return json_response(views.job_summary(job), HTTPStatus.ACCEPTED, {hdrs.RETRY_AFTER: str(RETRY_AFTER_S)})
         case JobStatus.FAILED:
             error = job.error or {}
             raise Problem(
@@ -169,30 +169,30 @@ async def list_attempts(services: Services, request: web.Request, arguments: Arg
     """Every execution of the job."""
     attempts = await services.jobs.list_attempts(request.match_info["job_id"], tenant=arguments.caller.tenant)
     view: views.AttemptListView = {"items": [views.attempt_view(attempt) for attempt in attempts]}
-    return _json(view)
+    return json_response(view)
 
 
 async def cancel_job(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
     """200 when the job is cancelled, 202 while it is stopping."""
     job = await services.jobs.cancel_job(request.match_info["job_id"], tenant=arguments.caller.tenant)
-    return await _job(job, HTTPStatus.OK if job.status.is_terminal else HTTPStatus.ACCEPTED)
+    return await job_response(job, HTTPStatus.OK if job.status.is_terminal else HTTPStatus.ACCEPTED)
 
 
 async def list_plugins(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
     """Every installed plugin."""
     plugins = await services.plugins.list_plugins()
     view: views.PluginListView = {"items": [views.plugin_summary(plugin) for plugin in plugins]}
-    return _json(view)
+    return json_response(view)
 
 
 async def get_plugin(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
     """One plugin with its schemas."""
-    return _json(views.plugin_view(await services.plugins.get_plugin(request.match_info["name"])))
+    return json_response(views.plugin_view(await services.plugins.get_plugin(request.match_info["name"])))
 
 
 async def livez(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
     """The process answers."""
-    return _json({"status": "ok"})
+    return json_response({"status": "ok"})
 
 
 async def readyz(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
@@ -207,7 +207,7 @@ async def readyz(services: Services, request: web.Request, arguments: Arguments)
             headers={hdrs.RETRY_AFTER: str(RETRY_AFTER_S)},
         )
     warnings = list(services.health.warnings)
-    return _json({"status": "ready", "warnings": warnings} if warnings else {"status": "ready"})
+    return json_response({"status": "ready", "warnings": warnings} if warnings else {"status": "ready"})
 
 
 async def get_metrics(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
@@ -215,9 +215,10 @@ async def get_metrics(services: Services, request: web.Request, arguments: Argum
     return web.Response(body=services.metrics.render(), headers={hdrs.CONTENT_TYPE: CONTENT_TYPE_LATEST})
 
 
-async def _job(
+async def job_response(
     job: JobRecord, status: HTTPStatus = HTTPStatus.OK, headers: Mapping[str, str] | None = None
 ) -> web.Response:
+    """A job as JSON; made beside the event loop where it is large."""
     body = await _beside(lambda: orjson.dumps(views.job_view(job)), job.payload, job.result)
     return _body(body, status, headers)
 
@@ -234,7 +235,10 @@ async def _beside(work: Callable[[], _Made], *documents: Mapping[str, JSON] | No
     return await asyncio.to_thread(work)
 
 
-def _json(view: Any, status: HTTPStatus = HTTPStatus.OK, headers: Mapping[str, str] | None = None) -> web.Response:
+def json_response(
+    view: Any, status: HTTPStatus = HTTPStatus.OK, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    """A view as JSON."""
     return _body(orjson.dumps(view), status, headers)
 
 

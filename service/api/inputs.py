@@ -95,6 +95,20 @@ Moment = Annotated[str, Field(json_schema_extra={"format": "date-time"}), AfterV
 Tag = Annotated[str, Field(min_length=1, max_length=100, json_schema_extra=NO_NUL), AfterValidator(no_nul)]
 PluginName = Annotated[str, Field(min_length=1, max_length=200, json_schema_extra=NO_NUL), AfterValidator(no_nul)]
 
+Priority = Annotated[int, Field(ge=-100, le=100, description="Higher starts earlier", default=0), WHOLE]
+TimeoutS = Annotated[float, Field(gt=0, le=1e9, description="Limit of its execution, if lower than the plugin's")]
+MaxAttempts = Annotated[
+    int,
+    Field(ge=1, le=MAX_ATTEMPTS, description="How often it may be tried; default: what the plugin says, or 1"),
+    WHOLE,
+]
+Tags = Annotated[list[Tag], Field(max_length=20, description="Labels to find the job by")]
+Metadata = Annotated[
+    dict[str, JSON],
+    Field(description=f"Your own data, kept with the job; at most {MAX_METADATA_BYTES} bytes of JSON"),
+    AfterValidator(_storable),
+]
+
 WebhookUrl = Annotated[
     str,
     Field(
@@ -146,27 +160,13 @@ class JobWebhookInput(TypedDict):
 class OptionsInput(TypedDict):
     """Options of a job."""
 
-    priority: NotRequired[Annotated[int, Field(ge=-100, le=100, description="Higher starts earlier", default=0), WHOLE]]
+    priority: NotRequired[Priority]
     run_at: NotRequired[Annotated[Moment, Field(description="The job may not start before")]]
     expires_at: NotRequired[Annotated[Moment, Field(description="The job may not start after; then it is FAILED")]]
-    timeout_s: NotRequired[
-        Annotated[float, Field(gt=0, le=1e9, description="Limit of its execution, if lower than the plugin's")]
-    ]
-    max_attempts: NotRequired[
-        Annotated[
-            int,
-            Field(ge=1, le=MAX_ATTEMPTS, description="How often it may be tried; default: what the plugin says, or 1"),
-            WHOLE,
-        ]
-    ]
-    tags: NotRequired[Annotated[list[Tag], Field(max_length=20, description="Labels to find the job by")]]
-    metadata: NotRequired[
-        Annotated[
-            dict[str, JSON],
-            Field(description=f"Your own data, kept with the job; at most {MAX_METADATA_BYTES} bytes of JSON"),
-            AfterValidator(_storable),
-        ]
-    ]
+    timeout_s: NotRequired[TimeoutS]
+    max_attempts: NotRequired[MaxAttempts]
+    tags: NotRequired[Tags]
+    metadata: NotRequired[Metadata]
     webhook: NotRequired[JobWebhookInput]
 
 

@@ -11,6 +11,7 @@ import orjson
 from aiohttp import web
 from typing_extensions import TypedDict
 
+from service.api.problem_types import PROBLEM_TYPES, url
 from service.api.strict_json import MalformedJSONError
 from service.errors import (
     BatchNotFoundError,
@@ -18,6 +19,7 @@ from service.errors import (
     EventNotFoundError,
     FieldProblem,
     FileNotInJobError,
+    FileNotInScheduleError,
     IdempotencyConflictError,
     JobIdReusedError,
     JobNotFoundError,
@@ -26,9 +28,14 @@ from service.errors import (
     PayloadInvalidError,
     PluginLoadError,
     PluginNotFoundError,
+    PluginPausedError,
     PluginUnavailableError,
     QueueFullError,
+    ScheduleExistsError,
+    ScheduleInvalidError,
+    ScheduleNotFoundError,
     ServiceUnavailableError,
+    TooManySchedulesError,
     TooManyStreamsError,
     WebhookNotFoundError,
     WebhookStateError,
@@ -139,6 +146,12 @@ STATUS_OF: Final[Sequence[tuple[type[Exception], HTTPStatus, str]]] = (
     (DeliveryNotFoundError, HTTPStatus.NOT_FOUND, "unknown-delivery"),
     (JobStateError, HTTPStatus.CONFLICT, "wrong-state"),
     (WebhookStateError, HTTPStatus.CONFLICT, "wrong-state"),
+    (FileNotInScheduleError, HTTPStatus.NOT_FOUND, "unknown-file"),
+    (ScheduleNotFoundError, HTTPStatus.NOT_FOUND, "unknown-schedule"),
+    (PluginPausedError, HTTPStatus.CONFLICT, "plugin-paused"),
+    (ScheduleExistsError, HTTPStatus.CONFLICT, "schedule-exists"),
+    (TooManySchedulesError, HTTPStatus.CONFLICT, "too-many-schedules"),
+    (ScheduleInvalidError, HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-content"),
     (PayloadInvalidError, HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-payload"),
     (NotStorableError, HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-content"),
     (WebhookUrlError, HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-content"),
@@ -179,7 +192,7 @@ def _places(error: Exception) -> Sequence[FieldProblem]:
     match error:
         case PayloadInvalidError():
             return error.problems
-        case NotStorableError() | MalformedJSONError() | WebhookUrlError():
+        case NotStorableError() | MalformedJSONError() | WebhookUrlError() | ScheduleInvalidError():
             return (error.problem,)
         case _:
             return ()
@@ -229,8 +242,8 @@ def item_view(problem: Problem) -> ItemProblemView:
 
 def _head(problem: Problem) -> ItemProblemView:
     return {
-        "type": f"/problems/{problem.kind}",
-        "title": problem.kind.replace("-", " ").capitalize(),
+        "type": url(problem.kind),
+        "title": PROBLEM_TYPES[problem.kind].title,
         "status": problem.status.value,
         "detail": _encodable(problem.detail),
     }

@@ -5,7 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from service.api import actions, batches, bulk_inputs, bulk_views, events, handlers, inputs, pages, submissions, views
+from service.api import (
+    actions,
+    batches,
+    bulk_inputs,
+    bulk_views,
+    controls,
+    events,
+    handlers,
+    inputs,
+    pages,
+    schedules,
+    submissions,
+    views,
+)
 from service.api.access import ADMIN, ANY_KEY, OPERATOR_REPORT, PUBLIC, READ, SUBMIT
 from service.api.route import ANY, EVENT_STREAM, JSON_TYPE, NDJSON_TYPE, Answer, Body, Route, Schema
 from service.api.webhook_routes import WEBHOOK_ROUTES
@@ -81,6 +94,7 @@ ROUTES: Final[Sequence[Route]] = (
             "multipart/form-data": Body(read=submissions.from_form, schema=_FORM),
         },
         answers={200: _ENDED_IN_TIME, 202: _ACCEPTED},
+        problems=(409,),
     ),
     Route(
         method="PUT",
@@ -346,8 +360,11 @@ ROUTES: Final[Sequence[Route]] = (
             ANY: Body(read=submissions.payload_from_bytes, schema=_RAW_BYTES),
         },
         answers={200: _ENDED_IN_TIME, 202: _ACCEPTED},
+        problems=(409,),
     ),
     *WEBHOOK_ROUTES,
+    *controls.ROUTES,
+    *schedules.ROUTES,
     Route(
         method="GET",
         path="/livez",

@@ -9,12 +9,14 @@ from typing import Protocol
 from service.api.access import Gate
 from service.api.open_streams import OpenStreams
 from service.api.resources import Resource
+from service.control_management import PluginControlService
 from service.following import FollowingService
 from service.job_actions import JobActions
 from service.job_batches import JobBatches
 from service.job_management import JobManagementService
 from service.metrics import Metrics
 from service.plugin_management import PluginManagementService
+from service.schedule_management import ScheduleManagementService
 from service.webhook_management import WebhookManagementService
 
 
@@ -57,6 +59,8 @@ class Services:
     batches: JobBatches
     plugins: PluginManagementService
     webhooks: WebhookManagementService
+    schedules: ScheduleManagementService
+    controls: PluginControlService
     health: Health
     metrics: Metrics
     gate: Gate

@@ -11,6 +11,7 @@ from typing_extensions import TypedDict
 from service.api.problems import ErrorView
 from service.codec import BLOB_KEY, escape_pointer
 from service.models import JSON, AttemptRecord, BlobRef, JobRecord, JobStatus, Progress, QueuePlace, Timestamp
+from service.plugin_controls import PluginControl
 from service.plugin_management import PluginInfo, PluginState
 from service.plugins.manifest import PluginManifest
 
@@ -131,6 +132,18 @@ class PluginLimitsView(TypedDict):
     max_attempts: int | None
 
 
+class PluginControlView(TypedDict):
+    """What an operator has set for a plugin, over all processes; with `intake` it takes no jobs while it is paused."""
+
+    paused: bool
+    intake: bool
+    reason: str | None
+    paused_at: Timestamp | None
+    concurrency: int | None
+    rate_per_s: float | None
+    burst: int | None
+
+
 class PluginSummaryView(TypedDict):
     """A plugin without its schemas; `reason` says why it is not available and what to do."""
 
@@ -142,6 +155,7 @@ class PluginSummaryView(TypedDict):
     healthy: bool
     reason: str | None
     limits: PluginLimitsView | None
+    control: PluginControlView
     metrics: PluginMetricsView
     links: dict[str, str]
 
@@ -272,6 +286,7 @@ def plugin_summary(plugin: PluginInfo) -> PluginSummaryView:
         "healthy": plugin.healthy,
         "reason": plugin.reason,
         "limits": _limits(manifest),
+        "control": _control(plugin.control),
         "metrics": {
             "success_count": metrics.success_count,
             "error_count": metrics.error_count,
@@ -291,6 +306,18 @@ def _limits(manifest: PluginManifest | None) -> PluginLimitsView | None:
         "memory_mb": manifest.memory_mb,
         "concurrency": manifest.concurrency,
         "max_attempts": manifest.max_attempts,
+    }
+
+
+def _control(control: PluginControl) -> PluginControlView:
+    return {
+        "paused": control.paused_at is not None,
+        "intake": control.refuses_jobs,
+        "reason": control.reason,
+        "paused_at": control.paused_at,
+        "concurrency": control.concurrency,
+        "rate_per_s": control.rate_per_s,
+        "burst": control.burst,
     }
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
 
+from service.db import plugin_controls
 from service.db.job_attempts import begin_attempts
 from service.db.job_events import COUNT_EVENT, add_events
 from service.db.schema import jobs
+from service.db.schema import plugin_controls as controls
 from service.db.statements import Statement, batch, batch_table, literal
 from service.db.transaction import Transaction
 from service.models import ClaimedJob, later
@@ -38,7 +41,9 @@ CLAIMED: Final = (
 class Claim:
     """Up to `limit` due jobs, at most `caps[plugin]` of each plugin named there; or `job_id` alone, due or not.
 
-    `plugins` are the only ones to claim for; None means any.
+    `plugins` are the only ones to claim for; None means any. Of plugins for which an operator has set something, only
+    a claim that is `controlled` takes jobs, as many as that allows over all processes; none of a paused one. `job_id`
+    is somebody's order: it waits for no control, as it waits for no `run_at`, but it counts as running.
     """
 
     owner: str
@@ -46,14 +51,22 @@ class Claim:
     lease_s: float
     caps: Mapping[str, int] = dataclasses.field(default_factory=dict)
     plugins: Collection[str] | None = None
+    controlled: bool = False
     job_id: str | None = None
 
 
 def _claim_statement(*, of_some_plugins: bool) -> Statement:
     caps = batch_table("caps", jobs.c.plugin, sa.column("room", sa.Integer), parameter="caps")
-    claimable = [_CLAIMABLE, jobs.c.plugin.not_in(sa.select(caps.c.plugin).where(caps.c.room <= sa.text("0")))]
+    granted = batch_table("granted", jobs.c.plugin, parameter="granted")
+    claimable = [
+        _CLAIMABLE,
+        jobs.c.plugin.not_in(sa.select(caps.c.plugin).where(caps.c.room <= sa.text("0"))),
+        # A process that has not heard of a control yet takes none of that plugin's jobs.
+        jobs.c.plugin.not_in(sa.select(controls.c.plugin)) | jobs.c.plugin.in_(sa.select(granted.c.plugin)),
+    ]
     if of_some_plugins:
-        claimable.append(jobs.c.plugin.in_(sa.select(_known_plugins.c.plugin)))
+        # An expression, so that nobody reads all jobs there ever were of these plugins by the index of plugins.
+        claimable.append(jobs.c.plugin.concat(sa.text("''")).in_(sa.select(_known_plugins.c.plugin)))
     # Materialized, or PostgreSQL may run it again for each row and lock more than the limit. SQLite locks no rows.
     next_jobs = (
         sa.select(jobs.c.id, jobs.c.plugin, jobs.c.rank)
@@ -94,12 +107,14 @@ async def _claim(tx: Transaction, item: Claim) -> list[ClaimedJob]:
     shared: dict[str, Any] = {"owner": item.owner, "lease_until": later(now, item.lease_s), "now": now}
     if item.job_id is not None:
         rows = await tx.fetch(_CLAIM_ONE, job_id=item.job_id, **shared)
+    elif item.controlled:
+        grants = await plugin_controls.grant(tx, item.plugins)
+        room = {name: min(grant.room, item.caps.get(name, grant.room)) for name, grant in grants.items()}
+        granted = batch((name,) for name in grants)
+        rows = await _claim_next(tx, item, {**item.caps, **room}, granted=granted, **shared)
+        await plugin_controls.take(tx, grants, Counter(row[1] for row in rows))
     else:
-        shared |= {"caps": batch(item.caps.items()), "limit": item.limit}
-        if item.plugins is None:
-            rows = await tx.fetch(_CLAIM, **shared)
-        else:
-            rows = await tx.fetch(_CLAIM_OF_PLUGINS, plugins=batch((name,) for name in item.plugins), **shared)
+        rows = await _claim_next(tx, item, item.caps, **shared)
     rows.sort(key=lambda row: (row[8], row[0]))
     claimed = [claimed_job(row) for row in rows]
     if not claimed:
@@ -114,6 +129,13 @@ async def _claim(tx: Transaction, item: Claim) -> list[ClaimedJob]:
         ),
     )
     return claimed
+
+
+async def _claim_next(tx: Transaction, item: Claim, caps: Mapping[str, int], **values: Any) -> list[Any]:
+    values |= {"caps": batch(caps.items()), "limit": item.limit}
+    if item.plugins is None:
+        return await tx.fetch(_CLAIM, **values)
+    return await tx.fetch(_CLAIM_OF_PLUGINS, plugins=batch((name,) for name in item.plugins), **values)
 
 
 def claimed_job(row: Sequence[Any]) -> ClaimedJob:

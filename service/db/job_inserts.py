@@ -42,6 +42,8 @@ class NewJob:
     webhook: NewEndpoint | None = None  # of `options.webhook`; made where that tenant and URL has none
     batch_id: str | None = None
     is_chosen: bool = False
+    schedule_id: str | None = None
+    scheduled_for: Timestamp | None = None  # the tick; None where somebody asked for a job of the schedule now
 
     @property
     def run_at(self) -> Timestamp:
@@ -66,8 +68,9 @@ class Inserted:
 
 _NEW_COLUMNS: Final = (
     jobs.c.id, jobs.c.tenant, jobs.c.idempotency_key, jobs.c.request_hash, jobs.c.plugin, jobs.c.plugin_version,
-    jobs.c.rank, jobs.c.batch_id, jobs.c.webhook_id, jobs.c.priority, jobs.c.due, jobs.c.run_at, jobs.c.expires_at,
-    jobs.c.timeout_s, jobs.c.max_attempts, jobs.c.created_at, jobs.c.tags, jobs.c.metadata, jobs.c.payload,
+    jobs.c.rank, jobs.c.batch_id, jobs.c.schedule_id, jobs.c.scheduled_for, jobs.c.webhook_id, jobs.c.priority,
+    jobs.c.due, jobs.c.run_at, jobs.c.expires_at, jobs.c.timeout_s, jobs.c.max_attempts, jobs.c.created_at, jobs.c.tags,
+    jobs.c.metadata, jobs.c.payload,
 )  # fmt: skip
 #: Jobs of a batch that go in at once: between two of them the event loop has a turn.
 _CHUNK: Final = 500
@@ -224,8 +227,8 @@ def _new_row(item: NewJob, endpoints: _Endpoints) -> tuple[Any, ...]:
     run_at = item.run_at
     return (
         item.id, item.tenant, item.idempotency_key, item.request_hash, item.plugin, item.plugin_version,
-        rank(run_at, options.priority), item.batch_id, _webhook_id(item, endpoints), options.priority,
-        run_at <= item.created_at, run_at, options.expires_at, options.timeout_s, item.max_attempts, item.created_at,
-        encode(options.tags),
-        encode(options.metadata), item.payload,
+        rank(run_at, options.priority), item.batch_id, item.schedule_id, item.scheduled_for,
+        _webhook_id(item, endpoints), options.priority, run_at <= item.created_at, run_at, options.expires_at,
+        options.timeout_s, item.max_attempts, item.created_at, encode(options.tags), encode(options.metadata),
+        item.payload,
     )  # fmt: skip

@@ -330,3 +330,73 @@ _partial_indexes(
     ),
     ("ix_webhook_deliveries_job", (webhook_deliveries.c.job_id,), "job_id IS NOT NULL"),
 )
+
+# What makes jobs by the clock. `next_at` is the next tick, NULL where there is none: paused, or ended. `options` are
+# those of its jobs, `max_attempts` what they come to. The payload stands last, so that lists never read it.
+schedules = sa.Table(
+    "schedules",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("plugin", sa.Text, nullable=False),
+    sa.Column("cron", sa.Text),
+    sa.Column("every_s", sa.Integer),
+    sa.Column("timezone", sa.Text, nullable=False),
+    sa.Column("misfire", sa.Text, nullable=False),
+    sa.Column("starts_at", Time),
+    sa.Column("ends_at", Time),
+    sa.Column("max_attempts", sa.Integer, nullable=False),
+    sa.Column("paused", sa.Boolean, nullable=False),
+    sa.Column("next_at", Time),
+    sa.Column("last_at", Time),
+    sa.Column("last_job_id", Id),
+    sa.Column("created_at", Time, nullable=False),
+    sa.Column("options", Json, nullable=False),
+    sa.Column("payload", Json, nullable=False),
+    sa.UniqueConstraint("tenant", "name"),
+    sa.CheckConstraint("length(name) BETWEEN 1 AND 100", name="name"),
+    sa.CheckConstraint("(cron IS NULL) <> (every_s IS NULL)", name="cron_or_every_s"),
+    sa.CheckConstraint("every_s >= 1", name="every_s"),
+    sa.CheckConstraint("misfire IN ('all', 'once', 'skip')", name="misfire"),
+    sa.CheckConstraint("starts_at <= ends_at", name="starts_before_it_ends"),
+    sa.CheckConstraint("max_attempts >= 1", name="max_attempts"),
+    sa.CheckConstraint("next_at IS NULL OR NOT paused", name="paused_has_no_next"),
+    sa.CheckConstraint("next_at <= ends_at", name="next_before_it_ends"),
+    sa.CheckConstraint("last_at < next_at", name="ticks_go_forward"),
+    sa.CheckConstraint("(last_at IS NULL) = (last_job_id IS NULL)", name="last_has_job"),
+    sa.Index(
+        "ix_schedules_next",
+        "next_at",
+        "id",
+        sqlite_where=sa.text("next_at IS NOT NULL"),
+        postgresql_where=sa.text("next_at IS NOT NULL"),
+    ),
+)
+
+# What operators have set for a plugin. Where nothing is set there is no row: every claim asks this table.
+plugin_controls = sa.Table(
+    "plugin_controls",
+    metadata,
+    sa.Column("plugin", sa.Text, primary_key=True),
+    sa.Column("paused_at", Time),
+    sa.Column("refuses_jobs", sa.Boolean, nullable=False),
+    sa.Column("reason", sa.Text),
+    sa.Column("concurrency", sa.Integer),
+    sa.Column("rate_per_s", sa.Float),
+    sa.Column("burst", sa.Integer),
+    sa.Column("tokens", sa.Float),
+    sa.Column("tokens_at", Time),
+    sa.CheckConstraint(
+        "paused_at IS NOT NULL OR concurrency IS NOT NULL OR rate_per_s IS NOT NULL", name="controls_something"
+    ),
+    sa.CheckConstraint("paused_at IS NOT NULL OR (NOT refuses_jobs AND reason IS NULL)", name="only_paused_refuses"),
+    sa.CheckConstraint("concurrency >= 1", name="concurrency"),
+    sa.CheckConstraint(
+        "(rate_per_s IS NULL) = (burst IS NULL) AND (rate_per_s IS NULL) = (tokens IS NULL) "
+        "AND (rate_per_s IS NULL) = (tokens_at IS NULL)",
+        name="rate_has_bucket",
+    ),
+    sa.CheckConstraint("rate_per_s > 0 AND burst >= 1", name="rate"),
+    sa.CheckConstraint("tokens BETWEEN 0 AND burst", name="tokens"),
+)

@@ -18,6 +18,8 @@ from tests.api.conftest import Live, serving
 
 #: Requests in all, at least; `make fuzz` asks for more.
 EXAMPLES = int(os.environ.get("JOBSERVICE_TEST_EXAMPLES", "2000"))
+#: Calls that stop others from being answered: they come last.
+CONTROLS = "^/v1/plugins/[^/]+/(pause|limits)$"
 #: Nothing here takes long to be loaded, whatever it is sent.
 PLUGINS = ("echo", "sleep", "image_info", "thumbnail")
 
@@ -40,14 +42,28 @@ def described(live: Live) -> dict[str, Any]:
     raise AssertionError(f"not all of {PLUGINS} are described")
 
 
-def generated(live: Live, phases: str, *, share: int, seed: int) -> tuple[int, str]:
-    """How many requests a run made that found nothing wrong, and its report."""
+def generated(
+    live: Live, phases: str, *, share: int, seed: int, where: str = "--exclude-path-regex"
+) -> tuple[int, str]:
+    """How many requests a run made that found nothing wrong, and its report; `where` says whether at `CONTROLS`."""
     outcome = subprocess.run(
         [
             *(sys.executable, "-m", "schemathesis.cli"),
             *("--config-file", str(Path(__file__).with_name("schemathesis.toml"))),
             *("run", live.url + "/openapi.json"),
-            *("--checks", "all", "--phases", phases, "--max-examples", str(share), "--seed", str(seed), "--no-color"),
+            *(
+                "--checks",
+                "all",
+                where,
+                CONTROLS,
+                "--phases",
+                phases,
+                "--max-examples",
+                str(share),
+                "--seed",
+                str(seed),
+                "--no-color",
+            ),
         ],
         capture_output=True,
         text=True,
@@ -73,3 +89,5 @@ def test_no_generated_request_meets_a_fault_or_an_undocumented_answer(fuzzed: Li
         if made >= EXAMPLES:
             break
     assert max(map(int, followed)) >= 10, "the sequences follow no links"
+    made, _ = generated(fuzzed, "examples,coverage,fuzzing", share=10, seed=1, where="--include-path-regex")
+    assert made

@@ -97,10 +97,12 @@ async def test_no_job_is_claimed_twice(database):
     assert sorted(claimed) == sorted(ids)
 
 
-async def test_the_claim_uses_its_index_however_many_jobs_are_finished(database_file):
+@pytest.mark.parametrize(
+    ("claim", "more"), [(job_claims._CLAIM, {}), (job_claims._CLAIM_OF_PLUGINS, {"plugins": "[]"})]
+)
+async def test_the_claim_uses_its_index_however_many_jobs_are_finished(database_file, claim, more):
     connection = sqlite3.connect(database_file)
-    claim = job_claims._CLAIM
-    parameters = claim.sqlite.bind(caps="[]", limit=5, owner=ME, lease_until=after(1), now=timestamp())
+    parameters = claim.sqlite.bind(caps="[]", limit=5, owner=ME, lease_until=after(1), now=timestamp(), **more)
     plan = "\n".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {claim.sqlite.text}", parameters))
     connection.close()
     assert "ix_jobs_claimable" in plan

@@ -21,7 +21,16 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from service.db import job_changes, job_claims, job_endings, job_inserts, job_leases, job_removals, job_retries
+from service.db import (
+    job_changes,
+    job_claims,
+    job_endings,
+    job_inserts,
+    job_leases,
+    job_removals,
+    job_retries,
+    plugin_controls,
+)
 from service.db.database import Database
 from service.db.job_changes import CancelRequest, ProgressMade
 from service.db.job_claims import Claim
@@ -30,6 +39,7 @@ from service.db.job_inserts import NewJob
 from service.db.job_leases import Renewal
 from service.db.job_removals import Removal
 from service.db.job_retries import Retry
+from service.db.plugin_controls import Limits, Pause
 from service.db.schema import job_attempts, job_events, jobs
 from service.db.statements import Statement
 from service.db.transaction import RefusedError
@@ -82,6 +92,8 @@ class Store(RuleBasedStateMachine):
         self.deleted: set[str] = set()
         self.runs: list[Run] = []  # every claim there ever was; the stale ones are the interesting ones
         self.holder: dict[str, Run] = {}
+        self.paused = False
+        self.concurrency: int | None = None
         self._loop = asyncio.Runner()
         self._open = contextlib.AsyncExitStack()
         directory = Path(self._enter_directory())
@@ -170,14 +182,34 @@ class Store(RuleBasedStateMachine):
             request_hash="hash" if key else None,
         )
 
-    @rule(owners=st.lists(st.sampled_from(OWNERS), min_size=1, max_size=3), limit=st.integers(1, 3))
-    def claim(self, owners: list[str], limit: int) -> None:
-        claims = [Claim(owner=owner, limit=limit, lease_s=LEASE_S) for owner in owners]
+    @rule(
+        owners=st.lists(st.sampled_from(OWNERS), min_size=1, max_size=3), limit=st.integers(1, 3), knows=st.booleans()
+    )
+    def claim(self, owners: list[str], limit: int, knows: bool) -> None:
+        claims = [Claim(owner=owner, limit=limit, lease_s=LEASE_S, controlled=knows) for owner in owners]
+        held = len(self.holder)
         taken = self._write(job_claims.claim, *claims)
+        allowed = held + 3 * limit
+        if self.paused or (self.concurrency is not None and not knows):
+            allowed = held
+        elif self.concurrency is not None:
+            allowed = max(held, self.concurrency)
+        assert held + sum(map(len, taken)) <= allowed
         for owner, claimed in zip(owners, taken, strict=True):
             assert len(claimed) <= limit
             for job in claimed:
                 self._start(Run(job, owner))
+
+    @rule(paused=st.sampled_from([False, False, True]), concurrency=st.sampled_from([None, None, 1, 2]))
+    def control(self, paused: bool, concurrency: int | None) -> None:
+        if paused:
+            self._write(plugin_controls.pause, Pause(plugin="p", refuses_jobs=False, reason=None))
+        else:
+            self._write(plugin_controls.resume, "p")
+        limits = Limits(plugin="p", concurrency=concurrency, rate_per_s=None, burst=None)
+        self._write(plugin_controls.set_limits, limits)
+        self.paused, self.concurrency = paused, concurrency
+        self._nothing_changed()
 
     @precondition(lambda self: self.rows["jobs"])
     @rule(data=st.data(), owner=st.sampled_from(OWNERS))
@@ -424,7 +456,7 @@ def fresh_postgres(postgres_url: str) -> Callable[[Path], str]:
     install_guards(postgres_url)
 
     def fresh(directory: Path) -> str:
-        sql(postgres_url, "TRUNCATE jobs, blobs, plugin_metrics CASCADE")
+        sql(postgres_url, "TRUNCATE jobs, blobs, plugin_metrics, plugin_controls CASCADE")
         return postgres_url
 
     return fresh
@@ -452,6 +484,7 @@ def test_rows_tell_the_same_story_on_postgresql(fresh_postgres):
         (job_endings, "_END", " AND jobs.owner = ending.owner", ""),
         (job_claims, "_CLAIM_ONE", "jobs.status = 'PENDING'", "jobs.status IN ('PENDING', 'RUNNING')"),
         (job_claims, "_CLAIM", "fence=(jobs.fence + 1)", "fence=jobs.fence"),
+        (job_claims, "_CLAIM", "FROM plugin_controls", "FROM plugin_controls WHERE 0"),
         (job_changes, "_CANCEL", "event_count=(jobs.event_count + 1)", "event_count=jobs.event_count"),
         (job_changes, "_EXPIRE", "AND jobs.status = 'PENDING'", "AND jobs.status <> 'PENDING'"),
         (job_retries, "_RETRY", "jobs.status IN ('CANCELLED', 'FAILED', 'SUCCESS')", "1"),
