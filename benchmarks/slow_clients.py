@@ -114,11 +114,13 @@ def measure(server: Server, crowd: Crowd, limits: Limits) -> Figures:
             assert attack.stdout
             assert attack.stdin
             opened = json.loads(attack.stdout.readline())
-            most_mb, closed_at = resident_mb, None
+            most_mb, closed_at, has_come = resident_mb, None, False
             end = time.monotonic() + max(dataclasses.astuple(limits)) + 6 * SLACK_S
             while time.monotonic() < end and closed_at is None:
                 most_mb = max(most_mb, _resident_mb(server.pid))
-                if _sockets(server.pid) < files + HONEST:
+                sockets = _sockets(server.pid)
+                has_come = has_come or sockets > files + crowd.total / 2
+                if has_come and sockets < files + HONEST:
                     closed_at = time.monotonic()
                 time.sleep(0.1)
             attack.stdin.close()  # it tells what it saw, and ends

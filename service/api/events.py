@@ -6,7 +6,7 @@ import re
 from typing import Annotated, Final, NotRequired
 
 from aiohttp import web
-from pydantic import Field, with_config
+from pydantic import Field, TypeAdapter, with_config
 from typing_extensions import TypedDict
 
 from service.api.handlers import Arguments
@@ -15,13 +15,14 @@ from service.api.problems import bad_request
 from service.api.services import Services
 from service.api.streams import stream
 from service.errors import FieldProblem
-from service.models import EventFilter, EventType, Place
+from service.models import JSON, EventFilter, EventType, Place
 
 _TYPE: Final = f"({'|'.join(EventType)})"
 #: Of the events of one job, and of all: neither is longer than the database's numbers.
 _NUMBER: Final = re.compile(r"[0-9]{1,9}")
 _PLACE: Final = re.compile(r"([0-9]{1,18})-([0-9]{1,18})")
 
+EventName = Annotated[str, Field(json_schema_extra={"enum": [*EventType]})]
 EventId = Annotated[
     str,
     Field(
@@ -47,6 +48,33 @@ class EventsQuery(TypedDict):
         Annotated[str, Field(pattern=f"^{_TYPE}(,{_TYPE})*$", description="Only events of these types", max_length=500)]
     ]
     last_event_id: NotRequired[EventId]
+
+
+class EventView(TypedDict):
+    """Something that happened to a job: its `n`-th event, counted from 1."""
+
+    job_id: str
+    plugin: str
+    n: int
+    type: EventName
+    at: str
+    data: dict[str, JSON]
+
+
+class MessageView(TypedDict):
+    """A server-sent event; `data` is an `EventView` as JSON."""
+
+    id: str
+    event: EventName
+    data: Annotated[
+        str,
+        Field(
+            json_schema_extra={
+                "contentMediaType": "application/json",
+                "contentSchema": TypeAdapter(EventView).json_schema(mode="serialization"),
+            }
+        ),
+    ]
 
 
 ResumeHeaders = TypedDict("ResumeHeaders", {"Last-Event-ID": NotRequired[EventId]})

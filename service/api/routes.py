@@ -77,7 +77,7 @@ _ENDED_IN_TIME: Final = Answer(
 _TAGGED: Final = ("ETag",)
 _NOT_MODIFIED: Final = Answer(description="The client has it already", headers=_TAGGED)
 _HTML: Final = Answer(description="A page", content={"text/html": {"type": "string"}}, headers=_TAGGED)
-_EVENTS: Final = {EVENT_STREAM: {"type": "string"}}
+_EVENTS: Final = {EVENT_STREAM: events.MessageView}
 _DOCUMENT: Final[Mapping[str, Schema]] = {JSON_TYPE: _OBJECT, ANY: _RAW_BYTES}
 
 ROUTES: Final[Sequence[Route]] = (
