@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pty
+import re
 import signal
 import sqlite3
 import subprocess
@@ -179,6 +181,23 @@ def test_without_wait_the_ids_are_told_and_nothing_else(service: RunningService,
     done = service.cli("submit", make_pictures(tmp_path / "pictures", 3), "--plugin", "image_info")
     assert (done.returncode, done.stderr) == (0, "")
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["file", "000.png", "001.png", "002.png"]
+
+
+def test_progress_is_drawn_at_a_terminal(service: RunningService, tmp_path: Path) -> None:
+    terminal, stderr = pty.openpty()
+    command = [*COMMAND, "submit", str(make_pictures(tmp_path / "pictures", 30)), "--plugin", "image_info", "--wait"]
+    environment = service.environment | {"TERM": "xterm"}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=stderr) as process:
+        os.close(stderr)
+        drawn = b""
+        with contextlib.suppress(OSError):  # how Linux says that the other side is closed
+            while piece := os.read(terminal, 4096):
+                drawn += piece
+    os.close(terminal)
+    assert process.returncode == 0
+    assert re.search(rb"sent.*30/30", drawn)
+    assert re.search(rb"done.*30/30", drawn)
+    assert b"30 files: 30 SUCCESS." in drawn
 
 
 def test_a_service_that_stays_away_is_waited_for_as_long_as_was_said(own_service: RunningService) -> None:
