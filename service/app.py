@@ -191,9 +191,7 @@ class Service:
                 webhook_rules=settings.webhook_rules,
                 controls=controls,
             )
-            schedules = ScheduleManagementService(
-                database, plugins, queue_limits, controls, events=events, metrics=metrics
-            )
+            schedules = ScheduleManagementService(database, plugins, jobs.intake, events=events, metrics=metrics)
             webhooks = WebhookManagementService(database, settings.webhook_rules)
             deliverer = WebhookDeliverer(
                 webhooks,
@@ -242,6 +240,7 @@ class Service:
             url = None
             if listen:
                 actions, batches = JobActions(database, jobs, events), JobBatches(database, events)
+                gate = _gate(settings, keys)
                 app = create_app(
                     jobs,
                     actions,
@@ -253,7 +252,7 @@ class Service:
                     health,
                     settings,
                     metrics,
-                    _gate(settings, keys),
+                    gate,
                     following,
                 )
                 url = await stack.enter_async_context(_listening(app, settings, metrics))

@@ -59,8 +59,8 @@ _BATCHES: Final = uuid.UUID("0190e7a1-6f0c-7b3e-8f56-3d1c5c7e9a42")
 
 #: What is wrong with a request now and need not have been when it was made for the first time.
 _REFUSALS: Final = (
-    PluginNotFoundError, PluginUnavailableError, PayloadInvalidError, NotStorableError, QueueFullError,
-    PluginPausedError, WebhookUrlError,
+    PluginNotFoundError, PluginUnavailableError, PluginPausedError, PayloadInvalidError, NotStorableError,
+    QueueFullError, WebhookUrlError,
 )  # fmt: skip
 
 
@@ -104,8 +104,8 @@ class Intake:
         events: EventBus,
         metrics: Metrics,
         queue_limits: QueueLimits,
-        webhook_rules: WebhookRules,
         controls: PluginControls,
+        webhook_rules: WebhookRules,
     ) -> None:
         self._database = database
         self._documents = Documents(database.blobs)
@@ -115,8 +115,8 @@ class Intake:
         # Finding a counter by its labels takes longer than counting; there are few.
         self._count_submitted = functools.cache(metrics.submitted.labels)
         self._queue_limits = queue_limits
-        self._webhook_rules = webhook_rules
         self._controls = controls
+        self._webhook_rules = webhook_rules
         self.accepting = True
 
     async def create(self, plugin: str, payload: Mapping[str, Any], options: JobOptions) -> str:
@@ -197,10 +197,12 @@ class Intake:
     def room_for(self, tenant: str, plugins: Iterable[str]) -> Iterator[None]:
         """Record a job of each of `plugins` inside the block.
 
-        Raises `QueueFullError` before it if there is no room for all, `ServiceUnavailableError` if none for their rows.
+        Raises before it: `PluginPausedError` if one of them takes no jobs, `QueueFullError` if there is no room for
+        all, `ServiceUnavailableError` if none for their rows.
         """
         with contextlib.ExitStack() as stack:
             for plugin, count in Counter(plugins).items():
+                self._controls.check_intake(plugin)
                 stack.enter_context(self._queue_limits.room_for(tenant, plugin, count))
             self._database.ground.check_intake()
             yield
@@ -237,7 +239,7 @@ class Intake:
                 item.new, _ = await self._new_job(
                     request, document, manifest, tenant=tenant, request_hash=item.request_hash, batch_id=batch_id
                 )
-            except (PluginNotFoundError, PluginUnavailableError) as error:
+            except (PluginNotFoundError, PluginUnavailableError, PluginPausedError) as error:
                 unavailable[request.plugin] = item.refusal = error
             except _REFUSALS as error:
                 item.refusal = error

@@ -128,8 +128,8 @@ class JobManagementService:
             self._events,
             self._metrics,
             queue_limits or QueueLimits(Limits(), _uncounted),
-            webhook_rules or WebhookRules(),
             self._controls,
+            webhook_rules or WebhookRules(),
         )
         self._executions: dict[tuple[str, int], _Execution] = {}  # by job and fence
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -169,7 +169,7 @@ class JobManagementService:
 
         A used key or id yields the job it made before, for this tenant, whatever has become of the plugin and the
         queue. Raises `PluginNotFoundError`, `PluginUnavailableError`, `PluginPausedError`, `PayloadInvalidError`,
-        `NotStorableError`, `WebhookUrlError`, `QueueFullError`, `IdempotencyConflictError`, `JobIdReusedError`,
+        `NotStorableError`, `QueueFullError`, `IdempotencyConflictError`, `JobIdReusedError`,
         `ServiceUnavailableError`: no row then.
         """
         return await self.intake.submit(request, tenant)

@@ -27,11 +27,10 @@ from service.errors import (
     ServiceUnavailableError,
 )
 from service.events import SCHEDULES, EventBus
+from service.intake import Intake
 from service.metrics import Metrics
 from service.models import DEFAULT_TENANT, Timestamp, timestamp
-from service.plugin_controls import PluginControls
 from service.plugin_management import PluginManagementService
-from service.queue_limits import QueueLimits
 from service.schedule_models import ScheduleDefinition, ScheduleRecord
 
 #: The largest payload, as JSON without its bytes: every tick writes it anew.
@@ -56,8 +55,7 @@ class ScheduleManagementService:
         self,
         database: Database,
         plugins: PluginManagementService,
-        queue_limits: QueueLimits,
-        controls: PluginControls,
+        intake: Intake,
         *,
         events: EventBus,
         metrics: Metrics,
@@ -65,8 +63,7 @@ class ScheduleManagementService:
         self._database = database
         self._documents = Documents(database.blobs)
         self._plugins = plugins
-        self._queue_limits = queue_limits
-        self._controls = controls
+        self._intake = intake
         self._events = events
         self._metrics = metrics
 
@@ -126,15 +123,13 @@ class ScheduleManagementService:
         Raises `ScheduleNotFoundError`, `PluginPausedError`, `QueueFullError`.
         """
         schedule = await self.get(schedule_id, tenant=tenant)
-        self._controls.check_intake(schedule.plugin)
-        with self._queue_limits.room_for(tenant, schedule.plugin):
-            self._database.ground.check_intake()
+        self._intake.check_open()
+        with self._intake.room_for(tenant, [schedule.plugin]):
             key = ScheduleKey(id=schedule.id, tenant=tenant)
             job = await self._database.writer.write(schedule_firings.run_now, key)
         if job is None:
             raise ScheduleNotFoundError(schedule_id)
-        self._metrics.submitted.labels(job.plugin).inc()
-        self._events.work_arrived()
+        self._intake.recorded([job.plugin])
         return job.id
 
     # --- what the loop asks for ---------------------------------------------------------------------------------
@@ -159,10 +154,8 @@ class ScheduleManagementService:
     async def _fire(self, due: ScheduleRecord, now: Timestamp) -> float:
         """Make the jobs of one schedule; in how many seconds to look at it again, 0 for when its next tick says so."""
         try:
-            self._controls.check_intake(due.plugin)
             count = len(ticks.due(due.timing, due.created_at, due.next_at or now, now))
-            with self._queue_limits.room_for(due.tenant, due.plugin, count):
-                self._database.ground.check_intake()
+            with self._intake.room_for(due.tenant, [due.plugin] * count):
                 fired = await self._database.writer.write(schedule_firings.fire, due.id)
         except (QueueFullError, PluginPausedError) as error:
             log.debug("a tick finds no room", schedule_id=due.id, error=str(error))
@@ -181,12 +174,11 @@ class ScheduleManagementService:
         now = datetime.fromisoformat(timestamp())
         for tick, job_id in fired.jobs:
             delay_s = max(0.0, (now - datetime.fromisoformat(tick)).total_seconds())
-            self._metrics.submitted.labels(fired.plugin).inc()
             self._metrics.fired.labels(fired.plugin).inc()
             self._metrics.tick_delay.observe(delay_s)
             log.debug("tick", schedule_id=fired.schedule_id, tick=tick, job_id=job_id, delay_s=delay_s)
         if fired.jobs:
-            self._events.work_arrived()
+            self._intake.recorded([fired.plugin] * len(fired.jobs))
         else:
             log.warning("a tick was passed by: it was missed for too long", schedule_id=fired.schedule_id)
 
