@@ -19,12 +19,12 @@ from service.cli.inputs import Input, Order
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Folder:
-    """Which files: those of `place` that end like one of `patterns`. `run` is this time, if there is more than one."""
+    """Which files: those of `place` that end like one of `patterns`. `run_name` is this time, if there are several."""
 
     place: Path
     recursive: bool
     patterns: Sequence[str]
-    run: str
+    run_name: str
 
     def names(self, excluded: Path | None) -> list[str]:
         """The paths of the files in it, sorted, without hidden ones and what is below `excluded`. It blocks."""
@@ -49,7 +49,7 @@ class Folder:
 def key_of(folder: Folder, order: Order, name: str, given: Input) -> str:
     """The idempotency key of a file: the same for the same content, name in the folder, order and run."""
     options = dataclasses.asdict(order.options)
-    how = [1, folder.run, order.plugin, name, given.media_type, dict(order.fields), options]
+    how = [1, folder.run_name, order.plugin, name, given.media_type, dict(order.fields), options]
     digest = hashlib.sha256(json.dumps(how, sort_keys=True).encode())
     digest.update(b"\n")
     digest.update(given.data or b"")

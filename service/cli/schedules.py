@@ -129,7 +129,7 @@ async def resume_schedule(name: _Named, /, *, service: Service = Service()) -> N
 async def run_schedule(name: _Named, /, *, service: Service = Service()) -> None:
     """Make one job of a schedule now, and print its id."""
     async with service.client() as client:
-        job = await client.schedules.run(await _id_of(client, name))
+        job = await client.schedules.run_now(await _id_of(client, name))
     put(job.document if service.json else job.id)
 
 

@@ -39,10 +39,12 @@ class FolderOptions:
         MANY,
         Parameter(help="FILE is a folder: only files whose path ends like this, as '*.png'; may be repeated"),
     ] = ()
-    run: Annotated[
+    run_name: Annotated[
         str,
         Parameter(
-            show_default=False, help="FILE is a folder: name of this run; another one makes new jobs of its files"
+            name="--run",
+            show_default=False,
+            help="FILE is a folder: name of this run; another one makes new jobs of its files",
         ),
     ] = ""
     patience_s: Annotated[
@@ -112,7 +114,7 @@ async def submit(
     if file and is_folder:
         if idempotency_key is not None:
             raise UsageError("--idempotency-key is for one job: name the run of a folder with --run.")
-        wanted = Folder(file, folder.recursive, folder.match, folder.run)
+        wanted = Folder(file, folder.recursive, folder.match, folder.run_name)
         return await submit_folder(service, wanted, order, folder.patience_s, wait=wait, output=output)
     if folder != FolderOptions():
         raise UsageError("--recursive, --match, --run and --patience-s go with a folder.")

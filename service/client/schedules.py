@@ -55,7 +55,7 @@ class Schedules:
         """The schedule, which makes jobs again."""
         return self._schedule(await self._connection.send("POST", _of(schedule_id) + "/resume"))
 
-    async def run(self, schedule_id: str) -> Job:
+    async def run_now(self, schedule_id: str) -> Job:
         """One job of a schedule, made now."""
         answer = await self._connection.send("POST", _of(schedule_id) + "/run", repeatable=False)
         return self._connection.made(records.job, answer)
