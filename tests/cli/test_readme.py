@@ -1,4 +1,4 @@
-"""README.md and docs/cli.md are true: every block in them is run against a live service."""
+"""README.md, docs/cli.md and docs/client.md are true: every block in them is run against a live service."""
 
 from __future__ import annotations
 
@@ -81,6 +81,22 @@ def test_the_python_client_example_reads_the_page(service: RunningService) -> No
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("SUCCESS Harbour Instruments Ltd\n")
+
+
+def test_the_example_of_the_client_prints_what_is_said(service: RunningService) -> None:
+    page = ROOT / "docs/client.md"
+    (example,), (expected,) = fenced(page, "python"), fenced(page, "text")
+    done = subprocess.run(
+        [sys.executable, "-c", example.replace(PLACE, service.url)],
+        cwd=service.folder,
+        env=service.environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert matches(expected, done.stdout), done.stdout
 
 
 def test_the_query_answers_on_the_database_of_a_running_service(service: RunningService) -> None:
