@@ -6,13 +6,16 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import fcntl
 import json
 import os
 import select
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -59,7 +62,9 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """What was measured. `closed_s` is by kind, from the last one's opening; None where some were still open."""
+    """What was measured. `closed_s` is by kind, None where some were still open: from the last one's opening on; for
+    streams, from the moment when the last of them took something.
+    """
 
     before_p99_ms: float
     p50_ms: float
@@ -127,7 +132,8 @@ def measure(server: Server, crowd: Crowd, limits: Limits) -> Figures:
             seen = json.loads(attack.stdout.readline())
         during = honest.taken()
     # A client that does not read does not see its end: the service's own sockets tell.
-    seen["streams"] = None if closed_at is None else closed_at - started - opened["seconds"]
+    full_at = started + opened["seconds"] + seen.pop("full_s")
+    seen["streams"] = None if closed_at is None else closed_at - full_at
     return Figures(
         before_p99_ms=percentile(before.times, 0.99) * 1000,
         p50_ms=percentile(during.times, 0.5) * 1000,
@@ -226,6 +232,8 @@ class _Attack:
         self._poll = select.epoll()
         self._open: dict[int, tuple[str, socket.socket]] = {}
         self._last_closed: dict[str, float] = {}
+        self._unread: dict[int, int] = {}
+        self._full_at = 0.0
 
     def run(self) -> None:
         started = time.monotonic()
@@ -238,7 +246,7 @@ class _Attack:
         opened = time.monotonic()
         print(json.dumps({"seconds": opened - started}), flush=True)
         self._poll.register(sys.stdin, select.EPOLLIN)
-        drip_at = opened
+        drip_at = self._full_at = opened
         while True:
             for descriptor, _ in self._poll.poll(0.2):
                 if descriptor == sys.stdin.fileno():
@@ -248,6 +256,7 @@ class _Attack:
             if time.monotonic() >= drip_at:
                 drip_at += 1.0
                 self._drip()
+                self._look_at_streams()
 
     def _requests(self) -> Iterator[tuple[str, bytes]]:
         stream = b"GET /v1/events?last_event_id=0-0 HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -267,6 +276,15 @@ class _Attack:
                 except OSError:
                     self._close(descriptor)
 
+    def _look_at_streams(self) -> None:
+        """The kernel takes what fits into its buffers, although nobody reads it."""
+        for descriptor, (kind, _) in self._open.items():
+            if kind == "streams":
+                (unread,) = struct.unpack("i", fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)))
+                if unread > self._unread.get(descriptor, 0):
+                    self._unread[descriptor] = unread
+                    self._full_at = time.monotonic()
+
     def _close(self, descriptor: int) -> None:
         kind, connection = self._open.pop(descriptor, (None, None))
         if kind is not None and connection is not None:
@@ -276,15 +294,11 @@ class _Attack:
 
     def _tell(self, opened: float) -> None:
         still = {kind for kind, _ in self._open.values()}
-        print(
-            json.dumps(
-                {
-                    kind: None if kind in still else self._last_closed.get(kind, opened) - opened
-                    for kind in ("uploads", "idle")
-                }
-            ),
-            flush=True,
-        )
+        seen = {
+            kind: None if kind in still else self._last_closed.get(kind, opened) - opened
+            for kind in ("uploads", "idle")
+        }
+        print(json.dumps({**seen, "full_s": self._full_at - opened}), flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

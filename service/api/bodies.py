@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import re
-import time
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -49,30 +48,30 @@ async def read(request: web.Request, max_bytes: int) -> bytes:
     if (request.content_length or 0) > max_bytes:
         raise _over(max_bytes)
     content = request.content
-    chunks: list[bytes] = []
-    size = 0
-    window_end, wanted = time.monotonic() + WINDOW_S, WINDOW_BYTES
-    while not content.at_eof():
-        if content.is_eof():  # the rest is here already, and needs no clock
-            chunk = content.read_nowait()
-        else:
-            try:
-                async with asyncio.timeout(window_end - time.monotonic()):
-                    chunk = await content.readany()
-            except TimeoutError:
-                raise Problem(
-                    status=HTTPStatus.REQUEST_TIMEOUT,
-                    kind="body-timeout",
-                    detail=f"The body arrives too slowly: {size} bytes, and it has not ended.",
-                    close=True,
-                ) from None
-        chunks.append(chunk)
-        size += len(chunk)
-        if size >= wanted:
-            window_end, wanted = time.monotonic() + WINDOW_S, size + WINDOW_BYTES
-        if size > max_bytes:
+    received = bytearray()
+    if content.is_eof():  # all of it is here already, and needs no clock
+        body: bytes = content.read_nowait()
+        if len(body) > max_bytes:
             raise _over(max_bytes)
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        return body
+    try:
+        async with asyncio.timeout(WINDOW_S) as window:
+            wanted = WINDOW_BYTES
+            while not content.at_eof():
+                received += await content.readany()
+                if len(received) > max_bytes:
+                    raise _over(max_bytes)
+                if len(received) >= wanted:
+                    window.reschedule(asyncio.get_running_loop().time() + WINDOW_S)
+                    wanted = len(received) + WINDOW_BYTES
+    except TimeoutError:
+        raise Problem(
+            status=HTTPStatus.REQUEST_TIMEOUT,
+            kind="body-timeout",
+            detail=f"The body arrives too slowly: {len(received)} bytes, and it has not ended.",
+            close=True,
+        ) from None
+    return bytes(received)
 
 
 def _over(max_bytes: int) -> Problem:
