@@ -20,6 +20,9 @@ from service.api.route import ANY, Answer, Route, Schema
 _REF: Final = "#/components/schemas/{model}"
 #: The query parameter that stands for every field of a payload; a plugin's own call has its fields in its place.
 FIELDS: Final = "fields"
+#: Begins the description of an object in a query. (As `content` it could have a schema, but the forms of browsers fill
+#: such a parameter in, asked or not.)
+AS_JSON: Final = "As JSON."
 _KEY_SCHEME: Final = "apiKey"
 
 #: Refusals that every call shares: malformed, to a foreign host, and a fault of ours.
@@ -122,6 +125,12 @@ class _Components:
     def _add(self, name: str, schema: Mapping[str, Any]) -> None:
         if self.schemas.setdefault(name, schema) != schema:
             raise ValueError(f"two shapes have the name {name}")
+
+    def resolved(self, schema: Mapping[str, Any]) -> Mapping[str, Any]:
+        """`schema`, or the one that it refers to."""
+        name = schema.get("$ref", "").rpartition("/")[2]
+        found: Mapping[str, Any] = self.schemas.get(name, schema)
+        return found
 
     def parameter(self, parameter: Mapping[str, Any]) -> dict[str, Any]:
         """A reference to `parameter`, which means the same wherever it has that name."""
@@ -260,12 +269,11 @@ def _fields(shape: type, place: str, components: _Components, prefix: str = "") 
     required = schema.get("required", ())
     for name, field in schema.get("properties", {}).items():
         parameter: dict[str, Any] = {"name": prefix + name, "in": place, "required": name in required}
-        description = field.pop("description", None)
+        description = field.pop("description", components.resolved(field).get("description"))
+        if prefix and components.resolved(field).get("type") == "object":
+            description, field = f"{AS_JSON} {description}", {"type": "string"}
         if description:
             parameter["description"] = description
-        if prefix and field.get("type") == "object":
-            parameter["content"] = {"application/json": {"schema": field}}
-        else:
-            parameter["schema"] = field
+        parameter["schema"] = field
         # Options and headers mean the same to every call that takes them.
         yield components.parameter(parameter) if prefix or place == "header" else parameter

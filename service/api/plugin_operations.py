@@ -11,7 +11,7 @@ from urllib.parse import quote
 import jsonschema_rs
 
 from service.api.inputs import OPTION_PREFIX
-from service.api.openapi import FIELDS
+from service.api.openapi import AS_JSON, FIELDS
 from service.api.route import ANY, JSON_TYPE, Route
 from service.plugins.manifest import PluginManifest
 
@@ -152,7 +152,7 @@ def _operation(generic: Any, stem: str, manifest: PluginManifest, own: Mapping[s
     properties = own[payload].get("properties", {})
     if manifest.untyped or any(map(_is_bytes, properties.values())):
         operation["parameters"] += [
-            _query_parameter(name, schema)
+            _query_parameter(name, schema, own)
             for name, schema in properties.items()
             if not _is_bytes(schema) and not name.startswith(OPTION_PREFIX)
         ]
@@ -170,15 +170,29 @@ def _is_bytes(schema: Any) -> bool:
     return any(isinstance(branch, dict) and branch.get("contentEncoding") == "base64" for branch in branches)
 
 
-def _query_parameter(name: str, schema: Any) -> dict[str, Any]:
+def _query_parameter(name: str, schema: Any, own: Mapping[str, JSONSchema]) -> dict[str, Any]:
     """A field of the payload beside a raw body; what is neither text nor a plain value is written as JSON."""
-    described = isinstance(schema, dict) and "description" in schema
-    parameter = {
+    kinds = _kinds(schema, own)
+    is_plain = not kinds or "string" in kinds or kinds <= {"integer", "number", "boolean", "null"}
+    words = [
+        "With a raw body.",
+        "" if is_plain else AS_JSON,
+        schema.get("description", "") if isinstance(schema, dict) else "",
+    ]
+    return {
         "name": name,
         "in": "query",
         "required": False,
-        "description": "With a raw body" + (f": {schema['description']}" if described else ""),
+        "description": " ".join(filter(None, words)),
+        "schema": schema if is_plain else {"type": "string"},
     }
-    kinds = {branch.get("type") for branch in schema.get("anyOf", [schema])} if isinstance(schema, dict) else set()
-    is_plain = kinds <= {"string", "integer", "number", "boolean", "null"}
-    return {**parameter, "schema": schema} if is_plain else {**parameter, "content": {JSON_TYPE: {"schema": schema}}}
+
+
+def _kinds(schema: Any, own: Mapping[str, JSONSchema]) -> set[str]:
+    """The JSON types that `schema` says it may be of; none if it does not say."""
+    kinds: set[str] = set()
+    for branch in schema.get("anyOf", [schema]) if isinstance(schema, dict) else ():
+        found = own.get(branch["$ref"].removeprefix(_COMPONENTS), {}) if "$ref" in branch else branch
+        kind = found.get("type", ())
+        kinds.update([kind] if isinstance(kind, str) else kind)
+    return kinds

@@ -81,14 +81,19 @@ def test_fields_beside_a_raw_body_are_query_parameters() -> None:
         "image": BYTES,
         "width": {"type": "integer", "description": "In pixels"},
         "crop": {"type": "array", "items": {"type": "integer"}},
+        "fit": {"$ref": "#/$defs/Fit"},
+        "place": {"$ref": "#/$defs/Place"},
         "job.tags": {"type": "string"},
     }
-    document = described(("cut", {"type": "object", "properties": fields}, None), ("plain", {"type": "object"}, None))
+    definitions = {"Fit": {"enum": ["cover"], "type": "string"}, "Place": {"type": "object"}}
+    shape = {"type": "object", "properties": fields, "$defs": definitions}
+    document = described(("cut", shape, None), ("plain", {"type": "object"}, None))
     cut, plain = (document["paths"][f"/v1/plugins/{name}/jobs"]["post"] for name in ("cut", "plain"))
     own = {one["name"]: one for one in cut["parameters"] if "name" in one}
-    assert own.keys() == {"width", "crop"}
-    assert own["width"]["description"] == "With a raw body: In pixels"
-    assert "application/json" in own["crop"]["content"]
+    assert own.keys() == {"width", "crop", "fit", "place"}
+    assert own["width"]["description"] == "With a raw body. In pixels"
+    assert own["fit"]["schema"] == {"$ref": "#/components/schemas/CutPayload.Fit"}
+    assert [own[name]["description"] for name in ("crop", "place")] == ["With a raw body. As JSON."] * 2
     assert {*cut["requestBody"]["content"]} == {"application/json", "*/*"}
     assert {*plain["requestBody"]["content"]} == {"application/json"}
 
