@@ -27,7 +27,11 @@ class MovedTransaction:
     """A transaction at another time."""
 
     def __init__(self, tx, now):
-        self.fetch, self.insert, self.now = tx.fetch, tx.insert, now
+        self._tx = tx
+        self.now = now
+
+    def __getattr__(self, name):
+        return getattr(self._tx, name)
 
 
 class Clock:
