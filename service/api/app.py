@@ -6,6 +6,7 @@ import asyncio
 
 from aiohttp import hdrs, web
 from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
+from aiohttp.typedefs import Handler
 
 from service.api.access import Gate
 from service.api.description import Description
@@ -86,4 +87,17 @@ def create_app(
         app.router.add_route(route.method, route.path, endpoint, expect_handler=expect)
         if route.answers_head:
             app.router.add_route(hdrs.METH_HEAD, route.path, endpoint, expect_handler=expect)
+    for path in {route.path for route in ROUTES if not route.path_parameters}:
+        app.router.add_route(hdrs.METH_ANY, path, _refusing_others(path))
     return app
+
+
+def _refusing_others(path: str) -> Handler:
+    """Without it, other methods would take `batch` in `/v1/jobs/batch` for the id of a job."""
+    routes = [route for route in ROUTES if route.path == path]
+    allowed = {route.method for route in routes} | {hdrs.METH_HEAD for route in routes if route.answers_head}
+
+    async def refuse(request: web.Request) -> web.StreamResponse:
+        raise web.HTTPMethodNotAllowed(request.method, allowed)
+
+    return refuse

@@ -56,7 +56,7 @@ _EXAMPLES: Final[Mapping[str, Mapping[str, Any]]] = {
 _BATCH: Final = {
     "type": "array",
     "minItems": 1,
-    "maxItems": bulk_inputs.MAX_BATCH,
+    "description": f"At most {bulk_inputs.MAX_BATCH} jobs",
     "items": {"$ref": "#/components/schemas/BatchItemInput"},
 }
 _LINES: Final = {"type": "string", "description": "JSON objects, a line each"}
@@ -107,6 +107,7 @@ ROUTES: Final[Sequence[Route]] = (
         headers=inputs.PutHeaders,
         bodies={JSON_TYPE: Body(read=submissions.from_json, schema=inputs.JobInput)},
         answers={200: _ENDED_IN_TIME, 202: _ACCEPTED},
+        problems=(409,),
     ),
     Route(
         method="POST",
@@ -127,12 +128,10 @@ ROUTES: Final[Sequence[Route]] = (
                 description="The acceptable jobs are recorded; follow `Location`",
                 content={JSON_TYPE: bulk_views.BatchSubmissionView},
                 headers=("Location", "Idempotency-Replayed"),
-                leads_to={
-                    "/v1/batches/{batch_id}": "$response.body#/batch_id",
-                    "/v1/jobs/{job_id}": "$response.body#/items/0/id",
-                },
+                leads_to={"/v1/batches/{batch_id}": "$response.body#/batch_id"},
             )
         },
+        problems=(409,),
     ),
     Route(
         method="GET",
@@ -306,13 +305,7 @@ ROUTES: Final[Sequence[Route]] = (
             policy=ADMIN if action is Action.DELETE else SUBMIT,
             headers=inputs.KeyHeaders if action is Action.RETRY else None,
             bodies={JSON_TYPE: Body(read=actions.read_action, schema=bulk_inputs.ActionInput)},
-            answers={
-                200: Answer(
-                    description="What became of each job",
-                    content={JSON_TYPE: bulk_views.ActionView},
-                    leads_to={"/v1/jobs/{job_id}": "$response.body#/items/0/id"},
-                )
-            },
+            answers={200: Answer(description="What became of each job", content={JSON_TYPE: bulk_views.ActionView})},
         )
         for action in Action
     ),

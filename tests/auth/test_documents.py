@@ -1,4 +1,4 @@
-"""The pages on keys, limits, events and schedules, as a newcomer follows them: each command, in order, in one shell."""
+"""The pages for newcomers, followed as a newcomer would: every command, in order, in one shell."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ trap "kill $!; wait" EXIT
 curl -s --retry 600 --retry-delay 1 --retry-connrefused -o /dev/null http://127.0.0.1:{port}/livez"""
 
 
-@pytest.mark.parametrize("page", ["auth.md", "limits.md", "events.md", "schedules.md"])
+@pytest.mark.parametrize("page", ["auth.md", "limits.md", "events.md", "schedules.md", "submitting.md"])
 def test_every_command_of_the_page_answers_as_printed(page: str, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
