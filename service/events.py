@@ -10,7 +10,7 @@ from typing import Final
 
 #: What `EventBus.tell_others` is told when there may be work; else it is the id of a job that changed, or one of these.
 WORK: Final = "work"
-#: What may be watched beside jobs: something was set for a plugin; schedules were changed.
+#: Something was set for a plugin; schedules were changed.
 CONTROLS: Final = "controls"
 SCHEDULES: Final = "schedules"
 
@@ -24,9 +24,12 @@ class EventBus:
     def __init__(self) -> None:
         self._watchers: dict[str, set[asyncio.Event]] = collections.defaultdict(set)
         self.work = asyncio.Event()
+        self.controls = asyncio.Event()
+        self.schedules = asyncio.Event()
         self.anything = asyncio.Event()  # set with every wake-up, for whoever follows all jobs
         self.deliveries = asyncio.Event()  # something may be to be sent to webhooks
         self.tell_others: Callable[[str], None] = lambda what: None
+        self._topics = {WORK: self.work, CONTROLS: self.controls, SCHEDULES: self.schedules}
 
     @property
     def watched(self) -> Collection[str]:
@@ -35,10 +38,7 @@ class EventBus:
 
     @contextlib.contextmanager
     def watch(self, job_id: str) -> Iterator[asyncio.Event]:
-        """An event that is set at every change of the job, or of what else `changed` names.
-
-        Watch first, then read the row: no change slips between.
-        """
+        """An event that is set at every change of the job. Watch first, then read the row: no change slips between."""
         changed = asyncio.Event()
         self._watchers[job_id].add(changed)
         try:
@@ -63,20 +63,18 @@ class EventBus:
         self.tell_others(WORK)
 
     def heard(self, what: str) -> None:
-        """Another process says that there is `WORK`, or that the job of this id has changed."""
+        """Another process says that there is `WORK`, or that `CONTROLS`, `SCHEDULES` or a job have changed."""
         self.anything.set()
-        if what == WORK:
-            self.work.set()
-        else:
-            self.deliveries.set()
+        self._topics.get(what, self.deliveries).set()
         for changed in self._watchers.get(what, ()):
             changed.set()
 
     def missed_some(self) -> None:
         """Others may have told anything meanwhile: everybody looks again."""
         self.anything.set()
-        self.work.set()
         self.deliveries.set()
+        for topic in self._topics.values():
+            topic.set()
         for watchers in self._watchers.values():
             for changed in watchers:
                 changed.set()

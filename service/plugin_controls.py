@@ -11,7 +11,7 @@ from typing import Final
 import structlog
 
 from service.errors import PluginPausedError, ServiceUnavailableError
-from service.events import CONTROLS, WORK, EventBus
+from service.events import EventBus
 from service.models import Timestamp
 
 #: How often the database is asked when nobody says that something was set.
@@ -71,17 +71,16 @@ class PluginControls:
         """Read what is set now; where that has changed there may be work. Raises `ServiceUnavailableError`."""
         before, self._known = self._known, await self._load()
         if self._known != before:
-            self._events.heard(WORK)
+            self._events.work.set()
 
     async def keep(self) -> None:
         """Refresh at every change that is told, and now and then, until cancelled."""
-        with self._events.watch(CONTROLS) as changed:
-            while True:
-                changed.clear()
-                try:
-                    await self.refresh()
-                except ServiceUnavailableError as error:
-                    log.debug("what is set for plugins cannot be read", error=str(error))
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(REFRESH_S):
-                        await changed.wait()
+        while True:
+            self._events.controls.clear()
+            try:
+                await self.refresh()
+            except ServiceUnavailableError as error:
+                log.debug("what is set for plugins cannot be read", error=str(error))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(REFRESH_S):
+                    await self._events.controls.wait()

@@ -9,7 +9,7 @@ from typing import Final
 import structlog
 
 from service.errors import ServiceUnavailableError
-from service.events import SCHEDULES, EventBus
+from service.events import EventBus
 from service.schedule_management import ScheduleManagementService
 
 #: Somebody else's new schedule is found within this time where no wake-up tells of it.
@@ -29,15 +29,14 @@ class Scheduler:
 
     async def run(self) -> None:
         """Make jobs until cancelled."""
-        with self._events.watch(SCHEDULES) as changed:
-            while True:
-                changed.clear()
-                try:
-                    wait_s = await self._schedules.fire_due()
-                except ServiceUnavailableError as error:
-                    log.debug("cannot make the jobs of schedules", error=str(error))
-                    wait_s = RETRY_S
-                # Not `wait_for`: on Python 3.11 it swallows a cancellation that comes together with the wake-up.
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(POLL_S if wait_s is None else min(wait_s, POLL_S)):
-                        await changed.wait()
+        while True:
+            self._events.schedules.clear()
+            try:
+                wait_s = await self._schedules.fire_due()
+            except ServiceUnavailableError as error:
+                log.debug("cannot make the jobs of schedules", error=str(error))
+                wait_s = RETRY_S
+            # Not `wait_for`: on Python 3.11 it swallows a cancellation that comes together with the wake-up.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(POLL_S if wait_s is None else min(wait_s, POLL_S)):
+                    await self._events.schedules.wait()
