@@ -71,6 +71,17 @@ def operations(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {operation["operationId"]: operation for item in document["paths"].values() for operation in item.values()}
 
 
+def test_a_path_that_is_written_out_takes_its_own_methods_alone(live: Live) -> None:
+    paths = {route.path for route in ROUTES if not route.path_parameters}
+    assert "/v1/jobs/batch" in paths  # else taken for the job of the id "batch"
+    for path in paths:
+        own = {route.method for route in ROUTES if route.path == path}
+        for method in {"GET", "POST", "PUT", "PATCH", "DELETE"} - own:
+            answer = live.request(method, path, json={})
+            assert (answer.status_code, answer.json()["type"]) == (405, "/problems/wrong-method"), (method, path)
+            assert {*answer.headers["Allow"].split(",")} - {"HEAD"} == own
+
+
 def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
     places: list[Any] = [document]
     while places:
