@@ -127,3 +127,35 @@ def test_an_id_of_the_clients_choice_is_its_key(live: Live) -> None:
 def test_an_id_that_is_no_uuid_of_version_7_cannot_be_chosen(live: Live, job_id: str) -> None:
     answer = live.request("PUT", f"/v1/jobs/{job_id}", json={"plugin": "echo", "payload": {}})
     assert pointers(problem(answer, 422)) == ["/job_id"]
+
+
+async def test_batches_and_retries_count_towards_the_limits_of_the_queue(tmp_path: Path) -> None:
+    job = {"plugin": "echo", "payload": {}}
+    async with (
+        serving(tmp_path, "echo", "sleep") as session,
+        session.post("/v1/jobs", json=job, headers={"Prefer": "wait=60"}) as answer,
+    ):
+        ended = (await answer.json())["id"]
+        assert answer.status == 200
+    async with serving(tmp_path, "echo", "sleep", max_queued_per_plugin=2) as session:
+        later = {**job, "run_at": "2999-01-01T00:00:00Z"}
+        for items, status, rows in (
+            ([later] * 3, 429, 0),
+            (
+                [later, {**later, "plugin": "sleep", "payload": {"seconds": 1}}, {"plugin": "never", "payload": {}}],
+                202,
+                2,
+            ),
+            ([later] * 2, 429, 2),
+            ([later], 202, 3),
+        ):
+            async with session.post("/v1/jobs/batch", json=items) as answer:
+                assert answer.status == status, await answer.text()
+                assert ("Retry-After" in answer.headers) is (status == 429)
+            async with session.get("/v1/jobs?status=PENDING") as answer:
+                assert len((await answer.json())["items"]) == rows
+        for path, body in ((f"/v1/jobs/{ended}/retry", None), ("/v1/jobs/actions/retry", {"ids": [ended]})):
+            async with session.post(path, json=body) as answer:
+                assert (answer.status, "Retry-After" in answer.headers) == (429, True)
+        async with session.get("/v1/jobs") as answer:
+            assert len((await answer.json())["items"]) == 4
