@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 #: What `EventBus.tell_others` is told when there may be work; else it is the id of a job that changed, or one of these.
@@ -30,11 +30,6 @@ class EventBus:
         self.deliveries = asyncio.Event()  # something may be to be sent to webhooks
         self.tell_others: Callable[[str], None] = lambda what: None
         self._topics = {WORK: self.work, CONTROLS: self.controls, SCHEDULES: self.schedules}
-
-    @property
-    def watched(self) -> Collection[str]:
-        """The jobs that somebody watches."""
-        return list(self._watchers)
 
     @contextlib.contextmanager
     def watch(self, job_id: str) -> Iterator[asyncio.Event]:

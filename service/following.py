@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator, Sequence
 from typing import Any, Final, Protocol, TypeVar
@@ -74,6 +75,7 @@ class FollowingService:
         self._room = asyncio.Semaphore(_READS)
         self._reading: dict[Hashable, asyncio.Task[Any]] = {}
         self._kept: dict[Hashable, tuple[float, EventPage]] = {}  # until when, the oldest first
+        self._followed: collections.Counter[str] = collections.Counter()  # jobs, by how many
         self._tail = EventTail(events, self._newest, lambda place: self._page(place, None))
         self.is_closing = False
 
@@ -86,7 +88,13 @@ class FollowingService:
         if canonical is None:
             raise JobNotFoundError(job_id[:100])
         with self._events.watch(canonical) as changed:
-            yield JobFollower(canonical, after, changed, lambda n: self._news(canonical, tenant, n))
+            self._followed[canonical] += 1
+            try:
+                yield JobFollower(canonical, after, changed, lambda n: self._news(canonical, tenant, n))
+            finally:
+                self._followed[canonical] -= 1
+                if not self._followed[canonical]:
+                    del self._followed[canonical]
 
     @contextlib.asynccontextmanager
     async def all_jobs(self, wanted: EventFilter, after: Place | None) -> AsyncIterator[AllFollower]:
@@ -116,22 +124,22 @@ class FollowingService:
         await self._tail.keep()
 
     async def keep_watch(self) -> None:
-        """Look at every watched job at regular intervals, whatever wake-ups were missed, until cancelled."""
+        """Look at every followed job at regular intervals, whatever wake-ups were missed, until cancelled."""
         known: dict[str, int] = {}
         while True:
             await asyncio.sleep(LOOK_AGAIN_S)
-            watched = list(self._events.watched)
+            followed = list(self._followed)
             try:
                 counts: dict[str, int] = {}
-                for first in range(0, len(watched), _ASKED):
-                    counts |= await event_reads.counts(self._database.reader, watched[first : first + _ASKED])
+                for first in range(0, len(followed), _ASKED):
+                    counts |= await event_reads.counts(self._database.reader, followed[first : first + _ASKED])
             except ServiceUnavailableError as error:
                 log.debug("followed jobs cannot be looked at", error=str(error))
                 continue
-            for job_id in watched:
+            for job_id in followed:
                 if counts.get(job_id) != known.get(job_id, -1):
                     self._events.heard(job_id)
-            known = {job_id: counts[job_id] for job_id in watched if job_id in counts}
+            known = {job_id: counts[job_id] for job_id in followed if job_id in counts}
 
     # --- parts ---------------------------------------------------------------------------------------------------
 
