@@ -15,7 +15,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from service import app, cli
+from service import app
+from service.cli.app import run
 from service.db import event_reads, job_claims, job_endings, job_events, job_inserts, job_leases, webhook_outbox
 from service.db.job_inserts import Inserted, NewJob
 from service.db.schema import jobs
@@ -231,4 +232,4 @@ async def _execute(database_url: str, sql: str) -> None:
 if __name__ == "__main__":
     for name in sys.argv[1].split(","):
         PLANTS[name]()
-    sys.exit(cli.run(sys.argv[2:]))
+    sys.exit(run(sys.argv[2:]))
