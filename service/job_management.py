@@ -133,6 +133,7 @@ class JobManagementService:
         )
         self._executions: dict[tuple[str, int], _Execution] = {}  # by job and fence
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._hurried = False
         self.instance_id = str(uuid7())
 
     @property
@@ -300,7 +301,10 @@ class JobManagementService:
 
         At most `caps[plugin]` of the plugins named there. How many jobs; see `execute`.
         """
-        return len(await self._claim_and_start(limit=limit, caps=caps, plugins=plugins))
+        # Held as one: a claim under way when the service stops must be started, or nobody gives its jobs back.
+        starting = asyncio.create_task(self._claim_and_start(limit=limit, caps=caps, plugins=plugins))
+        self._hold(starting)
+        return len(await asyncio.shield(starting))
 
     async def execute(self, job: ClaimedJob) -> Pair | None:
         """Run a claimed job and record how it ended, if its fence still holds.
@@ -407,6 +411,7 @@ class JobManagementService:
 
     def hurry(self) -> None:
         """Give everything that runs back to the queue now."""
+        self._hurried = True
         for execution in self._executions.values():
             execution.stop(JobStatus.PENDING)
 
@@ -434,7 +439,9 @@ class JobManagementService:
         tasks = []
         for job in claimed:
             task = asyncio.create_task(self.execute(job), name=f"job {job.id}")
-            self._executions[job.id, job.fence] = _Execution(job, task, trusted_until)
+            execution = self._executions[job.id, job.fence] = _Execution(job, task, trusted_until)
+            if self._hurried:
+                execution.stop(JobStatus.PENDING)
             self._hold(task)
             tasks.append(task)
             self._metrics.transitions.labels(JobStatus.RUNNING, job.plugin).inc()

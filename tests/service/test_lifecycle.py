@@ -55,6 +55,15 @@ def test_what_does_not_finish_in_time_goes_back_unharmed(serve):
     assert [attempt["outcome"] for attempt in service.attempts(job)] == ["RELEASED", None]
 
 
+def test_a_job_claimed_while_the_service_stops_goes_back_unharmed(serve):
+    """The claim is committed, but nobody has heard of it when the signal comes."""
+    service = serve("--drain-s", "0", failpoints="claim.after_commit=delay(1.5)@*")
+    service.submit("sleep", {"seconds": 60})
+    until(lambda: service.sql("SELECT status FROM report_jobs") == [("RUNNING",)])
+    assert service.stop() == 0
+    assert service.sql("SELECT status, attempt, error_type FROM report_jobs") == [("PENDING", 0, None)]
+
+
 def test_a_second_signal_ends_the_patience(serve):
     service = serve("--drain-s", "60")
     job = service.submit("sleep", {"seconds": 60})
