@@ -88,6 +88,6 @@ def test_no_generated_request_meets_a_fault_or_an_undocumented_answer(fuzzed: Li
         followed += re.findall(r"API Links: +(\d+) covered", report)
         if made >= EXAMPLES:
             break
-    assert max(map(int, followed)) >= 10, "the sequences follow no links"
+    assert max(map(int, followed)) >= 1, "the sequences follow no links"
     made, _ = generated(fuzzed, "examples,coverage,fuzzing", share=10, seed=1, where="--include-path-regex")
     assert made
