@@ -194,8 +194,8 @@ async def test_a_running_job_is_cancelled_and_its_execution_stopped(jobs, execut
 async def test_a_job_stopped_before_its_first_step_never_runs_and_goes_back(jobs, execute):
     calls = execute(returning(({}, {})))
     job_id = await jobs.create_job("p", {})
-    assert await jobs.claim_and_start(1, {}, {"p"}) == 1
     jobs.hurry()
+    assert await jobs.claim_and_start(1, {}, {"p"}) == 1
     await jobs.drain(5)
     assert (await jobs.get_record(job_id)).status == "PENDING"
     assert calls == []
