@@ -239,21 +239,19 @@ class Service:
                 await stack.enter_async_context(_supervised(name, loop, health, failed))
             url = None
             if listen:
-                actions, batches = JobActions(database, jobs, events), JobBatches(database, events)
-                gate = _gate(settings, keys)
                 app = create_app(
-                    jobs,
-                    actions,
-                    batches,
-                    plugins,
-                    webhooks,
-                    schedules,
-                    PluginControlService(database, plugins, controls, events),
-                    health,
-                    settings,
-                    metrics,
-                    gate,
-                    following,
+                    jobs=jobs,
+                    actions=JobActions(database, jobs, events),
+                    batches=JobBatches(database, events),
+                    plugins=plugins,
+                    webhooks=webhooks,
+                    schedules=schedules,
+                    controls=PluginControlService(database, plugins, controls, events),
+                    health=health,
+                    settings=settings,
+                    metrics=metrics,
+                    gate=_gate(settings, keys),
+                    following=following,
                 )
                 url = await stack.enter_async_context(_listening(app, settings, metrics))
                 stack.push_async_callback(_record_use, keys)

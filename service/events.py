@@ -48,14 +48,13 @@ class EventBus:
         self.changed(job_id)
 
     def changed(self, what: str) -> None:
-        """A change of `CONTROLS`, `SCHEDULES` or a job is committed."""
+        """A change of `CONTROLS`, `SCHEDULES` or a job is committed, or there is `WORK`."""
         self.heard(what)
         self.tell_others(what)
 
     def work_arrived(self) -> None:
         """There may be something to claim."""
-        self.heard(WORK)
-        self.tell_others(WORK)
+        self.changed(WORK)
 
     def heard(self, what: str) -> None:
         """Another process says that there is `WORK`, or that `CONTROLS`, `SCHEDULES` or a job have changed."""

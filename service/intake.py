@@ -162,7 +162,8 @@ class Intake:
         """Record the jobs of all requests that are acceptable, in one transaction; an outcome for each request.
 
         With `idempotency_key` K, request i has the key `K#i` unless it brings its own, and the batch has the same id
-        whenever it is sent. Raises `QueueFullError` and `ServiceUnavailableError`: then nothing is recorded.
+        whenever it is sent. Raises `QueueFullError`, `PluginPausedError` for a plugin that was paused meanwhile, and
+        `ServiceUnavailableError`: then nothing is recorded.
         """
         self.check_open()
         batch_id = str(uuid7()) if idempotency_key is None else _batch_id(tenant, idempotency_key)

@@ -125,7 +125,8 @@ class JobActions:
         """A new job with the plugin, payload and options of one that ended, but no times; the old one is its parent.
 
         A used `idempotency_key` yields the job it made before, whatever has become of the old one. Raises
-        `JobNotFoundError`, `JobStateError`, `QueueFullError`, `IdempotencyConflictError`, `ServiceUnavailableError`.
+        `JobNotFoundError`, `JobStateError`, `PluginPausedError`, `QueueFullError`, `IdempotencyConflictError`,
+        `ServiceUnavailableError`.
         """
         job_id = canonical_id(job_id)
         standings = await job_queries.find_standings(self._reader, tenant, [job_id])

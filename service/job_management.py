@@ -262,12 +262,14 @@ class JobManagementService:
         On a RUNNING job, wait for the recorded outcome; on SUCCESS or FAILED return the recorded pair without running.
         However many ask at once, the plugin runs once; it goes on when a caller stops waiting. The pair is this
         attempt's, even where it failed and another attempt is to follow. It is an order: it waits for no `run_at`, no
-        free worker, and no control of the plugin. Raises `JobNotFoundError`, and `JobStateError`
-        on a CANCELLED job.
+        free worker, and no control of the plugin. Raises `JobNotFoundError`, `JobStateError` on a CANCELLED job, and
+        `ServiceUnavailableError` when the service stops and the job goes back.
         """
         while True:
             record = await self.get_record(job_id)
             match record.status:
+                case JobStatus.PENDING if self._hurried:
+                    raise ServiceUnavailableError("The service is shutting down; it runs the job after its next start.")
                 case JobStatus.PENDING:
                     # Held as one: a caller cancelled between claim and start would leave the job RUNNING for ever.
                     starting = asyncio.create_task(self._claim_and_start(limit=1, job_id=record.id))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from datetime import datetime
 from typing import Final
 
@@ -29,7 +28,7 @@ from service.errors import (
 from service.events import SCHEDULES, EventBus
 from service.intake import Intake
 from service.metrics import Metrics
-from service.models import DEFAULT_TENANT, Timestamp, timestamp
+from service.models import DEFAULT_TENANT, Timestamp, canonical_uuid, timestamp
 from service.plugin_management import PluginManagementService
 from service.schedule_models import ScheduleDefinition, ScheduleRecord
 
@@ -227,7 +226,7 @@ class ScheduleManagementService:
 
 def _key(schedule_id: str, tenant: str) -> ScheduleKey:
     """Raises `ScheduleNotFoundError` for what is no UUID: there is no such schedule."""
-    try:
-        return ScheduleKey(id=str(uuid.UUID(schedule_id)), tenant=tenant)
-    except ValueError:
-        raise ScheduleNotFoundError(schedule_id[:100]) from None
+    canonical = canonical_uuid(schedule_id)
+    if canonical is None:
+        raise ScheduleNotFoundError(schedule_id[:100])
+    return ScheduleKey(id=canonical, tenant=tenant)

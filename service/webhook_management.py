@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypedDict, TypeVar
 
@@ -13,7 +12,7 @@ from service.db.database import Database
 from service.db.webhook_deliveries import GIVE_UP_PAGE, DeliveryClaim, Redelivery
 from service.db.webhook_endpoints import MAX_ENDPOINTS, EndpointChange, NewEndpoint, OwnEndpoint, Rotation
 from service.errors import DeliveryNotFoundError, WebhookNotFoundError, WebhookStateError
-from service.models import DEFAULT_TENANT, JobRecord, timestamp
+from service.models import DEFAULT_TENANT, JobRecord, canonical_uuid, timestamp
 from service.webhook_models import (
     ClaimedDelivery,
     Delivery,
@@ -159,10 +158,10 @@ class WebhookManagementService:
         Raises `WebhookNotFoundError`, `DeliveryNotFoundError`, and `WebhookStateError` if the endpoint is disabled.
         """
         webhook = await self.get(webhook_id, tenant=tenant)
-        try:
-            delivery = await self._delivery(webhook.id, str(uuid.UUID(delivery_id)))
-        except ValueError:
-            raise DeliveryNotFoundError(delivery_id[:100]) from None
+        canonical = canonical_uuid(delivery_id)
+        if canonical is None:
+            raise DeliveryNotFoundError(delivery_id[:100])
+        delivery = await self._delivery(webhook.id, canonical)
         await self._enabled(webhook_id, tenant)
         again = Redelivery(delivery_id=delivery.id, endpoint_id=webhook.id)
         await self._database.writer.write(webhook_deliveries.redeliver, again)
@@ -212,10 +211,7 @@ class WebhookManagementService:
 
 def _canonical(webhook_id: str) -> str:
     """The one spelling of a UUID; raises `WebhookNotFoundError` for what is none: there is no such webhook."""
-    try:
-        return str(uuid.UUID(webhook_id))
-    except ValueError:
-        raise WebhookNotFoundError(webhook_id[:100]) from None
+    return _found(canonical_uuid(webhook_id), webhook_id)
 
 
 def _found(found: _T | None, webhook_id: str) -> _T:

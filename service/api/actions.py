@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
-import orjson
 from aiohttp import web
 
 from service.api import bodies, bulk_views, handlers
@@ -54,6 +53,6 @@ def acting(action: Action) -> Handler:
                 action, query, tenant=tenant, dry_run=dry_run, idempotency_key=key
             )
         view = bulk_views.action_view(action, report, dry_run=dry_run)
-        return web.Response(body=orjson.dumps(view), content_type="application/json")
+        return handlers.json_response(view)
 
     return act

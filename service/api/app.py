@@ -29,6 +29,7 @@ from service.webhook_management import WebhookManagementService
 
 
 def create_app(
+    *,
     jobs: JobManagementService,
     actions: JobActions,
     batches: JobBatches,

@@ -7,14 +7,14 @@ from collections.abc import AsyncIterator, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
-import orjson
 from aiohttp import hdrs, web
 
 from service.api import bodies, bulk_views
 from service.api.bulk_inputs import MAX_BATCH, MAX_BATCH_VALUES, check_batch
-from service.api.handlers import Arguments
+from service.api.handlers import Arguments, json_response
 from service.api.inputs import Submitted
 from service.api.problems import Problem, item_view, problem_of
+from service.api.route import NDJSON_TYPE
 from service.api.services import Services
 from service.errors import ServiceError
 from service.intake import Accepted, BatchSubmission
@@ -22,7 +22,6 @@ from service.models import JobOutcome
 
 #: A client that takes nothing of an answer for so long is given up.
 WRITE_TIMEOUT_S: Final = 30.0
-_NDJSON: Final = "application/x-ndjson"
 
 
 async def read_array(services: Services, request: web.Request) -> list[Submitted | Problem]:
@@ -67,7 +66,7 @@ def _submitted(items: Sequence[Submitted | Problem], submission: BatchSubmission
     headers: dict[str, str] = {} if batch_id is None else {hdrs.LOCATION: bulk_views.batch_url(batch_id)}
     if all(outcome.replayed for outcome in accepted):
         headers["Idempotency-Replayed"] = "true"
-    return _json(view, HTTPStatus.ACCEPTED, headers)
+    return json_response(view, HTTPStatus.ACCEPTED, headers)
 
 
 def _item_view(index: int, item: Submitted | Problem, outcome: Accepted | ServiceError | None) -> Any:
@@ -88,13 +87,13 @@ async def get_batch(services: Services, request: web.Request, arguments: Argumen
     batch = await services.batches.wait_for(
         request.match_info["batch_id"], arguments.query.get("wait", 0), tenant=arguments.caller.tenant
     )
-    return _json(bulk_views.batch_view(batch))
+    return json_response(bulk_views.batch_view(batch))
 
 
 async def get_results(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
     """What became of each job of a batch, a line each, read as fast as the client takes it."""
     pages = await services.batches.outcomes(request.match_info["batch_id"], tenant=arguments.caller.tenant)
-    return web.Response(body=_lines(pages, request), content_type=_NDJSON)
+    return web.Response(body=_lines(pages, request), content_type=NDJSON_TYPE)
 
 
 async def _lines(pages: AsyncIterator[Sequence[JobOutcome]], request: web.Request) -> AsyncIterator[bytes]:
@@ -116,7 +115,3 @@ def _rendered(page: Sequence[JobOutcome]) -> bytes:
 def _abort(request: web.Request) -> None:
     if request.transport is not None:
         request.transport.abort()
-
-
-def _json(view: Any, status: HTTPStatus = HTTPStatus.OK, headers: dict[str, str] | None = None) -> web.Response:
-    return web.Response(body=orjson.dumps(view), status=status, headers=headers, content_type="application/json")

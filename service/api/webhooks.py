@@ -6,11 +6,10 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlencode
 
-import orjson
 from aiohttp import hdrs, web
 
 from service.api import webhook_views as views
-from service.api.handlers import Arguments
+from service.api.handlers import Arguments, json_response
 from service.api.services import Services
 from service.webhook_management import WebhookChange
 from service.webhook_models import WebhookEvent
@@ -27,7 +26,7 @@ async def create_webhook(services: Services, request: web.Request, arguments: Ar
         description=asked.get("description"),
     )
     view: views.NewWebhookView = {**views.webhook_view(webhook), "secret": secret.text}
-    return _json(view, HTTPStatus.CREATED, {hdrs.LOCATION: views.webhook_url(webhook.id)})
+    return json_response(view, HTTPStatus.CREATED, {hdrs.LOCATION: views.webhook_url(webhook.id)})
 
 
 async def list_webhooks(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
@@ -37,13 +36,13 @@ async def list_webhooks(services: Services, request: web.Request, arguments: Arg
         tenant=arguments.caller.tenant, after=query.get("cursor"), limit=query.get("limit", 50)
     )
     view: views.WebhookListView = {"items": [views.webhook_view(item) for item in page.items], "next": page.next}
-    return _json(view, headers=_next_link(request, page.next))
+    return json_response(view, headers=_next_link(request, page.next))
 
 
 async def get_webhook(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
     """One endpoint."""
     webhook = await services.webhooks.get(request.match_info["webhook_id"], tenant=arguments.caller.tenant)
-    return _json(views.webhook_view(webhook))
+    return json_response(views.webhook_view(webhook))
 
 
 async def change_webhook(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
@@ -54,7 +53,7 @@ async def change_webhook(services: Services, request: web.Request, arguments: Ar
     if "plugins" in change:
         change["plugins"] = _distinct(change["plugins"])
     webhook = await services.webhooks.change(request.match_info["webhook_id"], change, tenant=arguments.caller.tenant)
-    return _json(views.webhook_view(webhook))
+    return json_response(views.webhook_view(webhook))
 
 
 async def delete_webhook(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
@@ -66,19 +65,19 @@ async def delete_webhook(services: Services, request: web.Request, arguments: Ar
 async def rotate_webhook(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
     """Make a new secret."""
     secret = await services.webhooks.rotate(request.match_info["webhook_id"], tenant=arguments.caller.tenant)
-    return _json(views.secret_view(secret))
+    return json_response(views.secret_view(secret))
 
 
 async def get_webhook_secret(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
     """Show the secret."""
     secret = await services.webhooks.get_secret(request.match_info["webhook_id"], tenant=arguments.caller.tenant)
-    return _json(views.secret_view(secret))
+    return json_response(views.secret_view(secret))
 
 
 async def ping_webhook(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
     """Send a message that is about no job."""
     delivery = await services.webhooks.ping(request.match_info["webhook_id"], tenant=arguments.caller.tenant)
-    return _json(views.delivery_view(delivery), HTTPStatus.ACCEPTED)
+    return json_response(views.delivery_view(delivery), HTTPStatus.ACCEPTED)
 
 
 async def list_deliveries(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
@@ -92,7 +91,7 @@ async def list_deliveries(services: Services, request: web.Request, arguments: A
         limit=query.get("limit", 50),
     )
     view: views.DeliveryListView = {"items": [views.delivery_view(item) for item in page.items], "next": page.next}
-    return _json(view, headers=_next_link(request, page.next))
+    return json_response(view, headers=_next_link(request, page.next))
 
 
 async def redeliver(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
@@ -101,7 +100,7 @@ async def redeliver(services: Services, request: web.Request, arguments: Argumen
     delivery = await services.webhooks.redeliver(
         match["webhook_id"], match["delivery_id"], tenant=arguments.caller.tenant
     )
-    return _json(views.delivery_view(delivery), HTTPStatus.ACCEPTED)
+    return json_response(views.delivery_view(delivery), HTTPStatus.ACCEPTED)
 
 
 def _distinct(values: Any) -> tuple[Any, ...] | None:
@@ -112,7 +111,3 @@ def _next_link(request: web.Request, cursor: str | None) -> dict[str, str]:
     if cursor is None:
         return {}
     return {hdrs.LINK: f'<{request.path}?{urlencode({**request.query, "cursor": cursor})}>; rel="next"'}
-
-
-def _json(view: Any, status: HTTPStatus = HTTPStatus.OK, headers: dict[str, str] | None = None) -> web.Response:
-    return web.Response(body=orjson.dumps(view), status=status, headers=headers, content_type="application/json")

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from service.codec import encode
 from service.db import job_leases, plugin_metrics
 from service.db.statements import Statement
-from service.errors import JobNotFoundError, JobStateError, NotStorableError
+from service.errors import JobNotFoundError, JobStateError, NotStorableError, ServiceUnavailableError
 from service.models import JobQuery
 from service.plugin_management import PluginManagementService
 
@@ -196,6 +196,17 @@ async def test_a_job_stopped_before_its_first_step_never_runs_and_goes_back(jobs
     job_id = await jobs.create_job("p", {})
     jobs.hurry()
     assert await jobs.claim_and_start(1, {}, {"p"}) == 1
+    await jobs.drain(5)
+    assert (await jobs.get_record(job_id)).status == "PENDING"
+    assert calls == []
+
+
+async def test_a_job_ordered_while_the_service_stops_is_refused_and_stays(jobs, execute):
+    calls = execute(returning(({}, {})))
+    job_id = await jobs.create_job("p", {})
+    jobs.hurry()
+    with pytest.raises(ServiceUnavailableError):
+        await jobs.run_job(job_id)
     await jobs.drain(5)
     assert (await jobs.get_record(job_id)).status == "PENDING"
     assert calls == []
