@@ -11,6 +11,7 @@ from aiohttp import hdrs, web
 
 from service.api import bodies, bulk_views
 from service.api.bulk_inputs import MAX_BATCH, MAX_BATCH_VALUES, check_batch
+from service.api.connections import TAKE_S
 from service.api.handlers import Arguments, json_response
 from service.api.inputs import Submitted
 from service.api.problems import Problem, item_view, problem_of
@@ -21,7 +22,7 @@ from service.intake import Accepted, BatchSubmission
 from service.models import JobOutcome
 
 #: A client that takes nothing of an answer for so long is given up.
-WRITE_TIMEOUT_S: Final = 30.0
+WRITE_TIMEOUT_S: Final = TAKE_S
 
 
 async def read_array(services: Services, request: web.Request) -> list[Submitted | Problem]:

@@ -12,7 +12,7 @@ import orjson
 import structlog
 from aiohttp import hdrs, web
 
-from service.api.connections import when_lost
+from service.api.connections import TAKE_S, when_lost
 from service.api.middleware import finish
 from service.api.services import Services
 from service.errors import ServiceUnavailableError
@@ -22,7 +22,7 @@ from service.models import JobEvent
 
 HEARTBEAT_S: Final = 15.0
 #: How long a client may take nothing of what is there for it.
-WRITE_S: Final = 30.0
+WRITE_S: Final = TAKE_S
 #: At least so often it is asked whether the caller may still listen.
 ADMIT_S: Final = 5.0
 #: When a client should come back that lost its connection.
