@@ -64,7 +64,9 @@ class WebhookSender:
             return socket.socket(family, kind, protocol)
 
         connector = aiohttp.TCPConnector(
-            resolver=resolver,
+            # The system's own way takes a thread for each name, of the few that all blocking work here shares; a name
+            # server that does not answer would then hold up submissions.
+            resolver=resolver or aiohttp.AsyncResolver(),
             socket_factory=checked_socket,
             use_dns_cache=False,
             force_close=True,

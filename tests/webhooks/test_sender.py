@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import threading
 from collections.abc import AsyncIterator
 
 import pytest
@@ -197,3 +198,24 @@ async def test_without_the_look_at_the_address_the_witness_sees_who_connects(
     monkeypatch.setattr(WebhookRules, "check_connection", lambda *_: None)
     await send(f"http://rebinding.example:{witness.port}/", Names(["127.0.0.1"]))
     assert witness.refused == 1
+
+
+async def test_names_that_nobody_answers_for_hold_up_no_blocking_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    released = threading.Event()
+
+    def unanswered(*_: object, **__: object) -> list[object]:
+        released.wait(20)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", unanswered)
+    async with WebhookSender.open(WebhookRules(), timeout_s=5) as sender:
+        url = "https://receiver.invalid/"
+        sends = [asyncio.create_task(sender.send(url, "1", b"{}", SECRET)) for _ in range(64)]
+        for _ in range(100):  # until all have asked
+            await asyncio.sleep(0)
+        try:
+            async with asyncio.timeout(4):
+                await asyncio.to_thread(int)
+        finally:
+            released.set()
+        assert {(await send).error for send in sends} <= {"the host's name has no address", "no answer in time"}
