@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 ROUNDS ?= 100
+JOBS ?= 200000
 MINUTES ?= 1
 SEED ?= 1
 PROFILE ?= mixed
@@ -19,7 +20,7 @@ CHECKS := tests/architecture $(wildcard tests/schema tests/*/test_docs*.py tests
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check fuzz docs serve hostile torture power-cut bench lock clean
+.PHONY: help demo test check fuzz docs serve hostile torture power-cut reports bench lock clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
@@ -55,6 +56,11 @@ torture: $(INSTALLED) ## Load and hurt the real service, then judge it (MINUTES=
 power-cut: ROUNDS := 20
 power-cut: $(INSTALLED) ## Cut the power under the loaded service ROUNDS times (ROUNDS=20; needs the right to mount)
 	$(BIN)/python -m tests.durability.power_cut --rounds $(ROUNDS)
+
+reports: $(INSTALLED) ## Hold the reports over 20,000 random transitions against counting, then time them (JOBS=200000)
+	$(BIN)/python -m tests.reports --seed $(SEED)
+	$(BIN)/python -m benchmarks.rollups
+	$(BIN)/python -m benchmarks.reports --jobs $(JOBS)
 
 bench: $(INSTALLED) ## Measure durable submission and latency under load (needs the system package wrk)
 	$(BIN)/python -m benchmarks.submit

@@ -6,6 +6,7 @@ import asyncio
 
 import sqlalchemy as sa
 from alembic import context
+from alembic.runtime.migration import MigrationContext
 
 from service.db.engine import create_migration_engine
 from service.db.schema import metadata
@@ -19,7 +20,7 @@ LOCK = 0x6A6F6273
 def migrate(connection: sa.Connection) -> None:
     if connection.dialect.name == "postgresql":
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK)))
-    drop_views(connection)
+    grants = drop_views(connection)
     context.configure(
         connection=connection,
         target_metadata=metadata,
@@ -28,8 +29,9 @@ def migrate(connection: sa.Connection) -> None:
         transaction_per_migration=False,
     )
     context.run_migrations()
-    if sa.inspect(connection).has_table("jobs"):
-        create_views(connection)
+    # Views are of the newest schema alone.
+    if MigrationContext.configure(connection).get_current_revision() == context.get_head_revision():
+        create_views(connection, grants)
 
 
 async def migrate_from_command_line() -> None:

@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import structlog
@@ -24,6 +25,7 @@ from service.api.access import Gate, is_loopback
 from service.api.app import create_app
 from service.api.connections import create_runner
 from service.api.webhook_views import message
+from service.bookkeeper import Bookkeeper
 from service.control_management import PluginControlService
 from service.db import instances, plugin_controls, plugin_metrics, queue_depth
 from service.db.database import Database
@@ -33,6 +35,7 @@ from service.db.ground import Healing
 from service.db.instances import Instance
 from service.db.lock import exclusive_lock
 from service.db.migrate import upgrade
+from service.db.snapshot import snapshot as copy_database
 from service.dispatcher import Dispatcher
 from service.errors import DatabaseInUseError, ServiceError, ServiceUnavailableError, StartupError
 from service.events import EventBus
@@ -50,6 +53,7 @@ from service.plugin_management import PluginManagementService
 from service.plugins.discovery import installed_plugins
 from service.plugins.manifest import PluginSource
 from service.queue_limits import Limits, QueueLimits
+from service.reports import ReportService
 from service.rescuer import LeaseKeeper, Rescuer
 from service.retries import RetryPolicy
 from service.schedule_management import ScheduleManagementService
@@ -63,6 +67,8 @@ from service.webhook_sender import WebhookSender
 from service.webhooks import DeliveryPolicy, WebhookDeliverer
 
 _PROBE_S: Final = 2.0
+#: How long the last events may be folded when the service stops; the next start folds the rest.
+_CLOSE_BOOKS_S: Final = 2.0
 _SWITCH_S: Final = 0.0005
 #: Connections that may wait to be accepted: of a burst none is turned away, to come back after a second.
 _BACKLOG: Final = 1_024
@@ -205,6 +211,8 @@ class Service:
             )
             metrics.gauge("jobservice_webhooks_under_way", "Messages being sent now", lambda: deliverer.under_way)
             metrics.gauge("jobservice_jobs_running", "Jobs running now", lambda: sum(jobs.running.values()))
+            reports = ReportService(database)
+            stack.push_async_callback(_close_books, reports)
             await _register(database, jobs.instance_id)
             stack.push_async_callback(_deregister, database, jobs.instance_id)
             # What runs elsewhere on a shared database is not ours to take back before its lease ends, and whether
@@ -226,6 +234,7 @@ class Service:
                 "webhooks": deliverer.run,
                 "writer": database.writer.ended,
                 "worker watch": runner.ended,
+                "bookkeeper": Bookkeeper(reports).run,
                 "wake-ups": lambda: database.relay(events),
                 "API keys": keys.keep,
                 "queue limits": queue_limits.keep,
@@ -325,6 +334,11 @@ async def migrate(settings: Settings) -> str:
         return await upgrade(settings.resolved_database_url)
 
 
+async def snapshot(settings: Settings, target: Path) -> None:
+    """Copy the database to `target` while a service may use it. Raises `StartupError`."""
+    await asyncio.to_thread(copy_database, settings.resolved_database_url, target)
+
+
 @contextlib.asynccontextmanager
 async def open_keys(settings: Settings) -> AsyncIterator[KeyManagementService]:
     """The API keys in the database, for as long as the block runs, whether a service uses it or not.
@@ -408,6 +422,13 @@ async def _deregister(database: Database, instance_id: str) -> None:
         await database.writer.write(instances.stop, instance_id)
     except ServiceUnavailableError as error:
         log.error("the end of this process could not be recorded", error=str(error))
+
+
+async def _close_books(reports: ReportService) -> None:
+    try:
+        await reports.catch_up(_CLOSE_BOOKS_S)
+    except ServiceUnavailableError as error:
+        log.error("the reports miss what happened last, until the next start", error=str(error))
 
 
 @contextlib.asynccontextmanager

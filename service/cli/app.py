@@ -18,7 +18,7 @@ from service.cli.keys import keys, tenants
 from service.cli.output import say
 from service.cli.plugins import plugins
 from service.cli.schedules import schedules
-from service.cli.serving import migrate, serve, work
+from service.cli.serving import migrate, serve, snapshot, work
 from service.cli.submitting import submit
 from service.cli.watching import watch
 from service.client import ApiError, ServiceUnreachableError
@@ -41,7 +41,7 @@ app = App(
 )
 
 for command in (
-    *(serve, work, migrate),
+    *(serve, work, migrate, snapshot),
     *(submit, jobs, show, result, watch, cancel, retry, schedules, plugins),
     *(config, keys, tenants),
 ):

@@ -1,7 +1,8 @@
-"""The commands that are the service: `serve`, `work`, `migrate`."""
+"""The commands that are the service, and keep its database: `serve`, `work`, `migrate`, `snapshot`."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -46,3 +47,16 @@ async def migrate(*, settings: ServiceSettings = None, json: Json = False) -> No
     revision = await migrate_database(settings)
     url = redacted(settings.resolved_database_url)
     put({"database_url": url, "revision": revision} if json else f"The database {url} is at revision {revision}.")
+
+
+async def snapshot(
+    file: Annotated[Path, Parameter(name="FILE")], /, *, settings: ServiceSettings = None, json: Json = False
+) -> None:
+    """Copy the embedded database to FILE as it is now, while the service goes on; stored files are not in it."""
+    settings = settings or Settings()
+    # As in `serve`.
+    from service.app import snapshot as copy_database
+
+    await copy_database(settings, file)
+    size = file.stat().st_size
+    put({"file": str(file), "size_bytes": size} if json else f"{file} has {size:,} bytes.")

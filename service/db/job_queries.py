@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from service.codec import decode
 from service.db.reader import Reader
-from service.db.schema import NOT_DEFAULT_TENANT, job_attempts, jobs, quoted
+from service.db.schema import NOT_DEFAULT_TENANT, UNFINISHED, job_attempts, jobs, quoted
 from service.db.statements import JsonHas, Statement, batch, batch_table, literal
 from service.models import (
     DEFAULT_TENANT,
@@ -84,6 +84,8 @@ def _list_statement(status: JobStatus | None, filters: frozenset[str], *, of_def
         query = query.where(_FILTERS[name])
     if status is not None:
         query = query.where(jobs.c.status == literal(status))
+        if not status.is_terminal:
+            query = query.where(sa.text(f"jobs.{UNFINISHED}"))
     return Statement(query.order_by(jobs.c.id.desc()).limit(sa.bindparam("limit")))
 
 

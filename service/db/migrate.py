@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from alembic.script import ScriptDirectory
 import service
 from service.db import preflight, views
 from service.db.engine import DatabaseKind, create_migration_engine, database_kind, sqlite_path
+from service.db.snapshot import copy as copy_file
 from service.errors import StartupError
 from service.models import timestamp
 
@@ -117,16 +117,9 @@ def _back_up(connection: sa.Connection, path: Path, revision: str) -> None:
         return
     moment = timestamp().translate({ord(char): None for char in "-:."})
     backup = path.with_name(f"{path.name}.{revision}-{moment}.backup")
-    partial = backup.with_name(backup.name + ".partial")
     try:
-        # A connection of its own: inside a transaction there is no VACUUM, and a reader sees what was there before it.
-        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)) as reader:
-            reader.execute("VACUUM INTO ?", (str(partial),))
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.rename(backup)
+        copy_file(path, backup)
     except (sqlite3.Error, OSError) as error:
-        partial.unlink(missing_ok=True)
         raise StartupError(
             f"{path} was not migrated: no copy of it could be made first ({error}). "
             f"Free {path.stat().st_size // 1_000_000 + 1} MB in {path.parent}."

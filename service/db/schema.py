@@ -43,6 +43,9 @@ _TERMINAL = quoted(*TERMINAL)
 #: Where the service has one tenant, nothing is paid for an index by tenant.
 NOT_DEFAULT_TENANT: Final = f"tenant <> '{DEFAULT_TENANT}'"
 
+#: Of jobs that wait or run, spelled so that no other index of those serves lists of them, nor this one anything else.
+UNFINISHED: Final = "finished_at IS NULL"
+
 # `id` grows with time (UUIDv7), so the primary key is the order of lists. `rank` is the order of claims: see
 # `models.rank`. The wide columns stand last, so that lists
 # and reports never read their overflow pages.
@@ -113,6 +116,7 @@ _partial_indexes(
     ("ix_jobs_scheduled", (jobs.c.run_at,), "status = 'PENDING' AND NOT due"),
     ("ix_jobs_expiring", (jobs.c.expires_at,), "status = 'PENDING' AND expires_at IS NOT NULL"),
     ("ix_jobs_leased", (jobs.c.lease_until,), "status = 'RUNNING'"),
+    ("ix_jobs_unfinished", (jobs.c.status, jobs.c.id), UNFINISHED),
     ("ix_jobs_failed", (jobs.c.id,), "status = 'FAILED'"),
     ("ix_jobs_cancelled", (jobs.c.id,), "status = 'CANCELLED'"),
     ("ix_jobs_tenant", (jobs.c.tenant, jobs.c.id), NOT_DEFAULT_TENANT),
@@ -182,6 +186,9 @@ blobs = sa.Table(
     sa.Column("data", sa.LargeBinary),
     sa.CheckConstraint("size_bytes >= 0", name="size"),
 )
+# Each of them is in one of these, so that they are counted without reading any.
+for _name, _where in (("ix_blobs_inline", "data IS NOT NULL"), ("ix_blobs_files", "data IS NULL")):
+    sa.Index(_name, blobs.c.size_bytes, sqlite_where=sa.text(_where), postgresql_where=sa.text(_where))
 
 # One row per start of a service process; its id is the `owner` of what it runs.
 instances = sa.Table(
@@ -399,4 +406,98 @@ plugin_controls = sa.Table(
     ),
     sa.CheckConstraint("rate_per_s > 0 AND burst >= 1", name="rate"),
     sa.CheckConstraint("tokens BETWEEN 0 AND burst", name="tokens"),
+)
+
+# --- what reports read: see `service.db.rollups` -------------------------------------------------------------------
+
+#: What a row of `rollups` counts.
+ROLLUP_COUNTS: Final = (
+    "submitted", "started", "requeued", "retried", "ended_waiting", "succeeded", "failed", "cancelled", "deleted",
+    "attempts", "lost", "timed", "queue_ms", "run_ms", "cpu_ms",
+)  # fmt: skip
+#: The percentiles that a row of `rollups` has, in seconds; of its buckets.
+ROLLUP_PERCENTILES: Final = tuple(f"{measure}_p{p}_s" for measure in ("queue", "run") for p in (50, 95, 99))
+_GRAINS: Final = "grain IN ('all', 'day', 'hour', 'minute')"
+
+# What happened to the jobs of a tenant and plugin in a minute, hour or day, or ever; `period` is its beginning.
+rollups = sa.Table(
+    "rollups",
+    metadata,
+    sa.Column("grain", sa.Text, primary_key=True),
+    sa.Column("period", Time, primary_key=True),
+    sa.Column("tenant", sa.Text, primary_key=True),
+    sa.Column("plugin", sa.Text, primary_key=True),
+    *(sa.Column(name, sa.BigInteger, nullable=False) for name in ROLLUP_COUNTS),
+    *(sa.Column(name, sa.Float) for name in ROLLUP_PERCENTILES),
+    sa.Column("peak_memory_bytes", sa.BigInteger),
+    sa.Column("last_used_at", Time),
+    sa.CheckConstraint(_GRAINS, name="grain"),
+    sqlite_with_rowid=False,
+)
+
+# How long the timed jobs of a row of `rollups` waited and ran: how many in each bucket of `service.db.histogram`.
+rollup_buckets = sa.Table(
+    "rollup_buckets",
+    metadata,
+    sa.Column("grain", sa.Text, primary_key=True),
+    sa.Column("period", Time, primary_key=True),
+    sa.Column("tenant", sa.Text, primary_key=True),
+    sa.Column("plugin", sa.Text, primary_key=True),
+    sa.Column("measure", sa.Text, primary_key=True),
+    sa.Column("up_to_ms", sa.BigInteger, primary_key=True),
+    sa.Column("jobs", sa.BigInteger, nullable=False),
+    sa.CheckConstraint(_GRAINS, name="grain"),
+    sa.CheckConstraint("measure IN ('queue', 'run')", name="measure"),
+    sqlite_with_rowid=False,
+)
+
+# The buckets there are, for statements that look for the one of a duration.
+rollup_bounds = sa.Table(
+    "rollup_bounds",
+    metadata,
+    sa.Column("up_to_ms", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), primary_key=True, autoincrement=False),
+    sa.Column("value_s", sa.Float, nullable=False),
+)
+
+# FAILED jobs whose errors are alike. `plugin_version` is empty where it is not known.
+rollup_failures = sa.Table(
+    "rollup_failures",
+    metadata,
+    sa.Column("tenant", sa.Text, primary_key=True),
+    sa.Column("plugin", sa.Text, primary_key=True),
+    sa.Column("plugin_version", sa.Text, primary_key=True),
+    sa.Column("error_type", sa.Text, primary_key=True),
+    sa.Column("fingerprint", sa.Text, primary_key=True),
+    sa.Column("message", sa.Text, nullable=False),
+    sa.Column("jobs", sa.BigInteger, nullable=False),
+    sa.Column("first_seen_at", Time, nullable=False),
+    sa.Column("last_seen_at", Time, nullable=False),
+    sa.Column("last_job_id", Id, nullable=False),
+)
+
+# What each instance has executed.
+rollup_workers = sa.Table(
+    "rollup_workers",
+    metadata,
+    sa.Column("owner", Id, primary_key=True),
+    sa.Column("attempts", sa.BigInteger, nullable=False),
+    sa.Column("succeeded", sa.BigInteger, nullable=False),
+    sa.Column("failed", sa.BigInteger, nullable=False),
+    sa.Column("lost", sa.BigInteger, nullable=False),
+    sa.Column("busy_ms", sa.BigInteger, nullable=False),
+    sa.Column("last_ended_at", Time),
+)
+
+# One row: how far the events have been folded into the rollups, by their place among all, and as of when.
+rollup_state = sa.Table(
+    "rollup_state",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("tx", sa.BigInteger, nullable=False),
+    sa.Column("position", sa.BigInteger, nullable=False),
+    sa.Column("as_of", Time),
+    sa.Column("rates_from", Time),
+    sa.Column("rates_until", Time),
+    sa.Column("database_bytes", sa.BigInteger),
+    sa.CheckConstraint("id = 1", name="one_row"),
 )

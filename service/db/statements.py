@@ -44,10 +44,11 @@ class Compiled:
 
 
 class Statement:
-    """One expression, compiled for a database when that first runs it."""
+    """One expression, compiled for a database when that first runs it; `on_postgresql` where that needs another."""
 
-    def __init__(self, expression: sa.ClauseElement) -> None:
+    def __init__(self, expression: sa.ClauseElement, *, on_postgresql: sa.ClauseElement | None = None) -> None:
         self._expression = expression
+        self._on_postgresql = expression if on_postgresql is None else on_postgresql
 
     @functools.cached_property
     def sqlite(self) -> Compiled:
@@ -57,7 +58,7 @@ class Statement:
     @functools.cached_property
     def postgresql(self) -> Compiled:
         """As PostgreSQL takes it."""
-        return Compiled(self._expression, POSTGRESQL)
+        return Compiled(self._on_postgresql, POSTGRESQL)
 
 
 class Insert:

@@ -2,41 +2,39 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import sqlalchemy as sa
 
-#: Raised whenever a column of a view changes its name, type or meaning.
-REPORT_SCHEMA_VERSION: Final = 1
+from service.db.view_versions import v2
 
-# Column names say the unit; times are UTC. A view must not alias a function call without AS, nor use strftime:
-# clients that parse views themselves (DuckDB) stumble over both.
-_VIEWS: Final[Mapping[str, str]] = {
-    "report_jobs": """
-        SELECT id AS job_id, tenant AS tenant, plugin AS plugin, plugin_version AS plugin_version, status AS status,
-               priority AS priority, attempt AS attempt, max_attempts AS max_attempts, created_at AS created_at,
-               run_at AS run_at, started_at AS started_at, finished_at AS finished_at,
-               {seconds(run_at, started_at)} AS queue_s,
-               {seconds(started_at, finished_at)} AS run_s,
-               {seconds(created_at, finished_at)} AS total_s,
-               error_type AS error_type, error_message AS error_message, cancel_reason AS cancel_reason,
-               tags AS tags, metadata AS metadata, parent_id AS parent_job_id
-        FROM jobs""",
-    "report_attempts": """
-        SELECT job_id AS job_id, fence AS fence, attempt AS attempt, plugin AS plugin,
-               plugin_version AS plugin_version, owner AS instance_id, worker_pid AS worker_pid, outcome AS outcome,
-               started_at AS started_at, finished_at AS finished_at, run_s AS run_s, cpu_s AS cpu_s,
-               peak_memory_bytes AS peak_memory_bytes, error_type AS error_type, error_message AS error_message
-        FROM job_attempts""",
-    "report_schema_version": f"SELECT {REPORT_SCHEMA_VERSION} AS version",
-}
+# A view is added, or one changed, in a module for the next version; those before stay as they were promised.
+_VIEWS: Final = v2.VIEWS
 
 _SECONDS: Final[Mapping[str, str]] = {
     "sqlite": "round((julianday({end}) - julianday({start})) * 86400.0, 3)",
     "postgresql": "round(extract(epoch FROM {end} - {start}), 3)::double precision",
 }
+_DURATION: Final = re.compile(r"\{seconds\((?P<start>[\w.]+), (?P<end>[\w.]+)\)\}")
+
+_GRANTS: Final = """
+    SELECT relname, CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END, is_grantable
+    FROM pg_class, aclexplode(relacl)
+    WHERE relnamespace = current_schema()::regnamespace AND relkind = 'v' AND privilege_type = 'SELECT'
+          AND grantee <> relowner"""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Grant:
+    """Who else may read a view."""
+
+    view: str
+    grantee: str  # as SQL spells it
+    may_grant: bool
 
 
 def view_names() -> tuple[str, ...]:
@@ -44,17 +42,25 @@ def view_names() -> tuple[str, ...]:
     return tuple(_VIEWS)
 
 
-def drop_views(connection: sa.Connection) -> None:
-    """Take the views away, so that a migration may rebuild the tables beneath them."""
+def drop_views(connection: sa.Connection) -> Sequence[Grant]:
+    """Take the views away, so that a migration may rebuild the tables beneath them; who might read them."""
+    if connection.dialect.name == "postgresql":
+        grants = [Grant(*row) for row in connection.exec_driver_sql(_GRANTS)]
+    else:
+        grants = []
     for name in _VIEWS:
         connection.exec_driver_sql(f"DROP VIEW IF EXISTS {name}")
+    return [grant for grant in grants if grant.view in _VIEWS]
 
 
-def create_views(connection: sa.Connection) -> None:
-    """Make every view; they must not exist."""
+def create_views(connection: sa.Connection, grants: Sequence[Grant] = ()) -> None:
+    """Make every view, which must not exist, and let those read them who might before."""
     seconds = _SECONDS[connection.dialect.name]
     for name, text in _VIEWS.items():
         connection.exec_driver_sql(f"CREATE VIEW {name} AS {_with_durations(text, seconds)}")
+    for grant in grants:
+        more = " WITH GRANT OPTION" if grant.may_grant else ""
+        connection.exec_driver_sql(f"GRANT SELECT ON {grant.view} TO {grant.grantee}{more}")
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql(f"COMMENT ON VIEW report_schema_version IS '{_fingerprint()}'")
 
@@ -72,6 +78,4 @@ def _fingerprint() -> str:
 
 
 def _with_durations(text: str, seconds: str) -> str:
-    for start, end in (("run_at", "started_at"), ("started_at", "finished_at"), ("created_at", "finished_at")):
-        text = text.replace(f"{{seconds({start}, {end})}}", seconds.format(start=start, end=end))
-    return text
+    return _DURATION.sub(lambda match: seconds.format(**match.groupdict()), text)

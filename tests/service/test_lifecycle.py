@@ -136,3 +136,12 @@ def test_a_plugins_concurrency_is_kept(serve):
         assert service.job(job, wait=30)["status"] == "SUCCESS"
     spans = service.sql("SELECT started_at, finished_at FROM report_jobs ORDER BY started_at")
     assert all(before[1] <= after[0] for before, after in itertools.pairwise(spans))
+
+
+def test_a_running_service_keeps_the_books_and_closes_them_when_it_stops(serve):
+    service = serve()
+    assert service.job(service.submit("echo"), wait=30)["status"] == "SUCCESS"
+    until(lambda: service.sql("SELECT succeeded_count FROM report_plugins") == [(1,)])
+    assert service.job(service.submit("echo"), wait=30)["status"] == "SUCCESS"
+    assert service.stop() == 0
+    assert service.sql("SELECT succeeded_count FROM report_plugins") == [(2,)]

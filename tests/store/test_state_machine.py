@@ -488,7 +488,7 @@ def test_rows_tell_the_same_story_on_postgresql(fresh_postgres):
         (job_changes, "_CANCEL", "event_count=(jobs.event_count + 1)", "event_count=jobs.event_count"),
         (job_changes, "_EXPIRE", "AND jobs.status = 'PENDING'", "AND jobs.status <> 'PENDING'"),
         (job_retries, "_RETRY", "jobs.status IN ('CANCELLED', 'FAILED', 'SUCCESS')", "1"),
-        (job_removals, "_DELETE", " AND jobs.status IN ('CANCELLED', 'FAILED', 'SUCCESS')", ""),
+        (job_removals, "_FIND", " AND jobs.status IN ('CANCELLED', 'FAILED', 'SUCCESS')", ""),
     ],
 )
 def test_a_statement_without_its_guard_is_found_out(fresh_file, monkeypatch, module, statement, text, instead):
