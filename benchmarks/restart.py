@@ -49,7 +49,8 @@ def fill(path: Path, rows: int) -> None:
         )
         for n in (1, 2):
             connection.execute(
-                f"INSERT INTO job_events {numbers} SELECT {job_id}, {n}, 'submitted', {at}, '{{}}' FROM n",
+                "INSERT INTO job_events (job_id, n, type, at, data) "
+                f"{numbers} SELECT {job_id}, {n}, 'submitted', {at}, '{{}}' FROM n",
                 (rows,),
             )
         connection.commit()
