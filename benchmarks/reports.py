@@ -24,7 +24,7 @@ from service.db.engine import create_migration_engine
 from service.db.migrate import upgrade
 from service.db.statements import Statement
 from service.db.views import view_names
-from service.models import JobQuery, JobStatus, timestamp
+from service.models import JobQuery, JobStatus, Timestamp, timestamp
 from service.reports import ReportService
 
 DAYS = 30
@@ -42,7 +42,12 @@ FILTERS = {
     "PENDING": JobQuery(status=JobStatus.PENDING),
     "RUNNING": JobQuery(status=JobStatus.RUNNING),
     "FAILED, error_type": JobQuery(status=JobStatus.FAILED, error_type="ExecutionError"),
+    "FAILED, plugin": JobQuery(status=JobStatus.FAILED, plugin="plugin_3"),
+    "error_type nobody has": JobQuery(error_type="Expired"),
     "tag": JobQuery(tag="even"),
+    "tag nobody has": JobQuery(tag="odd"),
+    "created_before the first": JobQuery(created_before=Timestamp("1990-01-01T00:00:00.000Z")),
+    "created_after the last": JobQuery(created_after=Timestamp("2990-01-01T00:00:00.000Z")),
 }
 
 _SERIES = {
@@ -83,6 +88,8 @@ FILL = (
         CASE WHEN i % 2 = 0 THEN {even} ELSE {empty} END, {object}, {empty}, {object},
         CASE WHEN state = 'SUCCESS' THEN {object} END
     FROM job""",
+    """
+    INSERT INTO job_tags (job_id, tag, tenant) SELECT id, 'even', tenant FROM jobs WHERE tags <> {empty}""",
     """
     INSERT INTO job_attempts (job_id, fence, attempt, plugin, plugin_version, owner, outcome, started_at,
         finished_at, run_s, cpu_s, peak_memory_bytes)

@@ -43,6 +43,7 @@ from service.models import (
     JobRequest,
     JobStatus,
     Submission,
+    time_of,
     timestamp,
 )
 from service.plugin_controls import PluginControls
@@ -268,9 +269,9 @@ class Intake:
     ) -> tuple[NewJob, dict[str, Any]]:
         """A job to insert, and its payload as a stored document."""
         payload, stored, blobs = await self._documents.store(document)
-        options = request.options
+        options, job_id = request.options, request.id or str(uuid7())
         new = NewJob(
-            id=request.id or str(uuid7()),
+            id=job_id,
             tenant=tenant,
             plugin=request.plugin,
             plugin_version=None if manifest is None else manifest.version,
@@ -278,7 +279,8 @@ class Intake:
             blobs=blobs,
             options=options,
             max_attempts=options.max_attempts or (manifest and manifest.max_attempts) or 1,
-            created_at=timestamp(),
+            # What is made here says the same by its id, in whose order lists are.
+            created_at=timestamp() if request.id else time_of(job_id),
             idempotency_key=request.idempotency_key,
             request_hash=request_hash,
             batch_id=batch_id,

@@ -29,7 +29,7 @@ from service.models import (
     Standing,
     Submission,
     canonical_uuid,
-    timestamp,
+    time_of,
 )
 
 #: So many jobs are changed in one transaction: others wait for it.
@@ -298,11 +298,12 @@ def _pages(items: Sequence[_Item]) -> Iterator[Sequence[_Item]]:
 
 
 def _retry(job_id: str, tenant: str, key: str | None) -> Retry:
+    new_id = str(uuid7())
     return Retry(
-        id=str(uuid7()),
+        id=new_id,
         parent_id=job_id,
         tenant=tenant,
-        created_at=timestamp(),
+        created_at=time_of(new_id),
         idempotency_key=key,
         request_hash=digest(encode(["retry", job_id])) if key else None,
     )

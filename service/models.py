@@ -50,6 +50,19 @@ def canonical_uuid(text: str) -> str | None:
         return None
 
 
+def time_of(job_id: str) -> Timestamp:
+    """When a UUIDv7 was made, as it says itself; for one in its canonical spelling."""
+    seconds, milliseconds = divmod(int(job_id[:8] + job_id[9:13], 16), 1000)
+    return Timestamp(f"{_second(seconds)}.{milliseconds:03d}Z")
+
+
+def ids_at(moment: Timestamp) -> tuple[str, str]:
+    """The first and the last UUIDv7 that can be made in that millisecond; before 1970 none is."""
+    digits = f"{max(0, round(datetime.fromisoformat(moment).timestamp() * 1000)):012x}"
+    made = f"{digits[:8]}-{digits[8:]}"
+    return f"{made}-7000-8000-000000000000", f"{made}-7fff-bfff-ffffffffffff"
+
+
 def later(moment: Timestamp, seconds: float) -> Timestamp:
     """`seconds` after `moment`."""
     return timestamp(datetime.fromisoformat(moment) + timedelta(seconds=seconds))
@@ -314,7 +327,10 @@ class QueuePlace:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class JobQuery:
-    """Which jobs to list, newest first. `after` is the id that ended the page before."""
+    """Which jobs to list, newest first. `after` is the id that ended the page before.
+
+    `created_after` and `created_before` are compared with the time in the id, which is the order of the list.
+    """
 
     status: JobStatus | None = None
     plugin: str | None = None

@@ -12,7 +12,7 @@ from service.codec import encode
 from service.db.blobs import BlobStore, NewBlob
 from service.db.job_events import add_events
 from service.db.reader import Reader
-from service.db.schema import jobs, webhook_job_events
+from service.db.schema import job_tags, jobs, webhook_job_events
 from service.db.statements import Insert, Statement, batch, batch_table, literal
 from service.db.transaction import Transaction
 from service.db.webhook_endpoints import NewEndpoint, ensure_of_jobs
@@ -109,6 +109,7 @@ _INSERT_WEBHOOK_EVENTS = Statement(
         ["job_id", "events"], sa.select(*batch_table("new", *webhook_job_events.columns).c)
     )
 )
+_TAGS: Final = Insert(job_tags, tuple(job_tags.columns), {})
 _ids = batch_table("ids", jobs.c.id)
 _SELECT_BY_ID = Statement(
     sa.select(jobs.c.id, jobs.c.tenant, jobs.c.request_hash, jobs.c.batch_id).join(_ids, jobs.c.id == _ids.c.id)
@@ -130,6 +131,8 @@ async def insert(tx: Transaction, items: Sequence[NewJob]) -> list[Inserted]:
     outcomes |= await _insert_or_find(tx, chosen, endpoints, _CHOSEN_JOBS, _by_id)
     new = [item for item in items if not outcomes[item].replayed]
     await add_events(tx, ((item.id, 1, "submitted", item.created_at, {}) for item in new))
+    if tags := [(item.id, tag, item.tenant) for item in new for tag in set(item.options.tags)]:
+        await tx.insert(_TAGS, tags)
     await _add_webhook_events(tx, new)
     return [outcomes[item] for item in items]
 

@@ -11,8 +11,8 @@ import sqlalchemy as sa
 
 from service.codec import decode
 from service.db.reader import Reader
-from service.db.schema import NOT_DEFAULT_TENANT, UNFINISHED, job_attempts, jobs, quoted
-from service.db.statements import JsonHas, Statement, batch, batch_table, literal
+from service.db.schema import NOT_DEFAULT_TENANT, UNFINISHED, job_attempts, job_tags, jobs, quoted
+from service.db.statements import Statement, batch, batch_table, literal
 from service.models import (
     DEFAULT_TENANT,
     AttemptRecord,
@@ -25,6 +25,7 @@ from service.models import (
     Standing,
     StoredArtifact,
     Timestamp,
+    ids_at,
 )
 
 _SUMMARY: Final = (
@@ -64,29 +65,53 @@ _SELECT_STANDINGS = Statement(
     )
 )
 
-#: The condition that each filter of a list adds; its value is bound under the same name.
-_FILTERS: Final[Mapping[str, sa.ColumnElement[bool]]] = {
-    "plugin": jobs.c.plugin == sa.bindparam("plugin"),
-    "tag": JsonHas(jobs.c.tags, sa.bindparam("tag", type_=sa.Text)),
-    "error_type": jobs.c.error_type == sa.bindparam("error_type"),
-    "created_after": jobs.c.created_at > sa.bindparam("created_after"),
-    "created_before": jobs.c.created_at < sa.bindparam("created_before"),
-    "after": jobs.c.id < sa.bindparam("after"),
-}
+_FILTERS: Final = ("plugin", "tag", "error_type", "created_after", "created_before", "after")
+
+
+def _filtered(
+    columns: Sequence[sa.ColumnElement[Any]], filters: frozenset[str], *, of_default: bool
+) -> tuple[sa.Select[Any], sa.ColumnElement[Any]]:
+    """`columns` of a tenant's jobs with a condition for each filter, and the column to put them in order by.
+
+    The value of a filter is bound under its name; those of `created_after` and `created_before` are ids.
+    """
+    query, key = sa.select(*columns), jobs.c.id
+    tenant: sa.BindParameter[str] = sa.bindparam("of_tenant")
+    if "tag" in filters:
+        key = job_tags.c.job_id
+        query = query.join(job_tags, job_tags.c.job_id == jobs.c.id).where(
+            job_tags.c.tenant == tenant, job_tags.c.tag == sa.bindparam("tag")
+        )
+    query = query.where(jobs.c.tenant == tenant)
+    if not of_default:
+        query = query.where(sa.text(f"jobs.{NOT_DEFAULT_TENANT}"))
+    conditions: Mapping[str, sa.ColumnElement[bool]] = {
+        "plugin": jobs.c.plugin == sa.bindparam("plugin"),
+        "error_type": jobs.c.error_type == sa.bindparam("error_type"),
+        "created_after": key > sa.bindparam("created_after", type_=key.type),
+        "created_before": key < sa.bindparam("created_before", type_=key.type),
+        "after": key < sa.bindparam("after", type_=key.type),
+    }
+    return query.where(*(conditions[name] for name in _FILTERS if name in filters - {"tag"})), key
+
+
+def _values(query: JobQuery) -> dict[str, str]:
+    values = {name: getattr(query, name) for name in _FILTERS if getattr(query, name) is not None}
+    if query.created_after is not None:
+        _, values["created_after"] = ids_at(query.created_after)
+    if query.created_before is not None:
+        values["created_before"], _ = ids_at(query.created_before)
+    return values
 
 
 @functools.lru_cache(maxsize=1024)
 def _list_statement(status: JobStatus | None, filters: frozenset[str], *, of_default: bool) -> Statement:
-    query = sa.select(*_SUMMARY).where(jobs.c.tenant == sa.bindparam("of_tenant"))
-    if not of_default:
-        query = query.where(sa.text(f"jobs.{NOT_DEFAULT_TENANT}"))
-    for name in filters:
-        query = query.where(_FILTERS[name])
+    query, key = _filtered(_SUMMARY, filters, of_default=of_default)
     if status is not None:
         query = query.where(jobs.c.status == literal(status))
         if not status.is_terminal:
             query = query.where(sa.text(f"jobs.{UNFINISHED}"))
-    return Statement(query.order_by(jobs.c.id.desc()).limit(sa.bindparam("limit")))
+    return Statement(query.order_by(key.desc()).limit(sa.bindparam("limit")))
 
 
 _child = jobs.alias("child")
@@ -110,18 +135,14 @@ _NOT_RETRIED: Final = sa.and_(
 def _standings_statement(
     statuses: frozenset[JobStatus], filters: frozenset[str], *, of_default: bool, not_retried: bool
 ) -> Statement:
-    query = sa.select(jobs.c.id, jobs.c.status, jobs.c.plugin).where(jobs.c.tenant == sa.bindparam("of_tenant"))
-    if not of_default:
-        query = query.where(sa.text(f"jobs.{NOT_DEFAULT_TENANT}"))
-    for name in filters:
-        query = query.where(_FILTERS[name])
+    query, key = _filtered((jobs.c.id, jobs.c.status, jobs.c.plugin), filters, of_default=of_default)
     query = query.where(
         sa.text(f"jobs.status IN ({quoted(*statuses)})"),
         (jobs.c.status != literal("RUNNING")) | jobs.c.cancel_requested_at.is_(None),
     )
     if not_retried:
         query = query.where(_NOT_RETRIED)
-    return Statement(query.order_by(jobs.c.id).limit(sa.bindparam("limit")))
+    return Statement(query.order_by(key).limit(sa.bindparam("limit")))
 
 
 async def get(reader: Reader, job_id: str, tenant: str) -> JobRecord | None:
@@ -138,8 +159,7 @@ async def get_outcome(reader: Reader, job_id: str) -> JobRecord | None:
 
 async def list_page(reader: Reader, query: JobQuery, tenant: str) -> JobPage:
     """A page, newest first, without payloads and results."""
-    values = {name: getattr(query, name) for name in _FILTERS}
-    values = {name: value for name, value in values.items() if value is not None}
+    values = _values(query)
     statement = _list_statement(query.status, frozenset(values), of_default=tenant == DEFAULT_TENANT)
     rows = await reader.fetch(statement, of_tenant=tenant, limit=query.limit + 1, **values)
     items = [_record(row, payload=None, result=None) for row in rows[: query.limit]]
@@ -164,8 +184,7 @@ async def choose(
 
     With `not_retried_under`, none of which a retry has a key that begins so, nor such a retry.
     """
-    values = {name: getattr(query, name) for name in _FILTERS}
-    values = {name: value for name, value in values.items() if value is not None}
+    values = _values(query)
     chosen = statuses if query.status is None else statuses & {query.status}
     if not chosen:
         return []

@@ -11,7 +11,7 @@ from sqlalchemy.dialects import postgresql
 
 from service.db.job_events import add_events
 from service.db.job_inserts import MAX_LOST, Inserted, find_by_key
-from service.db.schema import jobs, quoted, webhook_job_events
+from service.db.schema import job_tags, jobs, quoted, webhook_job_events
 from service.db.statements import Statement, batch, batch_table, literal
 from service.db.transaction import Transaction
 from service.models import PRIORITY_S, TERMINAL, Timestamp, rank
@@ -68,14 +68,16 @@ _RETRY = Statement(
     .returning(jobs.c.id)
 )
 _pair = batch_table("pair", jobs.c.id, jobs.c.parent_id)
-_COPY_WEBHOOK_EVENTS = Statement(
-    sa.insert(webhook_job_events).from_select(
-        ["job_id", "events"],
-        sa.select(_pair.c.id, webhook_job_events.c.events).join(
-            webhook_job_events, webhook_job_events.c.job_id == _pair.c.parent_id
-        ),
-    )
-)
+
+
+def _copy(table: sa.Table) -> Statement:
+    """Give the new jobs what `table` holds of the old ones beside their `job_id`."""
+    others = [column for column in table.columns if column.name != "job_id"]
+    rows = sa.select(_pair.c.id, *others).join(table, table.c.job_id == _pair.c.parent_id)
+    return Statement(sa.insert(table).from_select(["job_id", *(column.name for column in others)], rows))
+
+
+_COPIES: Final = (_copy(webhook_job_events), _copy(job_tags))
 
 
 async def retry(tx: Transaction, items: Sequence[Retry]) -> list[Inserted | None]:
@@ -87,9 +89,9 @@ async def retry(tx: Transaction, items: Sequence[Retry]) -> list[Inserted | None
     made = {job_id for (job_id,) in rows}
     await add_events(tx, ((item.id, 1, "submitted", item.created_at, {}) for item in items if item.id in made))
     if made:
-        await tx.fetch(
-            _COPY_WEBHOOK_EVENTS, batch=batch((item.id, item.parent_id) for item in items if item.id in made)
-        )
+        pairs = batch((item.id, item.parent_id) for item in items if item.id in made)
+        for copy in _COPIES:
+            await tx.fetch(copy, batch=pairs)
     keyed = [item for item in items if item.idempotency_key is not None and item.id not in made]
     known = await find_by_key(tx, [(item.tenant, item.idempotency_key or "") for item in keyed]) if keyed else {}
     return [

@@ -17,14 +17,15 @@ _after_tx, _after, _until_tx, _until = _places
 _place: Final = sa.tuple_(job_events.c.tx, job_events.c.position)
 
 # On SQLite the position alone is the order, and transactions have no numbers; statements take the same values.
-# On PostgreSQL the first condition of each is what its index can be read by.
+# On PostgreSQL the pair alone says where the scan of the index begins and ends: beside a condition on `tx` it would
+# begin at the first event of that transaction, which an upgraded database has millions of.
 _BEHIND: Final = {
     "sqlite": (job_events.c.position > _after) & _after_tx.is_not(None),
-    "postgresql": (job_events.c.tx >= _after_tx) & (_place > sa.tuple_(_after_tx, _after)),
+    "postgresql": job_events.c.tx.is_not(None) & (_place > sa.tuple_(_after_tx, _after)),
 }
 _UP_TO: Final = {
     "sqlite": (job_events.c.position <= _until) & _until_tx.is_not(None),
-    "postgresql": (job_events.c.tx <= _until_tx) & (_place <= sa.tuple_(_until_tx, _until)),
+    "postgresql": job_events.c.tx.is_not(None) & (_place <= sa.tuple_(_until_tx, _until)),
 }
 _ORDER: Final = {"sqlite": (job_events.c.position,), "postgresql": (job_events.c.tx, job_events.c.position)}
 _named = batch_table("named", job_events.c.job_id)

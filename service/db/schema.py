@@ -109,20 +109,33 @@ jobs = sa.Table(
     sa.CheckConstraint("lost BETWEEN 0 AND max_lost", name="losses"),
     sa.CheckConstraint("timeout_s > 0", name="timeout"),
     sa.CheckConstraint("progress_fraction BETWEEN 0 AND 1", name="progress"),
-    sa.Index("ix_jobs_plugin", "plugin", "id"),
+    sa.Index("ix_jobs_plugin", "plugin", "tenant", "id"),
 )
 _partial_indexes(
     ("ix_jobs_claimable", (jobs.c.rank, jobs.c.id), "status = 'PENDING' AND due"),
     ("ix_jobs_scheduled", (jobs.c.run_at,), "status = 'PENDING' AND NOT due"),
     ("ix_jobs_expiring", (jobs.c.expires_at,), "status = 'PENDING' AND expires_at IS NOT NULL"),
     ("ix_jobs_leased", (jobs.c.lease_until,), "status = 'RUNNING'"),
-    ("ix_jobs_unfinished", (jobs.c.status, jobs.c.id), UNFINISHED),
-    ("ix_jobs_failed", (jobs.c.id,), "status = 'FAILED'"),
-    ("ix_jobs_cancelled", (jobs.c.id,), "status = 'CANCELLED'"),
+    ("ix_jobs_unfinished", (jobs.c.status, jobs.c.tenant, jobs.c.id), UNFINISHED),
+    ("ix_jobs_failed", (jobs.c.tenant, jobs.c.id), "status = 'FAILED'"),
+    ("ix_jobs_failed_of_plugin", (jobs.c.plugin, jobs.c.tenant, jobs.c.id), "status = 'FAILED'"),
+    ("ix_jobs_error_type", (jobs.c.error_type, jobs.c.tenant, jobs.c.id), "error_type IS NOT NULL"),
+    ("ix_jobs_cancelled", (jobs.c.tenant, jobs.c.id), "status = 'CANCELLED'"),
     ("ix_jobs_tenant", (jobs.c.tenant, jobs.c.id), NOT_DEFAULT_TENANT),
     ("ix_jobs_batch", (jobs.c.batch_id, jobs.c.id), "batch_id IS NOT NULL"),
     ("uq_jobs_firing", (jobs.c.schedule_id, jobs.c.scheduled_for), "scheduled_for IS NOT NULL"),
     ("uq_jobs_idempotency", (jobs.c.tenant, jobs.c.idempotency_key), "idempotency_key IS NOT NULL"),
+)
+
+# The tags of jobs once more, for lists by tag: a look at each job's own would read all there are for a rare one.
+job_tags = sa.Table(
+    "job_tags",
+    metadata,
+    sa.Column("job_id", Id, sa.ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("tag", sa.Text, primary_key=True),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Index("ix_job_tags_tag", "tag", "tenant", "job_id"),
+    sqlite_with_rowid=False,
 )
 
 # One row per execution, made in the transaction that claims the job.

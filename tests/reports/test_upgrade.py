@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 
+import asyncpg
 import pytest
 import sqlalchemy as sa
 from alembic import command
@@ -19,11 +22,12 @@ from service.db.instances import Instance
 from service.db.job_claims import Claim
 from service.db.job_endings import Ending
 from service.db.migrate import alembic_config, upgrade
+from service.db.rollup_events import OF_PAGE
 from service.db.schema import jobs
 from service.db.statements import Statement, batch, batch_table
 from service.models import JobStatus, timestamp
 from service.reports import ReportService
-from tests.conftest import sql
+from tests.conftest import driver_url, sql
 from tests.reports.history import OWNERS
 from tests.reports.proof import check, fold_all
 from tests.store.test_writer import new_job
@@ -84,6 +88,27 @@ async def _finish(url: str, directory) -> None:
         assert pages > 3
         await fold_all(database)
         await check(database)
+
+
+async def test_a_page_of_old_events_is_read_without_those_before_it(postgres_url):
+    await upgrade(postgres_url)
+    await fill(postgres_url, 6_000, days=1)  # all events have one number of their transaction, as after an upgrade
+    page = OF_PAGE.failures.postgresql
+    places = {"after_tx": 0, "after": 17_000, "until_tx": 0, "until": 17_010}
+    connection = await asyncpg.connect(driver_url(postgres_url))
+    try:
+        plan = await connection.fetch(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {page.text}", *page.bind(**places))
+    finally:
+        await connection.close()
+    (step,) = (each for each in steps(json.loads(plan[0][0])[0]["Plan"]) if each.get("Relation Name") == "job_events")
+    assert step["Index Name"] == "ix_job_events_tx"
+    assert step["Shared Hit Blocks"] + step["Shared Read Blocks"] < 10  # the index has some 70
+
+
+def steps(plan: dict) -> Iterator[dict]:
+    yield plan
+    for part in plan.get("Plans", ()):
+        yield from steps(part)
 
 
 async def _live(database: Database) -> None:
