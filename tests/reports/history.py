@@ -9,18 +9,32 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
 from service.calls import CallReport
-from service.db import instances, job_changes, job_claims, job_endings, job_inserts, job_leases, rollups
+from service.db import (
+    instances,
+    job_changes,
+    job_claims,
+    job_endings,
+    job_inserts,
+    job_leases,
+    rollups,
+    webhook_deliveries,
+    webhook_endpoints,
+)
 from service.db.database import Database
 from service.db.instances import Instance
 from service.db.job_changes import Abandonment, CancelRequest
 from service.db.job_claims import Claim
 from service.db.job_endings import Ending
 from service.db.job_inserts import NewJob
+from service.db.webhook_deliveries import DeliveryClaim
+from service.db.webhook_endpoints import NewEndpoint
 from service.errors import error_object
 from service.models import ClaimedJob, JobOptions, JobStatus, Timestamp, later, timestamp
+from service.webhook_models import ClaimedDelivery, DeliveryOutcome, DeliveryStatus
 
 START = timestamp(datetime(2030, 1, 1, 23, 58, 30, tzinfo=UTC))
 OWNERS = tuple(f"00000000-0000-7000-9000-{number:012x}" for number in (1, 2, 3))
+WEBHOOKS = {"00000000-0000-7000-a000-000000000001": "default", "00000000-0000-7000-a000-000000000002": "acme"}
 PLUGINS = ("ocr", "thumbnail", "classify")
 LEASE_S = 30
 #: A small page, so that a history is folded in many.
@@ -71,6 +85,9 @@ class History:
         for owner in OWNERS:
             instance = Instance(id=owner, version="1.0", host="host", pid=7, started_at=self._clock.now)
             await self._database.writer.write(instances.register, instance)
+        for webhook_id, tenant in WEBHOOKS.items():
+            endpoint = NewEndpoint(id=webhook_id, tenant=tenant, url=f"https://{tenant}.example/jobs", secret="whsec_x")
+            await self._database.writer.write(webhook_endpoints.insert_endpoints, endpoint)
 
     async def do(self, steps: Iterable[Step]) -> None:
         for kind, number in steps:
@@ -176,6 +193,30 @@ class History:
 
     async def fold(self, draw: random.Random) -> None:
         await self._database.writer.write(rollups.fold, PAGE)
+        if draw.random() < 0.4:
+            await self._deliver(draw.choice(tuple(WEBHOOKS)))
+
+    async def _deliver(self, webhook_id: str) -> None:
+        """Try all that is due. A ping is the newest: the order of those of jobs is each database's own."""
+        write = self._database.writer.write
+        await write(webhook_deliveries.ping, webhook_id)
+        claimed = await write(webhook_deliveries.claim_deliveries, DeliveryClaim(rooms={webhook_id: 1_000}, lease_s=60))
+        for delivery in sorted(claimed, key=lambda each: each.job_id or ""):
+            await write(webhook_deliveries.record_attempts, self._outcome(delivery))
+
+    def _outcome(self, delivery: ClaimedDelivery) -> DeliveryOutcome:
+        kind = (int((delivery.job_id or "0")[-4:], 16) + delivery.attempt + len(self.submitted)) % 4
+        is_delivered, is_over = kind > 1, kind > 0
+        return DeliveryOutcome(
+            delivery=delivery,
+            status=DeliveryStatus.DELIVERED if is_delivered else DeliveryStatus[("PENDING", "EXHAUSTED")[is_over]],
+            at=self._clock.now,
+            took_s=0.1,
+            status_code=204 if is_delivered else 503,
+            error=None if is_delivered else "it answered 503",
+            retry_in_s=None if is_over else 60.0,
+            disable_after_s=10**9,
+        )
 
 
 #: How often each kind of step is done.

@@ -19,13 +19,16 @@ from service.db.views import view_names
 from service.models import Timestamp
 from tests.reports.history import PAGE, Clock, History, Step
 from tests.reports.recount import (
+    WEBHOOK_TABLES,
     View,
     ended_by_run,
     milliseconds,
     recount,
     recount_backlog,
+    recount_webhooks,
     recount_workers,
     rows_of,
+    table_rows,
     tables,
 )
 
@@ -37,6 +40,7 @@ KEYS = {
     "report_failures": ("tenant", "plugin", "plugin_version", "error_type", "message_pattern"),
     "report_backlog": ("tenant", "plugin"),
     "report_workers": ("instance_id",),
+    "report_webhooks": ("webhook_id",),
 }
 
 _BEHIND = Statement(
@@ -88,6 +92,8 @@ async def check(database: Database) -> None:
     ((as_of,),) = await database.reader.fetch(Statement(sa.text("SELECT as_of FROM report_freshness")))
     backlog = await rows_of(database, "report_backlog", COLUMNS["report_backlog"])
     _compare("report_backlog", backlog, recount_backlog(jobs, as_of))
+    webhooks = await rows_of(database, "report_webhooks", COLUMNS["report_webhooks"])
+    _compare("report_webhooks", webhooks, recount_webhooks(*await table_rows(database, *WEBHOOK_TABLES), as_of))
     workers = await rows_of(database, "report_workers", COLUMNS["report_workers"])
     expected = recount_workers(jobs, attempts)
     _compare("report_workers", [row for row in workers if (row["instance_id"],) in expected], expected)

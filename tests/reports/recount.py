@@ -12,8 +12,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from service.db.database import Database
-from service.db.schema import job_attempts, jobs
+from service.db.schema import job_attempts, jobs, webhook_deliveries, webhook_endpoints
 from service.db.statements import Statement
+
+WEBHOOK_TABLES = (webhook_endpoints, webhook_deliveries)
 
 Row = Mapping[str, Any]
 #: Rows of a view by their first columns.
@@ -27,11 +29,17 @@ while _BOUNDS[-1] < 31 * 24 * 3_600_000:
 
 async def tables(database: Database) -> tuple[list[Row], list[Row]]:
     """All jobs and attempts, in no order."""
-    read = []
-    for table in (jobs, job_attempts):
+    read = await table_rows(database, jobs, job_attempts)
+    return read[0], read[1]
+
+
+async def table_rows(database: Database, *wanted: sa.Table) -> list[list[Row]]:
+    """All rows of each table, in no order."""
+    read: list[list[Row]] = []
+    for table in wanted:
         rows = await database.reader.fetch(Statement(sa.select(table)))
         read.append([dict(zip(table.columns.keys(), row, strict=True)) for row in rows])
-    return read[0], read[1]
+    return read
 
 
 async def rows_of(database: Database, view: str, columns: Sequence[str]) -> list[dict[str, Any]]:
@@ -207,5 +215,34 @@ def recount_backlog(all_jobs: Sequence[Row], as_of: str) -> View:
             "rate_out_per_s": ended / 300,
             "eta_s": len(due) * 300 / ended if ended else None,
             "as_of": as_of,
+        }
+    return views
+
+
+def recount_webhooks(endpoints: Sequence[Row], deliveries: Sequence[Row], as_of: str) -> View:
+    """What `report_webhooks` says of each webhook."""
+    views: View = {}
+    for endpoint in endpoints:
+        mine = [each for each in deliveries if each["endpoint_id"] == endpoint["id"]]
+        statuses = [each["status"] for each in mine]
+        last = max((each for each in mine if each["attempt"]), key=lambda each: each["id"], default=None)
+        oldest = min((each["created_at"] for each in mine if each["status"] == "PENDING"), default=None)
+        views[endpoint["id"],] = {
+            "tenant": endpoint["tenant"],
+            "url": endpoint["url"],
+            "state": "failing" if endpoint["failing_since"] else "working",
+            "failing_since": endpoint["failing_since"],
+            "created_at": endpoint["created_at"],
+            "pending_count": statuses.count("PENDING"),
+            "delivered_count": statuses.count("DELIVERED"),
+            "exhausted_count": statuses.count("EXHAUSTED"),
+            "attempt_count": sum(each["attempt"] for each in mine),
+            "last_status_code": last and last["last_status_code"],
+            "last_error": last and last["last_error"],
+            "last_delivered_at": max(
+                (each["finished_at"] for each in mine if each["status"] == "DELIVERED"), default=None
+            ),
+            "oldest_pending_at": oldest,
+            "oldest_pending_age_s": None if oldest is None else max(0, milliseconds(oldest, as_of)) / 1000,
         }
     return views

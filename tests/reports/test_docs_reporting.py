@@ -75,6 +75,8 @@ def test_a_unit_stands_in_the_name_of_every_measure():
         "bytes": "_bytes",
         "jobs": "_count",
         "executions": "_count",
+        "deliveries": "_count",
+        "attempts": "_count",
         "jobs/s": "_per_s",
         "UTC": "",
     }

@@ -49,6 +49,11 @@ COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
         "running_count", "attempt_count", "succeeded_count", "failed_count", "lost_count", "busy_total_s",
         "last_ended_at",
     ),
+    "report_webhooks": (
+        "webhook_id", "tenant", "url", "state", "failing_since", "created_at", "pending_count",
+        "delivered_count", "exhausted_count", "attempt_count", "last_status_code", "last_error",
+        "last_delivered_at", "oldest_pending_at", "oldest_pending_age_s",
+    ),
     "report_storage": (
         "kind", "item_count", "size_bytes",
     ),
@@ -100,6 +105,18 @@ _TIMES: Final = ",\n               ".join(
         "peak_memory_bytes AS peak_memory_bytes",
     ]
 )
+
+
+#: Of the newest delivery to an endpoint that was tried.
+def _last_tried(column: str) -> str:
+    return f"""(
+                   SELECT tried.{column} FROM webhook_deliveries AS tried
+                   WHERE tried.endpoint_id = webhook_endpoints.id AND tried.attempt > 0
+                   ORDER BY tried.id DESC LIMIT 1)"""  # noqa: S608 - names of ours
+
+
+def _how_many(status: str) -> str:
+    return f"CAST(sum(CASE WHEN status = '{status}' THEN 1 ELSE 0 END) AS BIGINT)"
 
 
 def _periods(name: str, grain: str) -> str:
@@ -203,6 +220,29 @@ VIEWS: Final[Mapping[str, str]] = {
              LEFT JOIN rollup_workers ON rollup_workers.owner = instances.id
              LEFT JOIN (SELECT owner AS owner, count(*) AS jobs FROM jobs WHERE status = 'RUNNING' GROUP BY owner)
                        AS held ON held.owner = instances.id""",
+    "report_webhooks": f"""
+        SELECT webhook_endpoints.id AS webhook_id, webhook_endpoints.tenant AS tenant, webhook_endpoints.url AS url,
+               CASE WHEN NOT webhook_endpoints.enabled THEN 'disabled'
+                    WHEN webhook_endpoints.failing_since IS NOT NULL THEN 'failing' ELSE 'working' END AS state,
+               webhook_endpoints.failing_since AS failing_since, webhook_endpoints.created_at AS created_at,
+               coalesce(counted.pending, 0) AS pending_count, coalesce(counted.delivered, 0) AS delivered_count,
+               coalesce(counted.exhausted, 0) AS exhausted_count, coalesce(counted.attempts, 0) AS attempt_count,
+               {_last_tried("last_status_code")} AS last_status_code,
+               {_last_tried("last_error")} AS last_error,
+               counted.last_delivered_at AS last_delivered_at, counted.oldest_pending_at AS oldest_pending_at,
+               CASE WHEN counted.oldest_pending_at IS NOT NULL THEN
+                    CASE WHEN counted.oldest_pending_at < rollup_state.as_of
+                    THEN {{seconds(counted.oldest_pending_at, rollup_state.as_of)}} ELSE 0.0 END
+                    END AS oldest_pending_age_s
+        FROM webhook_endpoints CROSS JOIN rollup_state
+             LEFT JOIN (
+                SELECT endpoint_id AS endpoint_id, {_how_many("PENDING")} AS pending,
+                       {_how_many("DELIVERED")} AS delivered, {_how_many("EXHAUSTED")} AS exhausted,
+                       CAST(sum(attempt) AS BIGINT) AS attempts,
+                       max(CASE WHEN status = 'DELIVERED' THEN finished_at END) AS last_delivered_at,
+                       min(CASE WHEN status = 'PENDING' THEN created_at END) AS oldest_pending_at
+                FROM webhook_deliveries GROUP BY endpoint_id) AS counted
+             ON counted.endpoint_id = webhook_endpoints.id""",  # noqa: S608 - names of ours
     "report_storage": """
         SELECT 'jobs' AS kind, CAST(coalesce(sum(submitted - deleted), 0) AS BIGINT) AS item_count,
                CAST(NULL AS BIGINT) AS size_bytes
