@@ -256,6 +256,7 @@ class Service:
                     webhooks=webhooks,
                     schedules=schedules,
                     controls=PluginControlService(database, plugins, controls, events),
+                    reports=reports,
                     health=health,
                     settings=settings,
                     metrics=metrics,

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from service.models import ErrorType, JobStatus, timestamp
+from service.models import ErrorType, JobStatus, Timestamp, timestamp
 
 MAX_MESSAGE_CHARS = 8_192
 
@@ -45,6 +45,16 @@ class EventNotFoundError(ServiceError, LookupError):
 
     def __init__(self, job_id: str, n: int, count: int) -> None:
         super().__init__(f"Job {job_id} has {count} events: there is no event {n} to resume behind.")
+
+
+class ReportWindowOpenError(ServiceError):
+    """The window of a report ends after `latest`, and more may still come into it; None before there is any report."""
+
+    def __init__(self, latest: Timestamp | None) -> None:
+        end = "nothing was counted yet" if latest is None else f"more may come after {latest}"
+        super().__init__(f"The window is not over: {end}.")
+        self.problem = FieldProblem("/until", "must not be later than the reports are")
+        self.retry_after_s = 1
 
 
 class PluginNotFoundError(ServiceError, LookupError):

@@ -34,6 +34,10 @@ class Policy:
     roles: frozenset[Role] | None
     of_operator: bool = False
 
+    def admits(self, caller: Caller) -> bool:
+        """Whether the call is `caller`'s to make."""
+        return self.roles is None or (caller.has_any(self.roles) and (caller.is_operator or not self.of_operator))
+
 
 #: No key is asked for: nothing about jobs is told.
 PUBLIC: Final = Policy(roles=None)
@@ -74,7 +78,7 @@ class Gate:
         rate = caller.rate or self._rate
         if rate is not None:
             self._take(request, caller, rate)
-        if not caller.has_any(policy.roles) or (policy.of_operator and not caller.is_operator):
+        if not policy.admits(caller):
             raise _forbidden(caller, policy)
         return caller
 

@@ -23,6 +23,7 @@ from service.job_batches import JobBatches
 from service.job_management import JobManagementService
 from service.metrics import Metrics
 from service.plugin_management import PluginManagementService
+from service.reports import ReportService
 from service.schedule_management import ScheduleManagementService
 from service.settings import Settings
 from service.webhook_management import WebhookManagementService
@@ -37,6 +38,7 @@ def create_app(
     webhooks: WebhookManagementService,
     schedules: ScheduleManagementService,
     controls: PluginControlService,
+    reports: ReportService,
     health: Health,
     settings: Settings,
     metrics: Metrics,
@@ -59,6 +61,7 @@ def create_app(
         webhooks=webhooks,
         schedules=schedules,
         controls=controls,
+        reports=reports,
         health=health,
         metrics=metrics,
         gate=gate,

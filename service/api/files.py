@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -90,11 +90,23 @@ def content_disposition(name: str) -> str:
 
 def prefers_json(accept: str, media_type: str) -> bool:
     """Whether a client that sent `accept` would rather have JSON than `media_type`; on a tie it gets the bytes."""
+    weights = _weights(accept)
+    return _rank(weights, "application/json") > _rank(weights, media_type.partition(";")[0].strip().lower())
+
+
+def preferred(accept: str, media_types: Sequence[str]) -> str | None:
+    """The one of `media_types` that a client which sent `accept` would rather have; the first of equals."""
+    weights = _weights(accept)
+    best = max(media_types, key=lambda media_type: _rank(weights, media_type))
+    return best if _rank(weights, best)[0] > 0 else None
+
+
+def _weights(accept: str) -> dict[str, float]:
     weights: dict[str, float] = {}
     for entry in accept.split(","):
         kind, *parameters = (piece.strip().lower() for piece in entry.split(";"))
         weights[kind] = next((_weight(piece) for piece in parameters if piece.startswith("q=")), 1.0)
-    return _rank(weights, "application/json") > _rank(weights, media_type.partition(";")[0].strip().lower())
+    return weights
 
 
 def _weight(parameter: str) -> float:

@@ -47,6 +47,8 @@ _HEADERS: Final[Mapping[str, str]] = {
     "Link": 'The next page, `rel="next"`',
     "Retry-After": "Seconds after which to ask again",
     "ETag": "The version of what was sent, for `If-None-Match`",
+    "Report-As-Of": "As of when the reports are",
+    "Report-Until": "Where the window ends that was asked for",
     "WWW-Authenticate": "The scheme of the key that is asked for",
     "X-Request-Id": "The id of the request, as the log has it: the client's own if it sent one",
 }

@@ -174,6 +174,16 @@ _TYPES: Final = (
         detail="Method Not Allowed",
     ),
     ProblemType(
+        kind="not-acceptable",
+        statuses=(406,),
+        title="No such form of the answer",
+        meaning="A report was asked for in a form that there is not: `Accept` names none of those it has, or it is "
+        "Parquet, and the service runs without the extra for it.",
+        remedy="Ask for one of the forms in `detail`. For Parquet, have `pip install 'jobservice[parquet]'` run where "
+        "the service is.",
+        detail="Reports come as application/json, text/csv, application/x-ndjson or application/vnd.apache.parquet.",
+    ),
+    ProblemType(
         kind="body-timeout",
         statuses=(408,),
         title="The body stopped arriving",
@@ -197,6 +207,16 @@ _TYPES: Final = (
         meaning="Whoever runs the service has paused the plugin, new jobs included. No job was made.",
         remedy="Send the request again when the plugin is back: `control` of `GET /v1/plugins/{name}` tells.",
         detail="Plugin 'ocr' is paused and takes no jobs: its model is being replaced",
+    ),
+    ProblemType(
+        kind="report-window-open",
+        statuses=(409,),
+        title="The window is not over",
+        meaning="A window of a report is to end at a time after which more jobs may still come into it. What was given "
+        "out now would not be all of it.",
+        remedy="Leave `until` away: the answer says where the window ends, and the next one begins there. Or wait.",
+        detail="The window is not over: more may come after 2026-01-31T12:00:00.000Z.",
+        members=_at("/until", "must not be later than the reports are"),
     ),
     ProblemType(
         kind="schedule-exists",

@@ -31,6 +31,7 @@ from service.errors import (
     PluginPausedError,
     PluginUnavailableError,
     QueueFullError,
+    ReportWindowOpenError,
     ScheduleExistsError,
     ScheduleInvalidError,
     ScheduleNotFoundError,
@@ -119,6 +120,11 @@ def unsupported_media_type(detail: str) -> Problem:
     return Problem(status=HTTPStatus.UNSUPPORTED_MEDIA_TYPE, kind="unsupported-media-type", detail=detail)
 
 
+def not_acceptable(detail: str) -> Problem:
+    """406: there is no answer in a form that the client takes."""
+    return Problem(status=HTTPStatus.NOT_ACCEPTABLE, kind="not-acceptable", detail=detail)
+
+
 def too_large(detail: str) -> Problem:
     """413: told while reading; the connection is closed."""
     return Problem(status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE, kind="too-large", detail=detail, close=True)
@@ -149,6 +155,7 @@ STATUS_OF: Final[Sequence[tuple[type[Exception], HTTPStatus, str]]] = (
     (FileNotInScheduleError, HTTPStatus.NOT_FOUND, "unknown-file"),
     (ScheduleNotFoundError, HTTPStatus.NOT_FOUND, "unknown-schedule"),
     (PluginPausedError, HTTPStatus.CONFLICT, "plugin-paused"),
+    (ReportWindowOpenError, HTTPStatus.CONFLICT, "report-window-open"),
     (ScheduleExistsError, HTTPStatus.CONFLICT, "schedule-exists"),
     (TooManySchedulesError, HTTPStatus.CONFLICT, "too-many-schedules"),
     (ScheduleInvalidError, HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-content"),
@@ -192,7 +199,13 @@ def _places(error: Exception) -> Sequence[FieldProblem]:
     match error:
         case PayloadInvalidError():
             return error.problems
-        case NotStorableError() | MalformedJSONError() | WebhookUrlError() | ScheduleInvalidError():
+        case (
+            NotStorableError()
+            | MalformedJSONError()
+            | WebhookUrlError()
+            | ScheduleInvalidError()
+            | ReportWindowOpenError()
+        ):
             return (error.problem,)
         case _:
             return ()
@@ -200,7 +213,7 @@ def _places(error: Exception) -> Sequence[FieldProblem]:
 
 def _retry_after(error: Exception) -> Mapping[str, str]:
     match error:
-        case QueueFullError() | TooManyStreamsError():
+        case QueueFullError() | TooManyStreamsError() | ReportWindowOpenError():
             return {"Retry-After": str(error.retry_after_s)}
         case PluginUnavailableError() | ServiceUnavailableError() if error.retry_after_s is not None:
             return {"Retry-After": str(error.retry_after_s)}

@@ -15,6 +15,7 @@ from service.api import (
     handlers,
     inputs,
     pages,
+    reports,
     schedules,
     submissions,
     views,
@@ -358,6 +359,7 @@ ROUTES: Final[Sequence[Route]] = (
     *WEBHOOK_ROUTES,
     *controls.ROUTES,
     *schedules.ROUTES,
+    *reports.ROUTES,
     Route(
         method="GET",
         path="/livez",

@@ -16,6 +16,7 @@ from service.job_batches import JobBatches
 from service.job_management import JobManagementService
 from service.metrics import Metrics
 from service.plugin_management import PluginManagementService
+from service.reports import ReportService
 from service.schedule_management import ScheduleManagementService
 from service.webhook_management import WebhookManagementService
 
@@ -61,6 +62,7 @@ class Services:
     webhooks: WebhookManagementService
     schedules: ScheduleManagementService
     controls: PluginControlService
+    reports: ReportService
     health: Health
     metrics: Metrics
     gate: Gate
