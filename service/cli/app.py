@@ -17,6 +17,7 @@ from service.cli.jobs import cancel, jobs, result, retry, show
 from service.cli.keys import keys, tenants
 from service.cli.output import say
 from service.cli.plugins import plugins
+from service.cli.reports import report
 from service.cli.schedules import schedules
 from service.cli.serving import migrate, serve, snapshot, work
 from service.cli.submitting import submit
@@ -42,7 +43,7 @@ app = App(
 
 for command in (
     *(serve, work, migrate, snapshot),
-    *(submit, jobs, show, result, watch, cancel, retry, schedules, plugins),
+    *(submit, jobs, show, result, watch, cancel, retry, schedules, plugins, report),
     *(config, keys, tenants),
 ):
     app.command(command)

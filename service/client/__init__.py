@@ -14,9 +14,12 @@ from service.client.records import (
     NewJob,
     NewSchedule,
     Plugin,
+    Report,
+    ReportColumn,
     Schedule,
     SubmittedBatch,
 )
+from service.client.reports import Reports
 from service.client.schedules import Schedules
 
 __all__ = [
@@ -34,6 +37,9 @@ __all__ = [
     "NewSchedule",
     "NoResultError",
     "Plugin",
+    "Report",
+    "ReportColumn",
+    "Reports",
     "Schedule",
     "Schedules",
     "ServiceUnreachableError",

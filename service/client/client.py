@@ -16,6 +16,7 @@ from service.client.endings import endings
 from service.client.errors import NoResultError
 from service.client.media_types import ANY_BYTES
 from service.client.records import Batch, BatchResult, Event, File, Job, NewJob, Plugin, SubmittedBatch
+from service.client.reports import Reports
 from service.client.schedules import Schedules
 from service.models import JSON, JobOptions, JobStatus
 
@@ -48,6 +49,7 @@ class Client:
         self._connection = Connection(url, api_key, patience_s=patience_s, on_trouble=on_trouble)
         self._send = self._connection.send
         self._made = self._connection.made
+        self.reports = Reports(self._connection)
         self.schedules = Schedules(self._connection)
 
     @property

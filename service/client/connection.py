@@ -178,6 +178,26 @@ class Connection:
             except _LaterError as later:
                 await patience.wait(later.refusal, later.after_s)
 
+    async def pieces(self, path: str, query: Query = ()) -> AsyncGenerator[bytes, None]:
+        """The body of an answer as it comes. Asked for again until it begins; one that breaks is not gone on with."""
+        patience = self._patience()
+        begun = False
+        while True:
+            try:
+                async with self._request("GET", path, query, None, None, _ANSWER_TIMEOUT_S) as response:
+                    await self._check(response)
+                    async for piece in response.content.iter_any():
+                        begun = True
+                        yield piece
+                    return
+            except (aiohttp.ClientError, TimeoutError) as error:
+                failure = self._unreachable(error)
+                if begun:
+                    raise failure from error
+                await patience.wait(failure)
+            except _LaterError as later:
+                await patience.wait(later.refusal, later.after_s)
+
     def made(self, make: Callable[[dict[str, Any]], _Made], answer: Answer) -> _Made:
         """What `make` makes of the answer's document; raises `ServiceUnreachableError` if it is another one."""
         return self.understood(make, self._document(answer.body))

@@ -77,6 +77,28 @@ class Plugin:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ReportColumn:
+    """A column of a report: id, text, time, integer, number or json; `unit` None where there is none."""
+
+    name: str
+    type: str
+    unit: str | None
+    meaning: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """A report: `view` is its name in SQL, `times` those by which a window of it may be asked for."""
+
+    name: str
+    view: str
+    about: str
+    columns: Sequence[ReportColumn]
+    times: Sequence[str]
+    document: Mapping[str, JSON]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class File:
     """Bytes that the service sent, and what they are."""
 
@@ -281,6 +303,20 @@ def batch_result(document: Mapping[str, Any]) -> BatchResult:
         status=JobStatus(document["status"]),
         result=document["result"],
         error=document["error"],
+    )
+
+
+def reports(document: Mapping[str, Any]) -> Sequence[Report]:
+    """Reports of their list."""
+    return [_report(item) for item in document["items"]]
+
+
+def _report(document: Mapping[str, Any]) -> Report:
+    names = ("name", "view", "about", "times")
+    return Report(
+        **{name: document[name] for name in names},
+        columns=[ReportColumn(**column) for column in document["columns"]],
+        document=document,
     )
 
 

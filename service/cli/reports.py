@@ -1,0 +1,152 @@
+"""The command `report`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from cyclopts import Parameter
+
+from service.cli.failures import UsageError
+from service.cli.output import clean, moment, print_table, put, safe, table_of
+from service.cli.parameters import Service
+from service.client import ApiError, Client, Report
+
+_Form = Literal["table", "json", "csv", "ndjson", "parquet"]
+_TABLE_ROWS: Final = 50
+#: What fits beside each other.
+_TABLE_COLUMNS: Final[Mapping[str, str]] = {
+    "jobs": "job_id plugin status finished_at queue_s run_s error_type",
+    "attempts": "job_id fence plugin outcome finished_at run_s error_type",
+    "plugins": "plugin submitted_count pending_count running_count success_rate queue_p95_s run_p95_s last_used_at",
+    "hourly": "hour plugin submitted_count succeeded_count failed_count queue_p95_s run_p95_s",
+    "daily": "day plugin submitted_count succeeded_count failed_count queue_p95_s run_p95_s",
+    "failures": "plugin error_type job_count last_seen_at message_pattern",
+    "backlog": "plugin due_count scheduled_count running_count oldest_age_s eta_s",
+    "workers": "host pid state started_at running_count attempt_count lost_count busy_total_s",
+    "webhooks": "url state pending_count delivered_count exhausted_count last_status_code oldest_pending_age_s",
+}
+
+
+async def report(
+    name: Annotated[str | None, Parameter(name="NAME")] = None,
+    /,
+    *,
+    format: Annotated[_Form | None, Parameter(name=("--format", "-f"))] = None,
+    output: Annotated[Path | None, Parameter(name=("--output", "-o"))] = None,
+    columns: str | None = None,
+    plugin: str | None = None,
+    since: Annotated[str | None, Parameter(name="--from")] = None,
+    until: str | None = None,
+    by: str | None = None,
+    limit: int | None = None,
+    service: Service = Service(),
+) -> None:
+    """Print a report, or write it to a file; without NAME list the reports.
+
+    Args:
+        name: Which one.
+        format: table, json, csv, ndjson or parquet; default: by the name of the file, else a table.
+        output: Write it to this file, which appears when it is whole.
+        columns: Only these, separated by commas.
+        plugin: Only rows of this plugin.
+        since: Only from this time on, as 2026-01-31T00:00:00Z.
+        until: Only before this time; default: as late as nothing more can come before it.
+        by: The time of jobs that is meant, finished_at or created_at.
+        limit: At most so many rows; of a table 50 if not given.
+    """
+    async with service.client() as client:
+        if name is None:
+            _show_list(service, await client.reports.list())
+            return
+        form = _form(format, output, as_json=service.json)
+        wanted: dict[str, Any] = {"plugin": plugin, "since": since, "until": until, "by": by, "limit": limit}
+        wanted["columns"] = columns.split(",") if columns else ()
+        try:
+            if form in ("table", "json"):
+                await _show_rows(client, name, form, output, wanted)
+            else:
+                await _save(client.reports.file(name, form, **wanted), output)
+        except ApiError as error:
+            if error.status == 404:
+                raise UsageError(f"There is no report {name!r}. See: jobservice report") from error
+            raise
+
+
+def _form(form: _Form | None, output: Path | None, *, as_json: bool) -> _Form:
+    if form is None and output is not None:
+        by_suffix: Mapping[str, _Form] = {
+            ".csv": "csv", ".ndjson": "ndjson", ".jsonl": "ndjson", ".parquet": "parquet", ".json": "json",
+        }  # fmt: skip
+        form = by_suffix.get(output.suffix)
+        if form is None:
+            raise UsageError(f"{output} does not say what it is: give --format.")
+    if form is None:
+        form = "json" if as_json else "table"
+    if form == "table" and output is not None:
+        raise UsageError("A table is for people: --output goes with another --format.")
+    if form == "parquet" and output is None and sys.stdout.isatty():
+        raise UsageError("Parquet is not for a terminal: write it to a file with --output.")
+    return form
+
+
+def _show_list(service: Service, reports: Sequence[Report]) -> None:
+    if service.json:
+        put([each.document for each in reports])
+        return
+    table = table_of("report", "columns", "by", "what")
+    for each in reports:
+        table.add_row(each.name, str(len(each.columns)), ", ".join(each.times), safe(each.about))
+    print_table(table)
+
+
+async def _show_rows(client: Client, name: str, form: _Form, output: Path | None, wanted: dict[str, Any]) -> None:
+    if form == "table":
+        wanted["limit"] = wanted["limit"] or _TABLE_ROWS
+        wanted["columns"] = wanted["columns"] or _TABLE_COLUMNS.get(name, "").split()
+    rows = [row async for row in client.reports.rows(name, **wanted)]
+    if form == "json":
+        text = "[" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "]\n"
+        if output is None:
+            put(text.rstrip("\n"))
+        else:
+            await asyncio.to_thread(output.write_text, text)
+        return
+    names = wanted["columns"] or list(rows[0] if rows else ())
+    table = table_of(*names)
+    for row in rows:
+        table.add_row(*(safe(_cell(column, row[column])) for column in names))
+    print_table(table)
+
+
+def _cell(column: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    text = value if isinstance(value, str) else str(value)
+    return moment(text) if column.endswith("_at") or column in ("hour", "day", "as_of") else clean(text)
+
+
+async def _save(pieces: AsyncIterator[bytes], output: Path | None) -> None:
+    """Write `pieces` to stdout, or to a file that appears when it is whole."""
+    if output is None:
+        async for piece in pieces:
+            await asyncio.to_thread(sys.stdout.buffer.write, piece)
+        await asyncio.to_thread(sys.stdout.buffer.flush)
+        return
+    begun = output.with_name(f"{output.name}.partial")
+    file = await asyncio.to_thread(begun.open, "wb")
+    try:
+        async for piece in pieces:
+            await asyncio.to_thread(file.write, piece)
+        await asyncio.to_thread(file.close)
+        await asyncio.to_thread(begun.replace, output)
+    except BaseException:
+        file.close()
+        begun.unlink(missing_ok=True)
+        raise
