@@ -20,6 +20,7 @@ from service.db.engine import sqlite_path
 from service.db.statements import Statement
 from service.db.view_versions import v1, v2
 from service.db.views import view_names
+from service.report_models import REPORTS
 from tests.conftest import driver_url, sql, sqlite_url
 from tests.reports.example import answer, example
 
@@ -53,6 +54,13 @@ def test_the_page_the_code_and_the_database_name_the_same_views_and_columns(data
     assert {view: documented(section) for view, section in VIEWS.items()} == v2.COLUMNS
     assert set(view_names()) == set(v2.COLUMNS)
     assert sql(database_url, "SELECT version FROM report_schema_version") == [(len(VERSIONS),)]
+
+
+def test_the_service_tells_of_columns_what_the_page_does():
+    for report in REPORTS.values():
+        rows = re.findall(r"^\| `(\w+)` \| *([^|]*?) *\| *([^|]*?) *\|$", VIEWS[report.view], re.MULTILINE)
+        told = [(name, unit, re.sub(r"\[(.*?)\]\(#.*?\)", r"\1", meaning)) for name, unit, meaning in rows]
+        assert told == [(column.name, column.unit, column.meaning) for column in report.columns]
 
 
 def test_every_column_has_a_meaning():
