@@ -1,0 +1,68 @@
+"""`client.reports` and the command `report`, against a running service."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pyarrow.parquet
+import pytest
+
+from service.client import ApiError, Client
+
+from .conftest import RunningService
+
+pytestmark = pytest.mark.xdist_group("cli")
+
+
+async def test_the_client_lists_reports_and_reads_one_in_pages_and_as_a_file(service: RunningService) -> None:
+    async with Client(service.url) as client:
+        found = {report.name: report for report in await client.reports.list()}
+        assert found["jobs"].view == "report_jobs"
+        assert found["buckets"].columns[0].unit == "ms"
+        rows = [row async for row in client.reports.rows("buckets")]
+        assert len(rows) > 100
+        assert [row async for row in client.reports.rows("buckets", columns=["up_to_ms"], limit=3)] == [
+            {"up_to_ms": n} for n in range(3)
+        ]
+        lines = b"".join([piece async for piece in client.reports.file("buckets", "ndjson")]).splitlines()
+        assert [json.loads(line) for line in lines] == rows
+        with pytest.raises(ApiError) as refused:
+            async for _ in client.reports.file("jobs", "csv", until="2999-01-01T00:00:00Z"):
+                pass
+        assert refused.value.status == 409
+
+
+def test_a_report_is_a_table_or_a_file(service: RunningService) -> None:
+    assert service.cli("submit", "--plugin", "echo", "--payload", "{}", "--tag", "reported", "--wait").returncode == 0
+    listed = service.cli("report")
+    assert "schema_version" in listed.stdout
+    table = service.cli("report", "jobs", "--plugin", "echo")
+    assert table.stdout.split()[:3] == ["job_id", "plugin", "status"]
+    ids = [row["job_id"] for row in json.loads(service.cli("report", "jobs", "--plugin", "echo", "--json").stdout)]
+    assert all(job_id in table.stdout for job_id in ids[:50])
+    for name in ("jobs.csv", "jobs.ndjson", "jobs.parquet", "jobs.json"):
+        done = service.cli("report", "jobs", "--plugin", "echo", "--columns", "job_id,tags", "-o", name)
+        assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    read = service.folder
+    assert [row["job_id"] for row in csv.DictReader((read / "jobs.csv").read_text().splitlines())] == ids
+    assert [json.loads(line)["job_id"] for line in (read / "jobs.ndjson").read_text().splitlines()] == ids
+    assert pyarrow.parquet.read_table(read / "jobs.parquet").column("job_id").to_pylist() == ids
+    assert [row["job_id"] for row in json.loads((read / "jobs.json").read_text())] == ids
+    assert not list(read.glob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("nothing",), "There is no report 'nothing'. See: jobservice report"),
+        (("jobs", "-o", "jobs"), "give --format"),
+        (("jobs", "-o", "jobs.csv", "--format", "table"), "A table is for people"),
+        (("jobs", "--until", "2999-01-01T00:00:00Z"), "The window is not over"),
+        (("jobs", "--columns", "a"), "is no column of this report"),
+    ],
+)
+def test_what_cannot_be_reported_is_told(service: RunningService, arguments: tuple[str, ...], told: str) -> None:
+    done = service.cli("report", *arguments)
+    assert done.returncode == 2
+    assert told in done.stderr
