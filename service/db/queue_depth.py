@@ -10,14 +10,14 @@ import sqlalchemy as sa
 from service.db import api_keys
 from service.db.reader import Reader
 from service.db.schema import jobs
-from service.db.statements import Statement
+from service.db.statements import Statement, literal
 from service.queue_limits import Depth
 
 # Spelled so, each half is the predicate of a partial index, and no job is read that does not wait.
 _WAITING: Final = tuple(sa.text(f"jobs.status = 'PENDING' AND {due}") for due in ("jobs.due", "NOT jobs.due"))
 _COUNT = Statement(sa.union_all(*(sa.select(sa.func.count()).select_from(jobs).where(half) for half in _WAITING)))
 # An expression, because SQLite would rather read all jobs by an index on the columns themselves than sort those few.
-_tenant: Final = jobs.c.tenant.concat("")
+_tenant: Final = jobs.c.tenant.concat(literal(""))
 _COUNT_EACH = Statement(
     sa.union_all(
         *(
