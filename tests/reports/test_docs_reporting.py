@@ -21,8 +21,9 @@ from service.db.statements import Statement
 from service.db.view_versions import v1, v2
 from service.db.views import view_names
 from service.report_models import REPORTS
-from tests.conftest import driver_url, sql, sqlite_url
+from tests.conftest import sql, sqlite_url
 from tests.reports.example import answer, example
+from tests.reports.readers import reader_of
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/reporting.md").read_text()
@@ -106,19 +107,22 @@ def test_the_examples_answer_as_printed(database_url, tmp_path):
 
 
 def test_the_role_of_the_page_reads_the_views_and_nothing_else(postgres_url, postgres):
-    statements = re.search(r"<!-- a test runs this -->\n```sql\n(.*?)```", PAGE, re.DOTALL)
-    assert statements
-    role = f"reporting_{str(sa.make_url(postgres_url).database)[-12:]}"  # roles are of the whole server
     sql(postgres_url, "COMMENT ON VIEW report_schema_version IS 'of an older version'")
-    try:
-        for statement in statements[1].replace("reporting", role).split(";")[:-1]:
-            sql(postgres_url, statement)
+    with reader_of(postgres_url) as reader:
         asyncio.run(_upgraded(postgres_url))
-        reader = sa.make_url(postgres_url).set(username=role, password="choose-one")
-        asyncio.run(_read_as(driver_url(reader.render_as_string(hide_password=False))))
-    finally:
-        sql(postgres_url, f"DROP OWNED BY {role}")
-        sql(postgres_url, f"DROP ROLE {role}")
+        asyncio.run(_read_as(reader))
+
+
+def test_the_diagram_joins_columns_that_the_views_have():
+    diagram = re.search(r"```mermaid\nerDiagram\n(.*?)```", PAGE, re.DOTALL)
+    assert diagram
+    lines = re.findall(r'^ +(\w+) \S+ (\w+) : "([\w, =]+)"$', diagram[1], re.MULTILINE)
+    assert len(lines) == len(diagram[1].splitlines())
+    for one, other, columns in lines:
+        first, equals, second = columns.partition(" = ")
+        of_both = [first, second] if equals else [columns, columns]
+        for view, names in zip((one, other), of_both, strict=True):
+            assert set(names.split(", ")) <= set(v2.COLUMNS[view]), f"{one} and {other}"
 
 
 async def _upgraded(url: str) -> None:
