@@ -63,6 +63,8 @@ class Place:
         assert batch.status_code == 202, batch.text
         newest = requests.get(f"{self.service.url}/v1/jobs?limit=1", timeout=30).json()["items"][0]["id"]
         assert requests.post(f"{self.service.url}/v1/jobs/{newest}/cancel", timeout=30).status_code == 200
+        hook = {"url": "https://receiver.example/jobs", "events": ["job.cancelled"]}  # hears of nothing from now on
+        assert requests.post(f"{self.service.url}/v1/webhooks", json=hook, timeout=30).status_code == 201
         with loaded(self.service.url):
             pass
         self.rest()
