@@ -1,4 +1,4 @@
-"""What the benchmarks share: a real service beside them, a load generator, percentiles, tables and files of results."""
+"""What the benchmarks share: a real service beside them, percentiles, tables and files of results."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import math
 import os
 import platform
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -26,10 +25,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "build/bench"
 PLUGINS = ROOT / "benchmarks/plugins"
 
-CONNECTIONS = 32
 STOP_S = 60
-#: A load generator busier than this measures itself, not the server.
-MAX_GENERATOR_SHARE = 0.9
 
 console = Console(width=110)
 
@@ -40,24 +36,6 @@ class Server:
 
     url: str
     pid: int
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Load:
-    """What wrk saw in one run. Rates are per second, `generator_share` is of one core."""
-
-    rate: float
-    requests: int
-    p50_ms: float
-    p99_ms: float
-    refused: int
-    generator_share: float
-    server_cpu_us: float  # for each request
-
-    @property
-    def is_void(self) -> bool:
-        """The generator was the limit."""
-        return self.generator_share > MAX_GENERATOR_SHARE
 
 
 @contextlib.contextmanager
@@ -114,62 +92,15 @@ def _announced_url(process: subprocess.Popen[str], log: Any) -> str:
     raise RuntimeError(f"The server ended without saying where it listens:\n{log.read()[-4000:]}")
 
 
-def require_wrk() -> None:
-    """Leave with one clear line when the load generator is not installed."""
-    if shutil.which("wrk") is None:
-        sys.exit("This benchmark needs wrk: install your system's package of that name (apt install wrk).")
-
-
-def wrk_post(server: Server, path: str, body: bytes, *, seconds: int) -> Load:
-    """Post `body` for `seconds` with wrk: one thread, 32 keep-alive connections."""
-    with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
-        script.write(
-            'wrk.method = "POST"\n'
-            'wrk.headers["Content-Type"] = "application/json"\n'
-            f"wrk.body = {json.dumps(body.decode())}\n"
-        )
-        script.flush()
-        command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--latency", "-s", script.name, server.url + path]
-        cpu_before, started = cpu_seconds(server.pid), time.monotonic()
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout
-            output = process.stdout.read()
-            _, status, usage = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-        elapsed = time.monotonic() - started
-    if process.returncode != 0:
-        raise RuntimeError(f"wrk ended with {process.returncode}:\n{output}")
-    requests = int(_find(r"(\d+) requests in", output))
-    return Load(
-        rate=float(_find(r"Requests/sec:\s+([\d.]+)", output)),
-        requests=requests,
-        p50_ms=_milliseconds(_find(r"^\s+50%\s+(\S+)", output)),
-        p99_ms=_milliseconds(_find(r"^\s+99%\s+(\S+)", output)),
-        refused=int(_find(r"Non-2xx or 3xx responses: (\d+)", output, default="0"))
-        + sum(map(int, re.findall(r"(?:connect|read|write|timeout) (\d+)", output))),
-        generator_share=(usage.ru_utime + usage.ru_stime) / elapsed,
-        server_cpu_us=(cpu_seconds(server.pid) - cpu_before) / max(requests, 1) * 1e6,
-    )
-
-
-def _find(pattern: str, text: str, *, default: str | None = None) -> str:
-    found = re.search(pattern, text, re.MULTILINE)
-    if found:
-        return found[1]
-    if default is None:
-        raise RuntimeError(f"wrk did not say {pattern!r}:\n{text}")
-    return default
-
-
-def _milliseconds(text: str) -> float:
-    value, unit = re.fullmatch(r"([\d.]+)(us|ms|s|m)", text).groups()  # type: ignore[union-attr]  # wrk's own form
-    return float(value) * {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4}[unit]
-
-
 def cpu_seconds(pid: int) -> float:
     """User and system time of one process so far, all its threads together."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory of one process that is in RAM now."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def percentile(samples: Sequence[float], q: float) -> float:

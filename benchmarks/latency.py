@@ -20,13 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.common import console, job_service, percentile, print_table, save
+from benchmarks.lag import lag_between, lag_bound_ms, parse_lag
 
 P99_AIM_MS = 50.0
 LAG_AIM_MS = 50.0
-LAG_HISTOGRAM = "jobservice_event_loop_lag_seconds"
 CASES: Mapping[str, str | None] = {"idle": None, "CPU-bound": "spin", "holding the GIL": "hold_gil"}
 
 
@@ -52,24 +51,9 @@ async def wait_for(session: aiohttp.ClientSession, job_id: str, *statuses: str) 
 
 
 async def lag_buckets(session: aiohttp.ClientSession) -> dict[float, float]:
-    """Cumulative counts of the service's own lag histogram by upper bound in seconds."""
+    """What the service has observed of its lag."""
     async with session.get("/metrics") as response:
-        text = await response.text()
-    return {
-        float(sample.labels["le"]): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-        if sample.name == f"{LAG_HISTOGRAM}_bucket"
-    }
-
-
-def lag_bound_ms(before: Mapping[float, float], after: Mapping[float, float], q: float) -> float:
-    """Upper bound of the bucket that holds quantile `q` of what was observed between two readings."""
-    counts = {bound: after[bound] - before[bound] for bound in sorted(after)}
-    total = counts[float("inf")]
-    if not total:
-        raise RuntimeError(f"{LAG_HISTOGRAM} observed nothing")
-    return next(bound for bound, count in counts.items() if count >= q * total) * 1e3
+        return parse_lag(await response.text())
 
 
 async def probe(session: aiohttp.ClientSession, job_ids: Sequence[str], *, seconds: float, rate: float) -> list[float]:
@@ -116,8 +100,8 @@ async def measure(url: str, plugin: str | None, *, workers: int, seconds: float,
         "p50_ms": percentile(latencies, 0.5),
         "p99_ms": percentile(latencies, 0.99),
         "max_ms": max(latencies),
-        "lag_p99_ms_at_most": lag_bound_ms(before, after, 0.99),
-        "lag_p999_ms_at_most": lag_bound_ms(before, after, 0.999),
+        "lag_p99_ms_at_most": lag_bound_ms(lag_between(before, after), 0.99),
+        "lag_p999_ms_at_most": lag_bound_ms(lag_between(before, after), 0.999),
     }
 
 

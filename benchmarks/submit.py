@@ -19,7 +19,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.common import Load, Server, console, job_service, print_table, require_wrk, save, serving, wrk_post
+from benchmarks.common import Server, console, job_service, print_table, save, serving
+from benchmarks.wrk import Load, require_wrk, wrk_post
 
 AIM = 0.30
 PATH = "/v1/jobs"

@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 from alembic import command
 
-from benchmarks.reports import fill
+from benchmarks.filling import fill
 from service.db import instances, job_claims, job_endings, job_inserts, rollups
 from service.db.database import Database
 from service.db.instances import Instance
