@@ -20,7 +20,7 @@ CHECKS := tests/architecture $(wildcard tests/schema tests/*/test_docs*.py tests
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check fuzz docs serve hostile torture power-cut reports bench lock clean
+.PHONY: help demo test check fuzz docs serve hostile torture power-cut reports bench bench-gate lock clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
@@ -62,9 +62,12 @@ reports: $(INSTALLED) ## Hold the reports over 20,000 random transitions against
 	$(BIN)/python -m benchmarks.rollups
 	$(BIN)/python -m benchmarks.reports --jobs $(JOBS)
 
-bench: $(INSTALLED) ## Measure durable submission and latency under load (needs the system package wrk)
-	$(BIN)/python -m benchmarks.submit
+bench: $(INSTALLED) ## Measure everything, peers and 5,000,000 rows included (needs wrk, and redis-server for peers on Redis)
+	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.latency
+
+bench-gate: $(INSTALLED) ## The short form of it: fails naming each gate that falls short
+	$(BIN)/python -m benchmarks --short --gate
 
 lock: $(INSTALLED) ## Resolve the dependencies anew into requirements.lock
 	$(BIN)/uv pip compile pyproject.toml --quiet --upgrade --universal --generate-hashes --python-version 3.11 \

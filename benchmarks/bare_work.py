@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 import time
 
@@ -16,7 +17,7 @@ def main() -> None:
     parser.add_argument("--picture-bytes", type=int, default=0, help="hand it a picture of so many bytes")
     options = parser.parse_args()
     sys.path.insert(0, str(PLUGINS))
-    import busy_plugins  # the same file that the service's workers load
+    busy_plugins = importlib.import_module("busy_plugins")  # the same file that the service's workers load
 
     picture = bytes(options.picture_bytes)
     print("ready", flush=True)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import orjson
 from aiohttp import web
 
-try:  # by the same rule as the service, so that both run on the same event loop
-    import uvloop
-except ImportError:
-    uvloop = None
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """By the same rule as the service, so that both run on the same event loop."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
 
 
 async def accept(request: web.Request) -> web.Response:
@@ -32,7 +37,7 @@ async def serve() -> None:
 
 
 def main() -> None:
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop if uvloop else None) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(serve())
 
 

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from benchmarks.common import percentile
 from benchmarks.context import PAYLOAD, Context, Ours, ours
 from benchmarks.databases import DURABILITY, NAMES
-from benchmarks.echo import uvloop
+from benchmarks.echo import loop_factory
 from benchmarks.limits import paced_inserts, paced_postgresql_inserts
 
 RATE = 50
@@ -78,7 +78,7 @@ async def latencies(url: str, *, seconds: float, rate: float = RATE) -> list[flo
 
 def run(service: Ours, seconds: float) -> list[float]:
     """One run against the service."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop if uvloop else None) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(latencies(service.server.url, seconds=seconds))
 
 

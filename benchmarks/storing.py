@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from aiohttp import web
 
-from benchmarks.echo import uvloop
+from benchmarks.echo import loop_factory
 
 MAX_BYTES = 20_000_000
 
@@ -42,7 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     options = parser.parse_args()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop if uvloop else None) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(serve(options.folder))
 
 
