@@ -11,9 +11,8 @@ from pathlib import Path
 from benchmarks.context import Context, bare, ours
 from benchmarks.databases import DURABILITY, NAMES, completion_rate, count_finished, fresh_database, settle
 from benchmarks.figures import Sample, alternate, rates
-from benchmarks.filling import QUEUED, fill
+from benchmarks.filling import QUEUED, prepare
 from benchmarks.rates import ECHO, echo
-from service.db.migrate import upgrade
 
 JOBS = 20_000
 #: Of a slow drain the beginning is enough.
@@ -33,17 +32,12 @@ def drain(context: Context, kind: str) -> Drained:
     """Fill a database, start the service on it, wait until all has run, or for as long as a drain is watched."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, contextlib.ExitStack() as stack:
         url = stack.enter_context(fresh_database(kind, Path(folder), context.postgres))
-        asyncio.run(_prepare(url))
+        asyncio.run(prepare(url, JOBS, QUEUED, days=0.01))
         service = stack.enter_context(ours(context, kind, database_url=url))
         with context.lags.watch(f"drain, {NAMES[kind]}", service.server.url), contextlib.suppress(TimeoutError):
             settle(service.rows, timeout_s=SHORT_MAX_S if context.is_short else MAX_S)
         count_finished(service.rows)  # that none ended otherwise
         return Drained(rate=completion_rate(service.rows))
-
-
-async def _prepare(url: str) -> None:
-    await upgrade(url)
-    await fill(url, JOBS, days=0.01, rows=QUEUED)
 
 
 def measure(context: Context) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import time
 
 from service.db.engine import create_migration_engine
+from service.db.migrate import upgrade
 
 DAYS = 30.0
 #: Rows of one transaction.
@@ -94,6 +95,13 @@ async def fill(url: str, jobs: int, *, days: float = DAYS, rows: Rows = MIXED) -
         connection = await connection.execution_options(isolation_level="AUTOCOMMIT")
         await connection.exec_driver_sql("ANALYZE" if kind == "sqlite" else "VACUUM ANALYZE")
     await engine.dispose()
+
+
+async def prepare(url: str, jobs: int, rows: Rows, *, days: float = DAYS) -> None:
+    """A new database of so many jobs, with nothing left to fold."""
+    await upgrade(url)
+    await fill(url, jobs, days=days, rows=rows)
+    await mark_folded(url)
 
 
 async def mark_folded(url: str) -> None:

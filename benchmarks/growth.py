@@ -22,7 +22,7 @@ from uuid_utils.compat import uuid7
 from benchmarks.context import Context, Ours, ours
 from benchmarks.databases import NAMES, fresh_database
 from benchmarks.figures import Sample, alternate, rates
-from benchmarks.filling import ENDED, fill, job_id, mark_folded
+from benchmarks.filling import ENDED, job_id, prepare
 from benchmarks.rates import ASKED_FOR, PATH, first_page, submit, whole
 from benchmarks.wrk import Load, wrk_get
 from service.db import job_claims, job_endings, job_inserts
@@ -30,7 +30,6 @@ from service.db.database import Database
 from service.db.job_claims import Claim
 from service.db.job_endings import Ending
 from service.db.job_inserts import NewJob
-from service.db.migrate import upgrade
 from service.models import JobOptions, JobStatus, timestamp
 
 SIZES = (10_000, 100_000, 1_000_000, 5_000_000)
@@ -72,13 +71,6 @@ def get(service: Ours, rows: int, seconds: float) -> Load:
     return whole(wrk_get(service.server, paths, seconds=seconds))
 
 
-async def prepare(url: str, rows: int) -> None:
-    """A database of so many jobs that have ended, with nothing left to fold."""
-    await upgrade(url)
-    await fill(url, rows, rows=ENDED)
-    await mark_folded(url)
-
-
 def measure(context: Context) -> None:
     """Enter the times of each size, and the largest as a multiple of the smallest, for each database."""
     sizes = SHORT_SIZES if context.is_short else SIZES
@@ -89,7 +81,7 @@ def measure(context: Context) -> None:
                 of_size = Path(folder) / str(rows)
                 of_size.mkdir()
                 urls[rows] = stack.enter_context(fresh_database(kind, of_size, context.postgres))
-                asyncio.run(prepare(urls[rows], rows))
+                asyncio.run(prepare(urls[rows], rows, ENDED))
             times: dict[str, dict[int, list[float]]] = {"claim": {rows: [] for rows in sizes}}
             for _ in range(context.rounds):
                 for rows in sizes:

@@ -20,10 +20,10 @@ from pathlib import Path
 
 from benchmarks import redis_server
 from benchmarks.common import RESULTS, ROOT, console
-from benchmarks.context import Context, ours
+from benchmarks.context import Context
 from benchmarks.databases import DURABILITY, driver_url
 from benchmarks.figures import Sample, alternate, rates
-from benchmarks.rates import live
+from benchmarks.rates import fresh_live
 
 APPS = ROOT / "benchmarks/peer_apps"
 ENVIRONMENTS = RESULTS / "peers"
@@ -126,13 +126,11 @@ def measure(context: Context) -> None:
             context.book.miss("peers on Redis", str(error))
             context.book.miss(BEST_REDIS, str(error))
         ready = _ready(context, redis)
-        with ours(context, "sqlite") as service:
-            live(service, 1)
-            runs: dict[str, Callable[[], Sample]] = {
-                "ours": partial(live, service, context.seconds),
-                **{peer.name: partial(run, peer, python, context, redis) for peer, python in ready},
-            }
-            samples = alternate(context.rounds, runs)
+        runs: dict[str, Callable[[], Sample]] = {
+            "ours": partial(fresh_live, context, "sqlite"),
+            **{peer.name: partial(run, peer, python, context, redis) for peer, python in ready},
+        }
+        samples = alternate(context.rounds, runs)
     mine = rates(samples["ours"])
     context.book.add("live, beside the peers", mine, durability=DURABILITY["sqlite"], note="through HTTP")
     for peer, _ in ready:
