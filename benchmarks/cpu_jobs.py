@@ -27,7 +27,7 @@ WITH_PICTURES = "20 ms CPU jobs with 100 KB pictures"
 PROCESSES = 2
 PICTURE_BYTES = 100_000
 #: A run shorter than this has too few jobs to tell 2 % apart.
-MIN_S = 4.0
+MIN_S = 3.0
 WAIT = {"Prefer": "wait=30"}
 
 

@@ -17,7 +17,7 @@ from benchmarks.rates import ECHO, echo
 JOBS = 20_000
 #: Of a slow drain the beginning is enough.
 MAX_S = 60.0
-SHORT_MAX_S = 8.0
+SHORT_MAX_S = 4.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
