@@ -65,6 +65,8 @@ FILL = (
         CASE WHEN state = 'SUCCESS' THEN {object} END
     FROM job""",
     """
+    INSERT INTO job_tags (job_id, tag, tenant) SELECT id, 'even', tenant FROM jobs WHERE {these} AND tags <> {empty}""",
+    """
     INSERT INTO job_attempts (job_id, fence, attempt, plugin, plugin_version, owner, outcome, started_at,
         finished_at, run_s, cpu_s, peak_memory_bytes)
     SELECT id, 1, 1, plugin, '1.0', {owner}, status, started_at, finished_at, 0.1, 0.1, 1000000

@@ -23,7 +23,8 @@ import aiohttp
 from alembic import command
 
 from benchmarks.common import percentile, print_table, save
-from benchmarks.reports import databases, fill
+from benchmarks.filling import fill
+from benchmarks.reports import databases
 from service.db.engine import create_migration_engine
 from service.db.migrate import alembic_config, upgrade
 
