@@ -1,4 +1,4 @@
-"""The loop that claims due jobs and starts them, as many as there are free workers."""
+"""The loop that claims due jobs and starts them: as many as there are free workers, and some that follow at once."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import structlog
 from service.errors import ServiceUnavailableError
 from service.events import EventBus
 from service.job_management import JobManagementService
+from service.lookahead import Lookahead
 from service.plugin_controls import PluginControls
 from service.plugin_management import PluginManagementService
 
@@ -21,7 +22,7 @@ log = structlog.get_logger(__name__)
 
 
 class Dispatcher:
-    """Keeps up to `capacity` jobs running."""
+    """Keeps `capacity` workers at work."""
 
     def __init__(
         self,
@@ -37,6 +38,7 @@ class Dispatcher:
         self._events = events
         self._controls = controls
         self._capacity = capacity
+        self._lookahead = Lookahead(capacity)
 
     async def run(self) -> None:
         """Dispatch at every wake-up, and at least once in `POLL_S` (sooner under limits), until cancelled."""
@@ -55,8 +57,14 @@ class Dispatcher:
     async def dispatch(self) -> int:
         """Claim and start what fits in now; how many jobs."""
         started = 0
-        while self._jobs.accepting and (free := self._capacity - sum(self._jobs.running.values())) > 0:
-            claimed = await self._jobs.claim_and_start(free, self._caps(), self._plugins.names)
+        while self._jobs.accepting:
+            free = max(0, self._capacity - self._jobs.at_work)
+            ahead = self._lookahead.most() + min(0, self._capacity - self._jobs.at_work)
+            if free + ahead <= 0:
+                break
+            claimed = await self._jobs.claim_and_start(
+                free, self._caps(), self._plugins.names, self._lookahead, ahead=max(0, ahead)
+            )
             started += claimed
             if not claimed:
                 break

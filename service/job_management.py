@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
 import structlog
@@ -35,6 +36,7 @@ from service.errors import (
 )
 from service.events import EventBus
 from service.intake import Intake
+from service.lookahead import Lookahead
 from service.metrics import Metrics
 from service.models import (
     DEFAULT_TENANT,
@@ -83,9 +85,19 @@ class _Execution:
     job: ClaimedJob
     task: asyncio.Task[Pair | None]
     trusted_until: float
+    lookahead: Lookahead | None  # None where the job is somebody's order, which waits for no place
     in_plugin: bool = False
     ending: bool = False
     stopping: JobStatus | None = None
+
+    def place(self) -> AbstractAsyncContextManager[None]:
+        """Where the plugin is executed; raises `TimeoutError` when there is none for long."""
+        return contextlib.nullcontext() if self.lookahead is None else self.lookahead.place(self.job.plugin)
+
+    def tell(self, report: CallReport) -> None:
+        """Have the time that the plugin took count for what is claimed next."""
+        if self.lookahead is not None and report.run_s is not None:
+            self.lookahead.ended(self.job.plugin, report.run_s)
 
     def stop(self, towards: JobStatus) -> None:
         """Stop the plugin, for the job to be CANCELLED or PENDING again; too late once its outcome is being written."""
@@ -298,13 +310,29 @@ class JobManagementService:
             counts[execution.job.plugin] = counts.get(execution.job.plugin, 0) + 1
         return counts
 
-    async def claim_and_start(self, limit: int, caps: Mapping[str, int], plugins: Collection[str]) -> int:
+    @property
+    def at_work(self) -> int:
+        """How many jobs this process runs whose plugin has not ended yet."""
+        return sum(not execution.ending for execution in self._executions.values())
+
+    async def claim_and_start(
+        self,
+        limit: int,
+        caps: Mapping[str, int],
+        plugins: Collection[str],
+        lookahead: Lookahead | None = None,
+        *,
+        ahead: int = 0,
+    ) -> int:
         """Set up to `limit` due jobs of `plugins` RUNNING, best first, and execute each in a task of its own.
 
-        At most `caps[plugin]` of the plugins named there. How many jobs; see `execute`.
+        At most `caps[plugin]` of the plugins named there. Up to `ahead` more that follow them, as far as those are
+        short; each then waits for its place in `lookahead`. How many jobs; see `execute`.
         """
         # Held as one: a claim under way when the service stops must be started, or nobody gives its jobs back.
-        starting = asyncio.create_task(self._claim_and_start(limit=limit, caps=caps, plugins=plugins))
+        starting = asyncio.create_task(
+            self._claim_and_start(limit=limit, caps=caps, plugins=plugins, lookahead=lookahead, ahead=ahead)
+        )
         self._hold(starting)
         return len(await asyncio.shield(starting))
 
@@ -320,12 +348,17 @@ class JobManagementService:
         if execution.stopping is None:
             execution.in_plugin = True
             try:
-                outcome = await self._run_plugin(job, report)
+                async with execution.place():
+                    outcome = await self._run_plugin(job, report)
+            except TimeoutError:
+                log.debug("no place for a job that was claimed ahead", plugin=job.plugin)
             except asyncio.CancelledError:
                 log.info("execution stopped", plugin=job.plugin, towards=execution.stopping)
             finally:
                 execution.in_plugin = False
         execution.ending = True
+        execution.tell(report)
+        self._events.work_arrived()  # the claim that follows shares the commit of this end
         try:
             outcome = await self._record(job, outcome, report, cancelled=execution.stopping is JobStatus.CANCELLED)
         finally:
@@ -426,10 +459,14 @@ class JobManagementService:
         caps: Mapping[str, int] | None = None,
         plugins: Collection[str] | None = None,
         job_id: str | None = None,
+        lookahead: Lookahead | None = None,
+        ahead: int = 0,
     ) -> list[asyncio.Task[Pair | None]]:
         claim = Claim(
             owner=self.instance_id,
             limit=limit,
+            ahead=ahead,
+            short=lookahead.short() if lookahead is not None and ahead else frozenset(),
             lease_s=self._lease_s,
             caps=caps or {},
             plugins=plugins,
@@ -441,7 +478,7 @@ class JobManagementService:
         tasks = []
         for job in claimed:
             task = asyncio.create_task(self.execute(job), name=f"job {job.id}")
-            execution = self._executions[job.id, job.fence] = _Execution(job, task, trusted_until)
+            execution = self._executions[job.id, job.fence] = _Execution(job, task, trusted_until, lookahead)
             if self._hurried:
                 execution.stop(JobStatus.PENDING)
             self._hold(task)

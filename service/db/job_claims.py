@@ -41,6 +41,7 @@ CLAIMED: Final = (
 class Claim:
     """Up to `limit` due jobs, at most `caps[plugin]` of each plugin named there; or `job_id` alone, due or not.
 
+    Of some `plugins` up to `ahead` more that follow those in their order, until the first that is of none in `short`.
     `plugins` are the only ones to claim for; None means any. Of plugins for which an operator has set something, only
     a claim that is `controlled` takes jobs, as many as that allows over all processes; none of a paused one. `job_id`
     is somebody's order: it waits for no control, as it waits for no `run_at`, but it counts as running.
@@ -49,13 +50,15 @@ class Claim:
     owner: str
     limit: int
     lease_s: float
+    ahead: int = 0
+    short: frozenset[str] = frozenset()
     caps: Mapping[str, int] = dataclasses.field(default_factory=dict)
     plugins: Collection[str] | None = None
     controlled: bool = False
     job_id: str | None = None
 
 
-def _claim_statement(*, of_some_plugins: bool) -> Statement:
+def _claim_statement(*, of_some_plugins: bool, ahead: bool) -> Statement:
     caps = batch_table("caps", jobs.c.plugin, sa.column("room", sa.Integer), parameter="caps")
     granted = batch_table("granted", jobs.c.plugin, parameter="granted")
     claimable = [
@@ -72,13 +75,14 @@ def _claim_statement(*, of_some_plugins: bool) -> Statement:
         sa.select(jobs.c.id, jobs.c.plugin, jobs.c.rank)
         .where(*claimable)
         .order_by(jobs.c.rank, jobs.c.id)
-        .limit(sa.bindparam("limit", type_=sa.Integer))
+        .limit(sa.bindparam("most", type_=sa.Integer))
         .with_for_update(skip_locked=True)
         .cte("next_jobs")
         .prefix_with("MATERIALIZED", dialect="postgresql")
     )
-    place = sa.func.row_number().over(partition_by=next_jobs.c.plugin, order_by=(next_jobs.c.rank, next_jobs.c.id))
-    ranked = sa.select(next_jobs.c.id, next_jobs.c.plugin, place.label("place")).subquery("ranked")
+    taken = _short_ones_beyond_the_limit(next_jobs) if ahead else next_jobs
+    place = sa.func.row_number().over(partition_by=taken.c.plugin, order_by=(taken.c.rank, taken.c.id))
+    ranked = sa.select(taken.c.id, taken.c.plugin, place.label("place")).subquery("ranked")
     allowed = (
         sa.select(ranked.c.id)
         .join(caps, caps.c.plugin == ranked.c.plugin, isouter=True)
@@ -87,8 +91,23 @@ def _claim_statement(*, of_some_plugins: bool) -> Statement:
     return Statement(sa.update(jobs).where(jobs.c.id.in_(allowed), _CLAIMABLE).values(_RUN).returning(*CLAIMED))
 
 
-_CLAIM = _claim_statement(of_some_plugins=False)
-_CLAIM_OF_PLUGINS = _claim_statement(of_some_plugins=True)
+def _short_ones_beyond_the_limit(next_jobs: sa.CTE) -> sa.Subquery:
+    """Of jobs in their order those within the limit, and those that follow up to the first one that is not short."""
+    short = batch_table("short", jobs.c.plugin, parameter="short")
+    order = (next_jobs.c.rank, next_jobs.c.id)
+    numbered = sa.select(next_jobs, sa.func.row_number().over(order_by=order).label("number")).cte("numbered")
+    is_beyond = numbered.c.number > sa.bindparam("limit", type_=sa.Integer)
+    stop = (
+        sa.select(sa.func.min(numbered.c.number))
+        .where(is_beyond, numbered.c.plugin.not_in(sa.select(short.c.plugin)))
+        .scalar_subquery()
+    )
+    return sa.select(numbered).where(stop.is_(None) | (numbered.c.number < stop)).subquery("taken")
+
+
+_CLAIM = _claim_statement(of_some_plugins=False, ahead=False)
+_CLAIM_OF_PLUGINS = _claim_statement(of_some_plugins=True, ahead=False)
+_CLAIM_AHEAD = _claim_statement(of_some_plugins=True, ahead=True)
 _CLAIM_ONE = Statement(
     sa.update(jobs)
     .where(jobs.c.id == sa.bindparam("job_id"), jobs.c.status == literal("PENDING"))
@@ -132,10 +151,13 @@ async def _claim(tx: Transaction, item: Claim) -> list[ClaimedJob]:
 
 
 async def _claim_next(tx: Transaction, item: Claim, caps: Mapping[str, int], **values: Any) -> list[Any]:
-    values |= {"caps": batch(caps.items()), "limit": item.limit}
+    values |= {"caps": batch(caps.items()), "most": item.limit + item.ahead}
     if item.plugins is None:
         return await tx.fetch(_CLAIM, **values)
-    return await tx.fetch(_CLAIM_OF_PLUGINS, plugins=batch((name,) for name in item.plugins), **values)
+    values["plugins"] = batch((name,) for name in item.plugins)
+    if not item.ahead:
+        return await tx.fetch(_CLAIM_OF_PLUGINS, **values)
+    return await tx.fetch(_CLAIM_AHEAD, limit=item.limit, short=batch((name,) for name in item.short), **values)
 
 
 def claimed_job(row: Sequence[Any]) -> ClaimedJob:

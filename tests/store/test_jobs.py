@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import sqlite3
 from datetime import UTC, datetime, timedelta
 
@@ -98,16 +99,39 @@ async def test_no_job_is_claimed_twice(database):
 
 
 @pytest.mark.parametrize(
-    ("claim", "more"), [(job_claims._CLAIM, {}), (job_claims._CLAIM_OF_PLUGINS, {"plugins": "[]"})]
+    ("claim", "more"),
+    [
+        (job_claims._CLAIM, {}),
+        (job_claims._CLAIM_OF_PLUGINS, {"plugins": "[]"}),
+        (job_claims._CLAIM_AHEAD, {"plugins": "[]", "short": "[]", "limit": 2}),
+    ],
 )
 async def test_the_claim_uses_its_index_however_many_jobs_are_finished(database_file, claim, more):
     connection = sqlite3.connect(database_file)
-    parameters = claim.sqlite.bind(caps="[]", limit=5, owner=ME, lease_until=after(1), now=timestamp(), **more)
+    parameters = claim.sqlite.bind(caps="[]", most=5, owner=ME, lease_until=after(1), now=timestamp(), **more)
     plan = "\n".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {claim.sqlite.text}", parameters))
     connection.close()
     assert "ix_jobs_claimable" in plan
     assert "SCAN jobs\n" not in plan
     assert "TEMP B-TREE FOR ORDER BY\n" not in plan.split("next_jobs")[0]
+
+
+@pytest.mark.parametrize(
+    ("queued", "taken"),
+    [
+        ("ssssss", 5),  # two by right, three that follow
+        ("lsssss", 5),  # whatever the first are, they have workers
+        ("sslsss", 2),  # nothing overtakes what has to wait
+        ("ssslss", 3),
+        ("llllll", 2),
+        ("l", 1),
+    ],
+)
+async def test_what_is_claimed_ahead_is_short_and_overtakes_nobody(database, queued, taken):
+    plugins = {"s": "short", "l": "long"}
+    ids = [*itertools.chain(*[await insert(database, new_job(plugin=plugins[letter])) for letter in queued])]
+    ahead = Claim(owner=ME, limit=2, lease_s=30, plugins=["short", "long"], ahead=3, short=frozenset({"short"}))
+    assert [job.id for job in await database.writer.write(job_claims.claim, ahead)] == ids[:taken]
 
 
 async def test_a_job_goes_its_way_and_each_step_leaves_an_event(database):

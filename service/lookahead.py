@@ -1,0 +1,73 @@
+"""How many due jobs may be claimed before a worker is free for them: what the workers are through with in a moment."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+#: A plugin is short while its executions take no longer on average, the last ones counting most.
+SHORT_S: Final = 0.025
+#: So much work at most may wait here for each worker, and so many jobs.
+_AHEAD_S: Final = 0.05
+_MOST_AHEAD: Final = 32
+#: Who is longer at work than this holds its worker: nothing is claimed to wait for it.
+_LONG_S: Final = 0.25
+#: A job that has waited so long for a worker here goes back to where every process finds it.
+PATIENCE_S: Final = 1.0
+#: The share of the newest execution in the average.
+_NEWEST: Final = 0.2
+
+
+class Lookahead:
+    """Places for jobs that run, one for each worker, and how many more may be claimed to follow them.
+
+    A commit takes longer than a short job, and the one that claims a job another: with as many jobs claimed as there
+    are workers those would be idle nearly all the time. Of plugins that are not short nothing is claimed ahead, so a
+    job that has to wait for long waits in the queue, where its rank counts and other processes see it.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._places = asyncio.Semaphore(workers)
+        self._mean_s: dict[str, float] = {}
+        self._at_work: dict[object, tuple[str, float]] = {}  # plugin, and since when
+
+    @asynccontextmanager
+    async def place(self, plugin: str) -> AsyncIterator[None]:
+        """A place for as long as the block runs, in the order of asking; raises `TimeoutError` after `PATIENCE_S`."""
+        if self._places.locked():
+            async with asyncio.timeout(PATIENCE_S):
+                await self._places.acquire()
+        else:
+            await self._places.acquire()
+        run = object()
+        self._at_work[run] = plugin, asyncio.get_running_loop().time()
+        try:
+            yield
+        finally:
+            del self._at_work[run]
+            self._places.release()
+
+    def ended(self, plugin: str, run_s: float) -> None:
+        """An execution of `plugin` took that long."""
+        mean_s = self._mean_s.get(plugin, run_s)
+        self._mean_s[plugin] = mean_s + _NEWEST * (run_s - mean_s)
+
+    def short(self) -> frozenset[str]:
+        """The plugins whose jobs may be claimed ahead."""
+        held = {plugin for plugin, _ in self._long()}
+        return frozenset(name for name, mean_s in self._mean_s.items() if mean_s <= SHORT_S and name not in held)
+
+    def most(self) -> int:
+        """How many jobs, all of short plugins, may be claimed and wait for a worker."""
+        longest_s = max((self._mean_s[name] for name in self.short()), default=None)
+        if longest_s is None:
+            return 0
+        each = _MOST_AHEAD if longest_s * _MOST_AHEAD <= _AHEAD_S else int(_AHEAD_S / longest_s)
+        return max(0, self._workers - len(self._long())) * each
+
+    def _long(self) -> list[tuple[str, float]]:
+        before = asyncio.get_running_loop().time() - _LONG_S
+        return [(plugin, since) for plugin, since in self._at_work.values() if since < before]
