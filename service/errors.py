@@ -40,6 +40,10 @@ class FileNotInJobError(ServiceError, LookupError):
         self.name = name
 
 
+class BytesGoneError(ServiceError):
+    """There were bytes, and they were kept for as long as the service keeps them."""
+
+
 class EventNotFoundError(ServiceError, LookupError):
     """Nobody can resume behind an event that the job does not have."""
 

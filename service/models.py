@@ -136,6 +136,13 @@ class ErrorType(enum.StrEnum):
     INTERNAL = "InternalError"  # ours
 
 
+class JobPart(enum.StrEnum):
+    """Where the bytes of a job are; those of its artifacts are of its RESULT."""
+
+    PAYLOAD = "payload"
+    RESULT = "result"
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class BlobRef:
     """Names stored bytes by their content. In stored documents it stands as `{"$blob": {sha256, size, media_type}}`."""

@@ -10,14 +10,15 @@ import sqlalchemy as sa
 
 from service.calls import CallReport
 from service.codec import encode, storable_text
-from service.db.blobs import BlobStore, NewBlob
+from service.db import blob_references
+from service.db.blobs import NewBlob
 from service.db.job_attempts import end_attempts
 from service.db.job_events import COUNT_EVENT, add_events
 from service.db.plugin_metrics import Execution, record_executions
 from service.db.schema import Time, jobs
 from service.db.statements import Statement, batch, batch_table, literal
 from service.db.transaction import Transaction
-from service.models import JSON, ClaimedJob, ErrorType, JobStatus, StoredArtifact, Timestamp, later
+from service.models import JSON, ClaimedJob, ErrorType, JobPart, JobStatus, StoredArtifact, Timestamp, later
 
 CANCEL_REASON: Final = "requested while running"
 
@@ -90,13 +91,13 @@ async def end(tx: Transaction, items: Sequence[Ending]) -> list[JobStatus | None
     A job that somebody asked to cancel meanwhile is CANCELLED where it would have been PENDING again.
     """
     now = tx.now
-    await BlobStore.insert(tx, (blob for item in items for blob in item.blobs))
     rows = await tx.fetch(_END, batch=batch(_ending_row(item, now) for item in items))
     # By fence too: a stale end of a job may stand in one batch with the live one.
     moved = {(job_id, fence): (n, JobStatus(status)) for job_id, fence, n, status in rows}
     outcomes = [moved.get((item.job.id, item.job.fence)) for item in items]
     held = [(item, *outcome) for item, outcome in zip(items, outcomes, strict=True) if outcome]
     if held:
+        await blob_references.of_jobs(tx, ((item.job.id, JobPart.RESULT, item.blobs) for item, *_ in held))
         await end_attempts(tx, (_attempt_end_row(item, now, status) for item, _, status in held))
         await add_events(tx, (_ending_event(item, now, n, status) for item, n, status in held))
         await record_executions(tx, _executions((item for item, _, _ in held), now))

@@ -9,14 +9,15 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from service.codec import encode
-from service.db.blobs import BlobStore, NewBlob
+from service.db import blob_references
+from service.db.blobs import NewBlob
 from service.db.job_events import add_events
 from service.db.reader import Reader
 from service.db.schema import job_tags, jobs, webhook_job_events
 from service.db.statements import Insert, Statement, batch, batch_table, literal
 from service.db.transaction import Transaction
 from service.db.webhook_endpoints import NewEndpoint, ensure_of_jobs
-from service.models import JobOptions, Timestamp, rank
+from service.models import JobOptions, JobPart, Timestamp, rank
 
 MAX_LOST: Final = 3
 
@@ -118,7 +119,6 @@ _SELECT_BY_ID = Statement(
 
 async def insert(tx: Transaction, items: Sequence[NewJob]) -> list[Inserted]:
     """Record new jobs with their bytes and first events; a used key or chosen id yields the job it made before."""
-    await BlobStore.insert(tx, (blob for item in items for blob in item.blobs))
     endpoints = await ensure_of_jobs(tx, (item.webhook for item in items if item.webhook is not None))
     # Without a key nothing can be in the way, and asking for the rows would cost a turn of the interpreter for each.
     free = [item for item in items if item.idempotency_key is None and not item.is_chosen]
@@ -130,6 +130,7 @@ async def insert(tx: Transaction, items: Sequence[NewJob]) -> list[Inserted]:
     chosen = [item for item in items if item.is_chosen]
     outcomes |= await _insert_or_find(tx, chosen, endpoints, _CHOSEN_JOBS, _by_id)
     new = [item for item in items if not outcomes[item].replayed]
+    await blob_references.of_jobs(tx, ((item.id, JobPart.PAYLOAD, item.blobs) for item in new))
     await add_events(tx, ((item.id, 1, "submitted", item.created_at, {}) for item in new))
     if tags := [(item.id, tag, item.tenant) for item in new for tag in set(item.options.tags)]:
         await tx.insert(_TAGS, tags)

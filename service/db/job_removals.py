@@ -1,4 +1,4 @@
-"""Jobs taken out of the database, with their attempts and events. Their bytes stay: other jobs may name them."""
+"""Jobs taken out of the database, with their attempts, events, and the bytes that nobody else names."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from service.db import rollups
+from service.db import blob_references, rollups
+from service.db.blob_references import Freed
 from service.db.schema import jobs, quoted
 from service.db.statements import Statement, batch, batch_table
 from service.db.transaction import Transaction
-from service.models import TERMINAL
+from service.models import TERMINAL, later
 
 _doomed = batch_table("doomed", jobs.c.id)
 # In one order everywhere: processes that delete the same jobs then wait for each other, never in a circle.
@@ -22,6 +23,12 @@ _FIND = Statement(
         jobs.c.tenant == sa.bindparam("of_tenant"),
         sa.text(f"jobs.status IN ({quoted(*TERMINAL)})"),
     )
+    .order_by(jobs.c.id)
+    .with_for_update()
+)
+_FIND_OVERDUE = Statement(
+    sa.select(jobs.c.id)
+    .where(jobs.c.id.in_(sa.select(_doomed.c.id)), jobs.c.finished_at < sa.bindparam("before"))
     .order_by(jobs.c.id)
     .with_for_update()
 )
@@ -36,6 +43,22 @@ class Removal:
     job_ids: Sequence[str]
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Overdue:
+    """Jobs that are to go, if they ended `kept_s` seconds ago by the database's clock."""
+
+    job_ids: Sequence[str]
+    kept_s: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Pruned:
+    """Which jobs went, and the bytes that went with them."""
+
+    job_ids: frozenset[str]
+    freed: Freed
+
+
 async def delete(tx: Transaction, items: Sequence[Removal]) -> list[set[str]]:
     """Delete those of the jobs that have ended, once the rollups have counted them; their ids."""
     return [await _delete(tx, item) for item in items]
@@ -44,7 +67,25 @@ async def delete(tx: Transaction, items: Sequence[Removal]) -> list[set[str]]:
 async def _delete(tx: Transaction, item: Removal) -> set[str]:
     wanted = batch((job_id,) for job_id in item.job_ids)
     found = [job_id for (job_id,) in await tx.fetch(_FIND, of_tenant=item.tenant, batch=wanted)]
-    if found:
-        await rollups.forget(tx, found)
-        await tx.fetch(_DELETE, batch=batch((job_id,) for job_id in found))
+    await _remove(tx, found)
     return set(found)
+
+
+async def prune(tx: Transaction, items: Sequence[Overdue]) -> list[Pruned]:
+    """Delete those of the jobs, of whatever tenant, that ended so long ago, as `delete` does."""
+    return [await _prune(tx, item) for item in items]
+
+
+async def _prune(tx: Transaction, item: Overdue) -> Pruned:
+    wanted = batch((job_id,) for job_id in item.job_ids)
+    found = [job_id for (job_id,) in await tx.fetch(_FIND_OVERDUE, before=later(tx.now, -item.kept_s), batch=wanted)]
+    return Pruned(job_ids=frozenset(found), freed=await _remove(tx, found))
+
+
+async def _remove(tx: Transaction, job_ids: Sequence[str]) -> Freed:
+    if not job_ids:
+        return Freed()
+    await rollups.forget(tx, job_ids)
+    freed = await blob_references.release_jobs(tx, job_ids)
+    await tx.fetch(_DELETE, batch=batch((job_id,) for job_id in job_ids))
+    return freed

@@ -9,6 +9,8 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
+from service.db import blob_references
+from service.db.blob_references import payload_stands
 from service.db.job_events import add_events
 from service.db.job_inserts import MAX_LOST, Inserted, find_by_key
 from service.db.schema import job_tags, jobs, quoted, webhook_job_events
@@ -60,7 +62,7 @@ _RETRY = Statement(
             *_CONSTANTS.values(),
         )
         .join(_again, (jobs.c.id == _again.c.parent_id) & (jobs.c.tenant == _again.c.tenant))
-        .where(sa.text(f"jobs.status IN ({quoted(*TERMINAL)})")),
+        .where(sa.text(f"jobs.status IN ({quoted(*TERMINAL)})"), payload_stands),
     )
     .on_conflict_do_nothing(
         index_elements=["tenant", "idempotency_key"], index_where=sa.text("idempotency_key IS NOT NULL")
@@ -83,15 +85,17 @@ _COPIES: Final = (_copy(webhook_job_events), _copy(job_tags))
 async def retry(tx: Transaction, items: Sequence[Retry]) -> list[Inserted | None]:
     """Make the new jobs with their first events; a used key yields the job it made before.
 
-    None where the tenant has no such job, or where it has not ended.
+    None where the tenant has no such job, where it has not ended, or where bytes of its payload are gone.
     """
+    await blob_references.hold_payloads(tx, {item.parent_id for item in items})
     rows = await tx.fetch(_RETRY, batch=batch(map(_row, items)))
     made = {job_id for (job_id,) in rows}
     await add_events(tx, ((item.id, 1, "submitted", item.created_at, {}) for item in items if item.id in made))
     if made:
-        pairs = batch((item.id, item.parent_id) for item in items if item.id in made)
+        pairs = [(item.id, item.parent_id) for item in items if item.id in made]
+        await blob_references.copy_payloads(tx, pairs)
         for copy in _COPIES:
-            await tx.fetch(copy, batch=pairs)
+            await tx.fetch(copy, batch=batch(pairs))
     keyed = [item for item in items if item.idempotency_key is not None and item.id not in made]
     known = await find_by_key(tx, [(item.tenant, item.idempotency_key or "") for item in keyed]) if keyed else {}
     return [

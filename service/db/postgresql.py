@@ -32,6 +32,9 @@ _PROBE: Final = Statement(sa.text("UPDATE alembic_version SET version_num = vers
 #: authorization, catalog, read-only after a failover, resources, operator, system.
 _AWAY: Final = frozenset({"08", "25", "28", "3D", "53", "57", "58", "XX"})
 _CONFLICTS: Final = frozenset({"40001", "40P01"})
+#: Bytes went between the step that found them and the one that names them (see `blob_references`): the next time they
+#: are stored anew. Whatever else breaks a foreign key breaks it again.
+_MAY_PASS: Final = frozenset({"23503"})
 #: A lock was not to be had in time: others may go on.
 _BUSY: Final = frozenset({"55"})
 
@@ -113,7 +116,7 @@ class PostgresqlWriteConnection:
                 await self._commit(connection)
                 return value
             except FAULTS as error:
-                if not left or not (self._link_is_lost(connection, error) or _is_conflict(error)):
+                if not left or not (self._link_is_lost(connection, error) or _is_conflict(error) or _may_pass(error)):
                     raise _translated(error, "take writes") from error
                 log.info("transaction begun anew", error=fault_text(error))
                 await asyncio.sleep(random.uniform(0.0, 0.02) * (_TRIES - left))  # noqa: S311 - no secret
@@ -179,6 +182,10 @@ class _PostgresqlTransaction:
 def _is_conflict(error: BaseException) -> bool:
     # A migration beside us changes tables; the next transaction prepares its statements anew.
     return getattr(error, "sqlstate", None) in _CONFLICTS or isinstance(error, asyncpg.InvalidCachedStatementError)
+
+
+def _may_pass(error: BaseException) -> bool:
+    return getattr(error, "sqlstate", None) in _MAY_PASS
 
 
 def _is_lost(connection: Any, error: BaseException) -> bool:

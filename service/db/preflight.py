@@ -10,7 +10,7 @@ from typing import Final
 
 import structlog
 
-from service.db.blobs import write_durably
+from service.db.blob_files import write_durably
 from service.errors import StartupError
 from service.models import timestamp
 

@@ -11,7 +11,8 @@ import sqlalchemy as sa
 from uuid_utils import uuid7
 
 from service import ticks
-from service.db import job_inserts
+from service.db import blob_references, job_inserts
+from service.db.blob_references import mentions_bytes
 from service.db.job_inserts import NewJob
 from service.db.schedules import SUMMARY, WHOLE, ScheduleKey, record
 from service.db.schema import Id, Time, schedules
@@ -60,8 +61,10 @@ _MOVE_ON = Statement(
     )
     .returning(schedules.c.id)
 )
-_GET = Statement(
-    sa.select(*WHOLE).where(schedules.c.id == sa.bindparam("of_id"), schedules.c.tenant == sa.bindparam("of_tenant"))
+_LOCK_THAT_ONE = Statement(
+    sa.select(*WHOLE)
+    .where(schedules.c.id == sa.bindparam("of_id"), schedules.c.tenant == sa.bindparam("of_tenant"))
+    .with_for_update()
 )
 
 
@@ -138,8 +141,7 @@ async def fire(tx: Transaction, items: Sequence[str]) -> list[Fired | None]:
         return [None] * len(items)
     moved = {schedule_id for (schedule_id,) in await tx.fetch(_MOVE_ON, batch=batch(moves))}
     jobs = [job for job in jobs if job.schedule_id in moved]
-    if jobs:
-        await job_inserts.insert(tx, jobs)
+    await _insert(tx, jobs)
     # Of two questions for one schedule the first has the answer.
     return [fired.pop(schedule_id, None) if schedule_id in moved else None for schedule_id in items]
 
@@ -148,11 +150,18 @@ async def run_now(tx: Transaction, items: Sequence[ScheduleKey]) -> list[NewJob 
     """Make one job of each schedule now, whether it is paused or not; None for an unknown one."""
     made: list[NewJob | None] = []
     for item in items:
-        rows = await tx.fetch(_GET, of_id=item.id, of_tenant=item.tenant)
+        rows = await tx.fetch(_LOCK_THAT_ONE, of_id=item.id, of_tenant=item.tenant)
         made.append(_job(record(rows[0][:-1]), rows[0][-1], tx.now, None) if rows else None)
-    if jobs := [job for job in made if job is not None]:
-        await job_inserts.insert(tx, jobs)
+    await _insert(tx, [job for job in made if job is not None])
     return made
+
+
+async def _insert(tx: Transaction, new: Sequence[NewJob]) -> None:
+    """Record jobs of schedules that this transaction has locked."""
+    if new:
+        await job_inserts.insert(tx, new)
+    if with_bytes := [(job.id, job.schedule_id or "") for job in new if mentions_bytes(job.payload)]:
+        await blob_references.copy_of_schedules(tx, with_bytes)
 
 
 def _job(schedule: ScheduleRecord, payload: Any, now: Timestamp, tick: Timestamp | None) -> NewJob:

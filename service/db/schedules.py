@@ -11,7 +11,8 @@ from sqlalchemy.dialects import postgresql
 
 from service import ticks
 from service.codec import decode, encode
-from service.db.blobs import BlobStore, NewBlob
+from service.db import blob_references
+from service.db.blobs import NewBlob
 from service.db.reader import Reader
 from service.db.schema import schedules
 from service.db.statements import Statement
@@ -51,7 +52,7 @@ _SET_PAUSED = Statement(
     .values(paused=sa.bindparam("paused"), next_at=sa.bindparam("next_at"))
     .returning(*WHOLE)
 )
-_DELETE = Statement(sa.delete(schedules).where(_is_this).returning(schedules.c.id))
+_DELETE = Statement(sa.delete(schedules).where(_is_this))
 _SELECT = sa.select(*WHOLE).where(_is_this)
 _GET = Statement(_SELECT)
 _LOCK = Statement(_SELECT.with_for_update())
@@ -93,7 +94,6 @@ class ScheduleKey:
 
 async def insert(tx: Transaction, items: Sequence[NewSchedule]) -> list[ScheduleRecord | ServiceError]:
     """Record schedules, or say why not: `ScheduleExistsError`, `TooManySchedulesError`."""
-    await BlobStore.insert(tx, (blob for item in items for blob in item.blobs))
     return [await _insert(tx, item) for item in items]
 
 
@@ -106,7 +106,10 @@ async def _insert(tx: Transaction, item: NewSchedule) -> ScheduleRecord | Servic
     rows = await tx.fetch(
         _INSERT, id=item.id, tenant=item.tenant, paused=False, created_at=now, **_defined(item), next_at=next_at
     )
-    return record(rows[0]) if rows else ScheduleExistsError(item.name)
+    if not rows:
+        return ScheduleExistsError(item.name)
+    await blob_references.of_schedule(tx, item.id, item.blobs)
+    return record(rows[0])
 
 
 async def replace(tx: Transaction, items: Sequence[NewSchedule]) -> list[ScheduleRecord | ServiceError]:
@@ -114,7 +117,6 @@ async def replace(tx: Transaction, items: Sequence[NewSchedule]) -> list[Schedul
 
     What they were paused or anchored at stays; ticks that were missed are forgotten.
     """
-    await BlobStore.insert(tx, (blob for item in items for blob in item.blobs))
     return [await _replace(tx, item) for item in items]
 
 
@@ -127,6 +129,9 @@ async def _replace(tx: Transaction, item: NewSchedule) -> ScheduleRecord | Servi
     before = record(found[0])
     next_at = None if before.paused else _next(dataclasses.replace(before, timing=item.timing), tx.now)
     (row,) = await tx.fetch(_REPLACE, of_id=item.id, of_tenant=item.tenant, **_defined(item), next_at=next_at)
+    released = await blob_references.release_schedule(tx, item.id)
+    await blob_references.of_schedule(tx, item.id, item.blobs)
+    await blob_references.free(tx, released)
     return record(row)
 
 
@@ -154,7 +159,15 @@ async def _set_paused(tx: Transaction, item: ScheduleKey, *, paused: bool) -> Sc
 
 async def delete(tx: Transaction, items: Sequence[ScheduleKey]) -> list[bool]:
     """Forget schedules; their jobs stay. False for an unknown one."""
-    return [bool(await tx.fetch(_DELETE, of_id=item.id, of_tenant=item.tenant)) for item in items]
+    return [await _delete(tx, item) for item in items]
+
+
+async def _delete(tx: Transaction, item: ScheduleKey) -> bool:
+    if not await tx.fetch(_LOCK, of_id=item.id, of_tenant=item.tenant):
+        return False
+    await blob_references.free(tx, await blob_references.release_schedule(tx, item.id))
+    await tx.fetch(_DELETE, of_id=item.id, of_tenant=item.tenant)
+    return True
 
 
 async def get(reader: Reader, key: ScheduleKey) -> ScheduleRecord | None:

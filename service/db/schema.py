@@ -123,6 +123,7 @@ _partial_indexes(
     ("ix_jobs_cancelled", (jobs.c.tenant, jobs.c.id), "status = 'CANCELLED'"),
     ("ix_jobs_tenant", (jobs.c.tenant, jobs.c.id), NOT_DEFAULT_TENANT),
     ("ix_jobs_batch", (jobs.c.batch_id, jobs.c.id), "batch_id IS NOT NULL"),
+    ("ix_jobs_finished", (jobs.c.finished_at, jobs.c.id), "finished_at IS NOT NULL"),
     ("uq_jobs_firing", (jobs.c.schedule_id, jobs.c.scheduled_for), "scheduled_for IS NOT NULL"),
     ("uq_jobs_idempotency", (jobs.c.tenant, jobs.c.idempotency_key), "idempotency_key IS NOT NULL"),
 )
@@ -202,6 +203,27 @@ blobs = sa.Table(
 # Each of them is in one of these, so that they are counted without reading any.
 for _name, _where in (("ix_blobs_inline", "data IS NOT NULL"), ("ix_blobs_files", "data IS NULL")):
     sa.Index(_name, blobs.c.size_bytes, sqlite_where=sa.text(_where), postgresql_where=sa.text(_where))
+
+# Who names which bytes: a row of `blobs` cannot go before these. A job whose document says more has lost its bytes.
+job_blobs = sa.Table(
+    "job_blobs",
+    metadata,
+    sa.Column("job_id", Id, sa.ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("part", sa.Text, primary_key=True),
+    sa.Column("sha256", sa.String(64), sa.ForeignKey("blobs.sha256"), primary_key=True),
+    sa.CheckConstraint("part IN ('payload', 'result')", name="part"),
+    sa.Index("ix_job_blobs_sha256", "sha256"),
+    sqlite_with_rowid=False,
+)
+
+# Files whose row is gone, or that never had one: to be removed as soon as nobody can be about to name them again.
+blob_removals = sa.Table(
+    "blob_removals",
+    metadata,
+    sa.Column("sha256", sa.String(64), primary_key=True),
+    sa.Column("due_at", Time, nullable=False),
+    sa.Index("ix_blob_removals_due_at", "due_at"),
+)
 
 # One row per start of a service process; its id is the `owner` of what it runs.
 instances = sa.Table(
@@ -348,6 +370,7 @@ _partial_indexes(
         (webhook_deliveries.c.endpoint_id, webhook_deliveries.c.next_at),
         "status = 'PENDING'",
     ),
+    ("ix_webhook_deliveries_pings", (webhook_deliveries.c.finished_at,), "job_id IS NULL"),
     ("ix_webhook_deliveries_job", (webhook_deliveries.c.job_id,), "job_id IS NOT NULL"),
 )
 
@@ -392,6 +415,16 @@ schedules = sa.Table(
         sqlite_where=sa.text("next_at IS NOT NULL"),
         postgresql_where=sa.text("next_at IS NOT NULL"),
     ),
+)
+
+# As `job_blobs`, of the payloads of schedules.
+schedule_blobs = sa.Table(
+    "schedule_blobs",
+    metadata,
+    sa.Column("schedule_id", Id, sa.ForeignKey("schedules.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("sha256", sa.String(64), sa.ForeignKey("blobs.sha256"), primary_key=True),
+    sa.Index("ix_schedule_blobs_sha256", "sha256"),
+    sqlite_with_rowid=False,
 )
 
 # What operators have set for a plugin. Where nothing is set there is no row: every claim asks this table.
