@@ -52,9 +52,11 @@ from service.plugin_controls import PluginControls
 from service.plugin_management import PluginManagementService
 from service.plugins.discovery import installed_plugins
 from service.plugins.manifest import PluginSource
+from service.pruner import Pruner
 from service.queue_limits import Limits, QueueLimits
 from service.reports import ReportService
 from service.rescuer import LeaseKeeper, Rescuer
+from service.retention import RetentionService
 from service.retries import RetryPolicy
 from service.schedule_management import ScheduleManagementService
 from service.scheduler import Scheduler
@@ -235,6 +237,7 @@ class Service:
                 "writer": database.writer.ended,
                 "worker watch": runner.ended,
                 "bookkeeper": Bookkeeper(reports).run,
+                "pruner": Pruner(RetentionService(database, settings.retention, metrics)).run,
                 "wake-ups": lambda: database.relay(events),
                 "API keys": keys.keep,
                 "queue limits": queue_limits.keep,

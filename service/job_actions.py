@@ -16,7 +16,14 @@ from service.db.job_changes import CancelRequest
 from service.db.job_inserts import Inserted
 from service.db.job_removals import Removal
 from service.db.job_retries import Retry
-from service.errors import IdempotencyConflictError, JobNotFoundError, JobStateError, QueueFullError, ServiceError
+from service.errors import (
+    BytesGoneError,
+    IdempotencyConflictError,
+    JobNotFoundError,
+    JobStateError,
+    QueueFullError,
+    ServiceError,
+)
 from service.events import EventBus
 from service.intake import digest
 from service.job_management import JobManagementService, canonical_id
@@ -47,7 +54,10 @@ class Action(enum.StrEnum):
 
 
 class ActionOutcome(enum.StrEnum):
-    """What an action has done to a job, or would do; STOPPING is a running one that will be CANCELLED."""
+    """What an action has done to a job, or would do; STOPPING is a running one that will be CANCELLED.
+
+    BYTES_GONE is one that cannot be tried again: its payload is not whole any more.
+    """
 
     CANCELLED = "cancelled"
     STOPPING = "stopping"
@@ -57,6 +67,7 @@ class ActionOutcome(enum.StrEnum):
     WOULD_RETRY = "would-retry"
     WOULD_DELETE = "would-delete"
     WRONG_STATE = "wrong-state"
+    BYTES_GONE = "bytes-gone"
     UNKNOWN = "unknown"
 
 
@@ -76,7 +87,9 @@ _WOULD: Final[Mapping[Action, ActionOutcome]] = {
     Action.RETRY: ActionOutcome.WOULD_RETRY,
     Action.DELETE: ActionOutcome.WOULD_DELETE,
 }
-_NOTHING_DONE: Final = frozenset({*_WOULD.values(), ActionOutcome.WRONG_STATE, ActionOutcome.UNKNOWN})
+_NOTHING_DONE: Final = frozenset(
+    {*_WOULD.values(), ActionOutcome.WRONG_STATE, ActionOutcome.BYTES_GONE, ActionOutcome.UNKNOWN}
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,13 +138,15 @@ class JobActions:
         """A new job with the plugin, payload and options of one that ended, but no times; the old one is its parent.
 
         A used `idempotency_key` yields the job it made before, whatever has become of the old one. Raises
-        `JobNotFoundError`, `JobStateError`, `PluginPausedError`, `QueueFullError`, `IdempotencyConflictError`,
-        `ServiceUnavailableError`.
+        `JobNotFoundError`, `JobStateError`, `BytesGoneError`, `PluginPausedError`, `QueueFullError`,
+        `IdempotencyConflictError`, `ServiceUnavailableError`.
         """
         job_id = canonical_id(job_id)
         standings = await job_queries.find_standings(self._reader, tenant, [job_id])
         made = await self._retry([_retry(job_id, tenant, idempotency_key)], standings, tenant)
         if job_id not in made:
+            if await job_queries.find_gone(self._reader, tenant, [job_id]):
+                raise BytesGoneError(f"Bytes of the payload of job {job_id} are not kept any more: send them again.")
             raise _refusal(job_id, standings.get(job_id), "retried")
         record = await self._jobs.get_record(made[job_id].id, tenant=tenant)
         return Submission(record=record, replayed=made[job_id].replayed)
@@ -166,8 +181,16 @@ class JobActions:
             self._reader, tenant, [job_id for job_id in spelled if canonical_uuid(job_id)]
         )
         done = {} if dry_run else await self._do(action, [*spelled], standings, tenant, idempotency_key)
+        left = [job_id for job_id in standings if job_id not in done] if action is Action.RETRY else []
+        gone = await job_queries.find_gone(self._reader, tenant, left) if left else set()
         items = [
-            done.get(job_id) or Acted(id=job_id, outcome=_outlook(action, standings.get(job_id), dry_run=dry_run))
+            done.get(job_id)
+            or Acted(
+                id=job_id,
+                outcome=ActionOutcome.BYTES_GONE
+                if job_id in gone
+                else _outlook(action, standings.get(job_id), dry_run=dry_run),
+            )
             for job_id in spelled
         ]
         return ActionReport(items=items, more=False)
@@ -191,6 +214,7 @@ class JobActions:
             dataclasses.replace(query, limit=query.limit + 1),
             _FOUND[action],
             tenant,
+            whole=action is Action.RETRY,
             not_retried_under=f"{idempotency_key}#" if action is Action.RETRY and idempotency_key else None,
         )
         standings = {standing.id: standing for standing in found[: query.limit]}

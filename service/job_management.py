@@ -46,6 +46,7 @@ from service.models import (
     ErrorType,
     JobOptions,
     JobPage,
+    JobPart,
     JobQuery,
     JobRecord,
     JobRequest,
@@ -234,17 +235,19 @@ class JobManagementService:
         record = await self.get_record(job_id, tenant=tenant)
         return await job_queries.list_attempts(self._database.reader, record.id)
 
-    async def find_artifact(self, job_id: str, name: str, *, tenant: str = DEFAULT_TENANT) -> StoredArtifact:
-        """A file the plugin made; raises `JobNotFoundError`, `FileNotInJobError`."""
+    async def read_artifact(
+        self, job_id: str, name: str, *, tenant: str = DEFAULT_TENANT
+    ) -> tuple[StoredArtifact, bytes]:
+        """A file the plugin made; raises `JobNotFoundError`, `FileNotInJobError`, `BytesGoneError`."""
         record = await self.get_record(job_id, tenant=tenant)
         for artifact in record.artifacts:
             if artifact.name == name:
-                return artifact
+                return artifact, await self.read_bytes(record, JobPart.RESULT, artifact.blob)
         raise FileNotInJobError(job_id, name)
 
-    async def read_blob(self, ref: BlobRef) -> bytes:
-        """The bytes behind a reference of a record."""
-        return (await self._database.blobs.read([ref]))[ref.sha256]
+    async def read_bytes(self, record: JobRecord, part: JobPart, ref: BlobRef) -> bytes:
+        """The bytes behind a reference in a part of a job; raises `BytesGoneError` when they are not kept any more."""
+        return await self._database.blobs.read_of_job(record.id, part, ref)
 
     async def cancel_job(self, job_id: str, reason: str = "requested", *, tenant: str = DEFAULT_TENANT) -> JobRecord:
         """Cancel a job: CANCELLED at once if it was PENDING (or is already); RUNNING in the record if it is stopping.

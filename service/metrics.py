@@ -42,6 +42,15 @@ class Metrics:
         self.rescued = Counter(
             "jobservice_rescued", "Jobs taken back from a runner that was lost", ["plugin"], registry=self.registry
         )
+        self.pruned_jobs = Counter(
+            "jobservice_pruned_jobs", "Jobs that were kept for as long as was set", ["plugin"], registry=self.registry
+        )
+        self.freed_bytes = Counter(
+            "jobservice_freed_bytes", "Bytes that retention has deleted, and nobody named", registry=self.registry
+        )
+        self.removed_files = Counter(
+            "jobservice_removed_files", "Files removed that no row named", registry=self.registry
+        )
         self.webhook_attempts = Counter(
             "jobservice_webhook_attempts", "Attempts to deliver to webhooks: delivered, failed, exhausted or late",
             ["outcome"], registry=self.registry,

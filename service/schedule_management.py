@@ -28,7 +28,7 @@ from service.errors import (
 from service.events import SCHEDULES, EventBus
 from service.intake import Intake
 from service.metrics import Metrics
-from service.models import DEFAULT_TENANT, Timestamp, canonical_uuid, timestamp
+from service.models import DEFAULT_TENANT, BlobRef, Timestamp, canonical_uuid, timestamp
 from service.plugin_management import PluginManagementService
 from service.schedule_models import ScheduleDefinition, ScheduleRecord
 
@@ -93,6 +93,10 @@ class ScheduleManagementService:
         if record is None:
             raise ScheduleNotFoundError(schedule_id)
         return record
+
+    async def read_bytes(self, ref: BlobRef) -> bytes:
+        """The bytes behind a reference of a schedule's payload; raises `BytesGoneError` when it was replaced since."""
+        return (await self._database.blobs.read([ref]))[ref.sha256]
 
     async def list_all(self, *, tenant: str = DEFAULT_TENANT) -> list[ScheduleRecord]:
         """The tenant's schedules by name, without payloads."""

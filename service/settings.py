@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.retention_rules import Keep, Retention, parse_by_plugin
 from service.webhook_urls import WebhookRules, parse_networks
 
 
@@ -25,6 +26,11 @@ def _numbers(text: str) -> tuple[float, ...]:
 def _waits(text: str) -> str:
     if not all(0 <= wait_s <= 1e7 for wait_s in _numbers(text)):
         raise ValueError("waits are seconds between commas")
+    return text
+
+
+def _kept(text: str) -> str:
+    parse_by_plugin(text, Keep())
     return text
 
 
@@ -68,6 +74,19 @@ class Settings(BaseSettings):
         "5,300,1800,7200,18000,36000,50400,72000,86400",
         description="Waits before the second, third, ... attempt to deliver to a webhook",
     )
+    keep_jobs_days: float | None = Field(
+        None, ge=0, description="How long jobs are kept after their end; default: for ever"
+    )
+    keep_failed_days: float | None = Field(0, ge=0, description="Nothing of a failed job goes before")
+    keep_payload_bytes_days: float | None = Field(
+        None, ge=0, description="How long the bytes of payloads are kept after the end of their job; default: with it"
+    )
+    keep_result_bytes_days: float | None = Field(
+        None, ge=0, description="How long the bytes of results and artifacts are kept; default: with their job"
+    )
+    keep_by_plugin: Annotated[str, AfterValidator(_kept)] = Field(
+        "", description='Other times for plugins, as JSON: `{"ocr": {"payload_bytes_days": 1}}`'
+    )
     allow_anyone_who_reaches_this_port: bool = Field(
         False, description="Ask nobody for an API key, on any address: whoever reaches the port may do everything"
     )
@@ -88,6 +107,17 @@ class Settings(BaseSettings):
     def webhook_waits_s(self) -> Sequence[float]:
         """`webhook_retries_s` as numbers."""
         return _numbers(self.webhook_retries_s)
+
+    @property
+    def retention(self) -> Retention:
+        """How long what is kept."""
+        general = Keep(
+            jobs_days=self.keep_jobs_days,
+            failed_days=self.keep_failed_days,
+            payload_bytes_days=self.keep_payload_bytes_days,
+            result_bytes_days=self.keep_result_bytes_days,
+        )
+        return Retention(general, parse_by_plugin(self.keep_by_plugin, general))
 
 
 class ClientSettings(BaseSettings):

@@ -23,7 +23,7 @@ from service.api.problems import Problem
 from service.api.services import Services
 from service.codec import is_small
 from service.errors import FieldProblem, FileNotInJobError, ServiceError
-from service.models import JSON, JobRecord, JobRequest, JobStatus, Submission
+from service.models import JSON, JobPart, JobRecord, JobRequest, JobStatus, Submission
 
 #: When to ask again for a result that is not there yet.
 RETRY_AFTER_S: Final = 1
@@ -134,10 +134,12 @@ async def get_result(services: Services, request: web.Request, arguments: Argume
     result = job.result or {}
     pointer = arguments.query.get("pointer")
     if pointer is not None:
-        return await _bytes_at(services, job, result, pointer)
+        return await _bytes_at(services, job, JobPart.RESULT, result, pointer)
     blob = await _beside(lambda: files.only_blob(result), result)
     if blob and not files.prefers_json(request.headers.get(hdrs.ACCEPT, "*/*"), blob.media_type):
-        return files.response(await services.jobs.read_blob(blob), blob.media_type, f"{job.plugin}-{job.id}")
+        return files.response(
+            await services.jobs.read_bytes(job, JobPart.RESULT, blob), blob.media_type, f"{job.plugin}-{job.id}"
+        )
     return await _document(result, views.job_url(job.id) + "/result")
 
 
@@ -147,22 +149,26 @@ async def get_payload(services: Services, request: web.Request, arguments: Argum
     payload = job.payload or {}
     pointer = arguments.query.get("pointer")
     if pointer is not None:
-        return await _bytes_at(services, job, payload, pointer)
+        return await _bytes_at(services, job, JobPart.PAYLOAD, payload, pointer)
     return await _document(payload, views.job_url(job.id) + "/payload")
 
 
-async def _bytes_at(services: Services, job: JobRecord, document: Mapping[str, JSON], pointer: str) -> web.Response:
+async def _bytes_at(
+    services: Services, job: JobRecord, part: JobPart, document: Mapping[str, JSON], pointer: str
+) -> web.Response:
     blob = files.blob_at(document, pointer)
     if blob is None:
         raise FileNotInJobError(job.id, pointer)
-    return files.response(await services.jobs.read_blob(blob), blob.media_type, pointer)
+    return files.response(await services.jobs.read_bytes(job, part, blob), blob.media_type, pointer)
 
 
 async def get_artifact(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
     """A file that the plugin made beside its result."""
     match = request.match_info
-    artifact = await services.jobs.find_artifact(match["job_id"], match["artifact"], tenant=arguments.caller.tenant)
-    return files.response(await services.jobs.read_blob(artifact.blob), artifact.blob.media_type, artifact.name)
+    artifact, data = await services.jobs.read_artifact(
+        match["job_id"], match["artifact"], tenant=arguments.caller.tenant
+    )
+    return files.response(data, artifact.blob.media_type, artifact.name)
 
 
 async def list_attempts(services: Services, request: web.Request, arguments: Arguments) -> web.Response:

@@ -235,6 +235,15 @@ _TYPES: Final = (
         detail="There are 1000 schedules, and no more may be: delete one first.",
     ),
     ProblemType(
+        kind="bytes-gone",
+        statuses=(410,),
+        title="The bytes are not kept any more",
+        meaning="The job has bytes at that place, or needs them to be tried again, but they were kept for as long as "
+        "the service keeps them: its retention removed them.",
+        remedy="Send them again, in a new job. Waiting does not help.",
+        detail="The bytes 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08 are not kept any more.",
+    ),
+    ProblemType(
         kind="job-cancelled",
         statuses=(409,),
         title="The job was cancelled",

@@ -15,6 +15,7 @@ from service.api.problem_types import PROBLEM_TYPES, url
 from service.api.strict_json import MalformedJSONError
 from service.errors import (
     BatchNotFoundError,
+    BytesGoneError,
     DeliveryNotFoundError,
     EventNotFoundError,
     FieldProblem,
@@ -146,6 +147,7 @@ STATUS_OF: Final[Sequence[tuple[type[Exception], HTTPStatus, str]]] = (
     (JobNotFoundError, HTTPStatus.NOT_FOUND, "unknown-job"),
     (BatchNotFoundError, HTTPStatus.NOT_FOUND, "unknown-batch"),
     (FileNotInJobError, HTTPStatus.NOT_FOUND, "unknown-file"),
+    (BytesGoneError, HTTPStatus.GONE, "bytes-gone"),
     (EventNotFoundError, HTTPStatus.BAD_REQUEST, "unknown-event"),
     (PluginNotFoundError, HTTPStatus.NOT_FOUND, "unknown-plugin"),
     (WebhookNotFoundError, HTTPStatus.NOT_FOUND, "unknown-webhook"),

@@ -231,7 +231,7 @@ ROUTES: Final[Sequence[Route]] = (
                 description="Not ended yet", content={JSON_TYPE: views.JobSummaryView}, headers=("Retry-After",)
             ),
         },
-        problems=(409, 422),
+        problems=(409, 410, 422),
     ),
     Route(
         method="GET",
@@ -242,6 +242,7 @@ ROUTES: Final[Sequence[Route]] = (
         policy=READ,
         query=inputs.PointerQuery,
         answers={200: Answer(description="The input", content=_DOCUMENT)},
+        problems=(410,),
     ),
     Route(
         method="GET",
@@ -251,6 +252,7 @@ ROUTES: Final[Sequence[Route]] = (
         handler=handlers.get_artifact,
         policy=READ,
         answers={200: Answer(description="The file", content={ANY: _RAW_BYTES})},
+        problems=(410,),
     ),
     Route(
         method="GET",
@@ -284,7 +286,7 @@ ROUTES: Final[Sequence[Route]] = (
         policy=SUBMIT,
         headers=inputs.KeyHeaders,
         answers={202: _ACCEPTED},
-        problems=(409, 422),
+        problems=(409, 410, 422),
     ),
     Route(
         method="DELETE",

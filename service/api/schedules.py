@@ -64,7 +64,7 @@ async def get_schedule_payload(services: Services, request: web.Request, argumen
     blob = files.blob_at(payload, pointer)
     if blob is None:
         raise FileNotInScheduleError(schedule.id, pointer)
-    return files.response(await services.jobs.read_blob(blob), blob.media_type, pointer)
+    return files.response(await services.schedules.read_bytes(blob), blob.media_type, pointer)
 
 
 async def replace_schedule(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
@@ -215,6 +215,7 @@ ROUTES: Final[Sequence[Route]] = (
                 },
             )
         },
+        problems=(410,),
     ),
     Route(
         method="POST",

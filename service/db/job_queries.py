@@ -10,6 +10,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from service.codec import decode
+from service.db.blob_references import payload_stands
 from service.db.reader import Reader
 from service.db.schema import NOT_DEFAULT_TENANT, UNFINISHED, job_attempts, job_tags, jobs, quoted
 from service.db.statements import Statement, batch, batch_table, literal
@@ -62,6 +63,11 @@ _wanted = batch_table("wanted", jobs.c.id)
 _SELECT_STANDINGS = Statement(
     sa.select(jobs.c.id, jobs.c.status, jobs.c.plugin).where(
         jobs.c.tenant == sa.bindparam("of_tenant"), jobs.c.id.in_(sa.select(_wanted.c.id))
+    )
+)
+_SELECT_GONE = Statement(
+    sa.select(jobs.c.id).where(
+        jobs.c.tenant == sa.bindparam("of_tenant"), jobs.c.id.in_(sa.select(_wanted.c.id)), ~payload_stands
     )
 )
 
@@ -133,13 +139,15 @@ _NOT_RETRIED: Final = sa.and_(
 
 @functools.lru_cache(maxsize=1024)
 def _standings_statement(
-    statuses: frozenset[JobStatus], filters: frozenset[str], *, of_default: bool, not_retried: bool
+    statuses: frozenset[JobStatus], filters: frozenset[str], *, of_default: bool, whole: bool, not_retried: bool
 ) -> Statement:
     query, key = _filtered((jobs.c.id, jobs.c.status, jobs.c.plugin), filters, of_default=of_default)
     query = query.where(
         sa.text(f"jobs.status IN ({quoted(*statuses)})"),
         (jobs.c.status != literal("RUNNING")) | jobs.c.cancel_requested_at.is_(None),
     )
+    if whole:
+        query = query.where(payload_stands)
     if not_retried:
         query = query.where(_NOT_RETRIED)
     return Statement(query.order_by(key).limit(sa.bindparam("limit")))
@@ -172,16 +180,24 @@ async def find_standings(reader: Reader, tenant: str, job_ids: Collection[str]) 
     return {row[0]: _standing(row) for row in rows}
 
 
+async def find_gone(reader: Reader, tenant: str, job_ids: Collection[str]) -> set[str]:
+    """Those of a tenant's jobs whose payload has lost bytes, so that they cannot be tried again."""
+    rows = await reader.fetch(_SELECT_GONE, of_tenant=tenant, batch=batch((job_id,) for job_id in job_ids))
+    return {job_id for (job_id,) in rows}
+
+
 async def choose(
     reader: Reader,
     query: JobQuery,
     statuses: frozenset[JobStatus],
     tenant: str,
     *,
+    whole: bool = False,
     not_retried_under: str | None = None,
 ) -> list[Standing]:
     """Up to `query.limit` jobs in one of `statuses`, oldest first; none that is stopping already.
 
+    With `whole`, none whose payload has lost bytes.
     With `not_retried_under`, none of which a retry has a key that begins so, nor such a retry.
     """
     values = _values(query)
@@ -192,6 +208,7 @@ async def choose(
         chosen,
         frozenset(values),
         of_default=tenant == DEFAULT_TENANT,
+        whole=whole,
         not_retried=not_retried_under is not None,
     )
     if not_retried_under is not None:

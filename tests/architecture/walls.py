@@ -16,7 +16,11 @@ RUNNERS = ("service.tool_runner",)
 INSPECTORS = ("service.plugins.loading", "service.plugins.schema")
 #: Whose `run` is no plugin's: the event loop's, the loops that the wiring starts and, in the hand-over, ToolRunner's.
 OTHER_RUNS = {"asyncio", "subprocess"}
-LOOPS = {"service.app": {"Bookkeeper", "Dispatcher", "Housekeeper", "LeaseKeeper", "Rescuer", "Scheduler", "deliverer"}}
+LOOPS = {
+    "service.app": {
+        "Bookkeeper", "Dispatcher", "Housekeeper", "LeaseKeeper", "Pruner", "Rescuer", "Scheduler", "deliverer",
+    }
+}  # fmt: skip
 HAND_OVER = "service.plugin_management"
 #: Where `execute_plugin` is defined, and the only role that calls it.
 EXECUTE_DEFINITION = "service.plugin_management"
