@@ -388,7 +388,7 @@ def test_a_database_from_before_gets_its_references_and_loses_what_was_left_behi
     before = sorted(sql(database_url, "SELECT CAST(job_id AS TEXT), part, sha256 FROM job_blobs"))
     assert len(before) == 5
     monkeypatch.setenv("JOBSERVICE_DATABASE_URL", database_url)
-    command.downgrade(alembic_config(), "0006")
+    command.downgrade(alembic_config(), "0007")
     asyncio.run(upgrade(database_url))
     assert sorted(sql(database_url, "SELECT CAST(job_id AS TEXT), part, sha256 FROM job_blobs")) == before
     assert {row[0] for row in before} == {job_id}
