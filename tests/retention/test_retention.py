@@ -315,3 +315,22 @@ def test_the_service_prunes_beside_its_work_and_none_of_its_jobs_misses_bytes(tm
             assert time.monotonic() < deadline, live.get("/v1/jobs?limit=5").text
             time.sleep(0.05)
         assert 'jobservice_pruned_jobs_total{plugin="echo"} 200.0' in live.get("/metrics").text
+
+
+def test_what_has_lost_its_bytes_is_not_tried_again_by_any_call(tmp_path):
+    with serving(tmp_path, keep_payload_bytes_days=0, keep_result_bytes_days=0) as live:
+        job = live.ended(live.submit("echo", {"file": {"$bytes": "aGVsbG8="}})["id"])
+        plain = live.ended(live.submit("echo", {"text": "hello"})["id"])
+        deadline = time.monotonic() + 30
+        while (answer := live.get(f"/v1/jobs/{job['id']}/result?pointer=/file")).status_code != 410:
+            assert (answer.status_code, time.monotonic() < deadline) == (200, True)
+            time.sleep(0.05)
+        assert live.get(f"/v1/jobs/{job['id']}/result").status_code == 410  # it is a file: sent raw
+        assert live.get(f"/v1/jobs/{job['id']}/result", headers={"Accept": "application/json"}).status_code == 200
+        both = [job["id"], plain["id"]]
+        for dry_run, outcome in ((True, "would-retry"), (False, "retried")):
+            done = live.post("/v1/jobs/actions/retry", json={"ids": both, "dry_run": dry_run}).json()
+            assert [item["outcome"] for item in done["items"]] == ["bytes-gone", outcome]
+        done = live.post("/v1/jobs/actions/retry", json={"filter": {"plugin": "echo"}, "dry_run": True}).json()
+        assert job["id"] not in {item["id"] for item in done["items"]}
+        assert live.request("DELETE", f"/v1/jobs/{job['id']}").status_code == 204
