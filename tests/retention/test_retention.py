@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 from uuid_utils.compat import uuid7
 
-from service.db import instances, pruning, rollups
+from service.db import instances, pruning
 from service.db.database import Database
 from service.db.engine import sqlite_path
 from service.db.instances import Instance
@@ -28,6 +28,7 @@ from service.retention_rules import Keep, Retention, parse_by_plugin
 from service.settings import Settings
 from tests.api.conftest import serving
 from tests.conftest import sql
+from tests.reports.proof import fold_all
 from tests.retention.test_references import LARGE, SMALL, delete, ended, hashes, kept, made, ref
 from tests.store.test_jobs import claim, end, insert
 from tests.store.test_writer import new_job
@@ -124,8 +125,7 @@ async def test_what_has_had_its_time_goes_and_nothing_else(database_url, tmp_pat
         assert old not in await job_ids(database)
         await retention(database, Keep(jobs_days=5, failed_days=8)).prune()
         assert await job_ids(database) == {waiting, running, young}
-        while await database.writer.write(rollups.fold, 1_000) == 1_000:
-            pass
+        await fold_all(database)
         counted = await rows(
             database,
             "SELECT plugin, submitted_count, succeeded_count, failed_count, deleted_count FROM report_plugins"
