@@ -77,7 +77,7 @@ def _tell_postgresql(now: Timestamp) -> None:
 
 async def fold_all(database: Database) -> None:
     """Fold until nothing is left. Events are not settled while a transaction before theirs is open, on any database."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(300):  # thousands of small pages in the long proof
         await database.writer.write(rollups.fold, PAGE)
         while await database.reader.fetch(_BEHIND):
             await database.writer.write(rollups.fold, PAGE)
