@@ -8,7 +8,7 @@ import sqlite3
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,6 +28,7 @@ _IS_BUSY = (
     "OR EXISTS (SELECT 1 FROM jobs WHERE status = 'RUNNING')"
 )
 BEGINNING = "1970-01-01T00:00:00.000Z"
+#: Between two looks from outside: looking all the time would take the core that is measured.
 _POLL_S = 0.01
 #: Jobs that were on their way when the load ended come within this time.
 _QUIET_S = 0.05
@@ -70,6 +71,17 @@ def fresh_database(kind: str, folder: Path, server: PostgresServer | None) -> It
         raise RuntimeError("there is no PostgreSQL server")
     else:
         yield server.new_database()
+
+
+@contextlib.contextmanager
+def fresh_databases(kinds: Iterable[str]) -> Iterator[dict[str, str]]:
+    """The URL of a fresh database of each kind; PostgreSQL on a server of its own."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        urls = {}
+        for kind in kinds:
+            server = stack.enter_context(postgres_server()) if kind == "postgresql" else None
+            urls[kind] = stack.enter_context(fresh_database(kind, Path(folder), server))
+        yield urls
 
 
 class Rows(Protocol):

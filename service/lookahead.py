@@ -37,10 +37,7 @@ class Lookahead:
     @asynccontextmanager
     async def place(self, plugin: str) -> AsyncIterator[None]:
         """A place for as long as the block runs, in the order of asking; raises `TimeoutError` after `PATIENCE_S`."""
-        if self._places.locked():
-            async with asyncio.timeout(PATIENCE_S):
-                await self._places.acquire()
-        else:
+        async with asyncio.timeout(PATIENCE_S):
             await self._places.acquire()
         run = object()
         self._at_work[run] = plugin, asyncio.get_running_loop().time()
@@ -57,7 +54,7 @@ class Lookahead:
 
     def short(self) -> frozenset[str]:
         """The plugins whose jobs may be claimed ahead."""
-        held = {plugin for plugin, _ in self._long()}
+        held = self._long()
         return frozenset(name for name, mean_s in self._mean_s.items() if mean_s <= SHORT_S and name not in held)
 
     def most(self) -> int:
@@ -68,6 +65,7 @@ class Lookahead:
         each = _MOST_AHEAD if longest_s * _MOST_AHEAD <= _AHEAD_S else int(_AHEAD_S / longest_s)
         return max(0, self._workers - len(self._long())) * each
 
-    def _long(self) -> list[tuple[str, float]]:
+    def _long(self) -> list[str]:
+        """The plugin of each that holds its worker."""
         before = asyncio.get_running_loop().time() - _LONG_S
-        return [(plugin, since) for plugin, since in self._at_work.values() if since < before]
+        return [plugin for plugin, since in self._at_work.values() if since < before]

@@ -16,9 +16,9 @@ from service.errors import QueueFullError, ServiceUnavailableError
 
 #: While jobs are taken, they are counted this often, and never for more than a tenth of the time.
 REFRESH_S: Final = 0.25
-#: So often a count is made again at once.
-_COUNTS: Final = 3
 _SHARE: Final = 10
+#: So many counts follow each other at most, while jobs are recorded during each.
+_COUNTS: Final = 3
 RETRY_AFTER_S: Final = 5
 
 log = structlog.get_logger(__name__)

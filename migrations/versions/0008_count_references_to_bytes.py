@@ -62,8 +62,8 @@ def upgrade() -> None:
     for document in DOCUMENTS:
         _run((SQLITE_IN_DOCUMENT if is_sqlite else POSTGRESQL_IN_DOCUMENT).format(**document))
     _run(SQLITE_ARTIFACTS if is_sqlite else POSTGRESQL_ARTIFACTS)
-    _run(f"INSERT INTO blob_removals SELECT sha256, created_at FROM blobs WHERE data IS NULL AND NOT {IS_NAMED}")  # noqa: S608
-    _run(f"DELETE FROM blobs WHERE NOT {IS_NAMED}")  # noqa: S608
+    _run(f"INSERT INTO blob_removals SELECT sha256, created_at FROM blobs WHERE data IS NULL AND NOT {IS_NAMED}")  # noqa: S608 - names of ours
+    _run(f"DELETE FROM blobs WHERE NOT {IS_NAMED}")  # noqa: S608 - names of ours
     for name, table, columns, predicate in INDEXES:
         where = sa.text(predicate)
         op.create_index(name, table, columns, sqlite_where=where, postgresql_where=where)
