@@ -8,7 +8,7 @@ SEED ?= 1
 PROFILE ?= mixed
 DATABASE ?= sqlite
 EXAMPLES ?= 10000
-PYTEST_FLAGS ?= -n 3 --dist loadgroup
+PYTEST_FLAGS ?= -n auto --maxprocesses 4 --dist loadgroup
 
 VENV := .venv
 BIN := $(VENV)/bin
