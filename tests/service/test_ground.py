@@ -108,17 +108,18 @@ def test_a_lock_from_outside_is_refused_within_the_busy_time_and_heals(serve):
     service = serve()
     acknowledged = [submit(service).json()["id"]]
     assert service.job(acknowledged[0], wait=30)["status"] == "SUCCESS"
-    holder = subprocess.Popen(
-        ["sqlite3", service.data_dir / "jobs.db"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert holder.stdin
-    assert holder.stdout
-    holder.stdin.write("BEGIN EXCLUSIVE;\nSELECT 'held';\n")
-    holder.stdin.flush()
-    assert holder.stdout.readline() == "held\n"
-    answer = submit(service)
-    assert_away(service, answer, "locked", "another program")
-    holder.communicate("ROLLBACK;\n")
+    with subprocess.Popen(
+        ["sqlite3", "-bail", service.data_dir / "jobs.db"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdin
+        assert holder.stdout
+        # The service may be writing just now, the sums of its reports for one.
+        holder.stdin.write(".timeout 20000\nBEGIN EXCLUSIVE;\nSELECT 'held';\n")
+        holder.stdin.flush()
+        assert holder.stdout.readline() == "held\n"
+        answer = submit(service)
+        assert_away(service, answer, "locked", "another program")
+        holder.communicate("ROLLBACK;\n")
     assert_back(service, acknowledged)
 
 

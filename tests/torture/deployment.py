@@ -48,6 +48,7 @@ class Member:
     is_wanted: bool = True  # should be running now
     exits: list[int] = dataclasses.field(default_factory=list)  # of processes that ended unasked
     failpoints: list[str] = dataclasses.field(default_factory=list)  # of the next starts, one each
+    log_start: int = 0  # where in the log the process that runs now began
 
     @property
     def is_up(self) -> bool:
@@ -62,6 +63,7 @@ class Member:
         self.is_wanted = True
         extra = {VARIABLE: self.failpoints.pop(0)} if self.failpoints else {}
         with self.log.open("ab") as log:
+            self.log_start = log.tell()
             self.popen = subprocess.Popen(
                 self.command, env={**self.environment, **extra}, cwd=ROOT, stdout=log, stderr=log
             )
@@ -78,18 +80,26 @@ class Member:
             self.popen.wait()
 
     async def ready(self, timeout_s: float = 60) -> bool:
-        """Wait until it serves; False when it does not in time."""
+        """Wait until it serves, or works; False when it does not in time."""
         end = time.monotonic() + timeout_s
         async with aiohttp.ClientSession() as session:
-            while self.url is not None:
-                with contextlib.suppress(aiohttp.ClientError, OSError):
-                    async with session.get(f"{self.url}/readyz") as answer:
-                        if answer.status == 200:
-                            break
+            while not await (self._works() if self.url is None else self._serves(session)):
                 if time.monotonic() > end:
                     return False
                 await asyncio.sleep(0.05)
         return True
+
+    async def _serves(self, session: aiohttp.ClientSession) -> bool:
+        with contextlib.suppress(aiohttp.ClientError, OSError):
+            async with session.get(f"{self.url}/readyz") as answer:
+                return answer.status == 200
+        return False
+
+    async def _works(self) -> bool:
+        """It has said so; until then its SIGTERM ends it as that of any process."""
+        with self.log.open("rb") as log:
+            log.seek(self.log_start)
+            return b" works as " in log.read()
 
     def workers(self) -> list[int]:
         """Its living worker processes."""
