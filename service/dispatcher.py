@@ -38,7 +38,7 @@ class Dispatcher:
         self._events = events
         self._controls = controls
         self._capacity = capacity
-        self._lookahead = Lookahead(capacity)
+        self._lookahead = Lookahead(capacity, plugins.calls_at_once)
 
     async def run(self) -> None:
         """Dispatch at every wake-up, and at least once in `POLL_S` (sooner under limits), until cancelled."""

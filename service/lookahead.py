@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections import deque
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -21,31 +22,61 @@ _NEWEST: Final = 0.2
 
 
 class Lookahead:
-    """Places for jobs that run, one for each worker, and how many more may be claimed to follow them.
+    """Places for jobs that run, and how many more may be claimed to follow them.
 
     A commit takes longer than a short job, and the one that claims a job another: with as many jobs claimed as there
     are workers those would be idle nearly all the time. Of plugins that are not short nothing is claimed ahead, so a
     job that has to wait for long waits in the queue, where its rank counts and other processes see it.
+
+    A worker has one place, or as many as `calls_at_once` says of the plugin: a power of two, for shares to add up.
     """
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, calls_at_once: Callable[[str], int] = lambda plugin: 1) -> None:
         self._workers = workers
-        self._places = asyncio.Semaphore(workers)
+        self._calls_at_once = calls_at_once
+        self._free = float(workers)
+        self._waiting: deque[tuple[float, asyncio.Future[None]]] = deque()
         self._mean_s: dict[str, float] = {}
         self._at_work: dict[object, tuple[str, float]] = {}  # plugin, and since when
 
     @asynccontextmanager
     async def place(self, plugin: str) -> AsyncIterator[None]:
         """A place for as long as the block runs, in the order of asking; raises `TimeoutError` after `PATIENCE_S`."""
-        async with asyncio.timeout(PATIENCE_S):
-            await self._places.acquire()
+        share = 1 / self._calls_at_once(plugin)
+        if not self._waiting and self._free >= share:
+            self._free -= share
+        else:
+            await self._wait(share)
         run = object()
         self._at_work[run] = plugin, asyncio.get_running_loop().time()
         try:
             yield
         finally:
             del self._at_work[run]
-            self._places.release()
+            self._give(share)
+
+    async def _wait(self, share: float) -> None:
+        granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((share, granted))
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await granted
+        except BaseException:
+            was_granted = not granted.cancelled()
+            self._give(share if was_granted else 0.0)
+            raise
+
+    def _give(self, share: float) -> None:
+        """Take back a share of a worker, and pass on what is free."""
+        self._free += share
+        while self._waiting:
+            share, granted = self._waiting[0]
+            if not granted.done():
+                if share > self._free:
+                    break
+                self._free -= share
+                granted.set_result(None)
+            self._waiting.popleft()
 
     def ended(self, plugin: str, run_s: float) -> None:
         """An execution of `plugin` took that long."""

@@ -16,6 +16,7 @@ from service.models import Pair, PluginMetrics
 from service.payloads import InputSchema
 from service.plugin_controls import PluginControl
 from service.plugins.manifest import PluginManifest, PluginSource
+from service.tool_runner.executor import CALLS_AT_ONCE
 from service.tool_runner.runner import ToolRunner
 
 #: How long a request waits for a plugin that is being described.
@@ -149,6 +150,11 @@ class PluginManagementService:
             for name, entry in self._entries.items()
             if entry.manifest is not None and entry.manifest.concurrency is not None
         }
+
+    def calls_at_once(self, name: str) -> int:
+        """How many calls of the plugin a worker may hold; it runs one after the other."""
+        entry = self._entries.get(name)
+        return CALLS_AT_ONCE if entry is not None and entry.manifest is not None and entry.manifest.short else 1
 
     def check_installed(self, name: str) -> None:
         """Raise `PluginNotFoundError` unless the plugin is installed here."""

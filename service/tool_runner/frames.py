@@ -24,7 +24,7 @@ class Kind(enum.IntEnum):
 
     HELLO = 1  # which plugin to load and within which limits; the first frame
     CALL = 2
-    CANCEL = 3  # of the running call
+    CANCEL = 3  # of the call with that number
 
     MANIFEST = 16  # the plugin is loaded
     READY = 17  # set-up is done, the clock of the first call starts
@@ -32,6 +32,7 @@ class Kind(enum.IntEnum):
     METRIC = 19
     ARTIFACT = 20
     REPLY = 21  # the end of a call, or of the attempt to load
+    LAST_REPLY = 22  # the end of a call, after which the worker takes no other one
 
 
 _KINDS: Final = {int(kind): kind for kind in Kind}

@@ -9,9 +9,9 @@ import shutil
 import subprocess
 import sys
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +24,7 @@ from service.settings import Settings
 from service.tool_runner.executor import MB, Ceilings, Failure, Incident, Outcome, limits_of
 from service.tool_runner.launch import Child, start_guard, start_worker
 from service.tool_runner.sampler import Sampler
+from service.tool_runner.shifts import Shift, Shifts
 from service.tool_runner.worker_process import WorkerProcess, settle
 
 #: For the import of a plugin about which nothing is known yet; the host's ceiling wins.
@@ -37,7 +38,10 @@ _CLOSED: Final = Failure(incident=Incident.HOST, message="The service is stoppin
 
 
 class WorkerPool:
-    """An `Executor` on this machine. A worker serves one plugin for its life and runs one call at a time."""
+    """An `Executor` on this machine. A worker serves one plugin for its life and runs one call at a time.
+
+    A plugin that is declared short has some calls on their way to a worker that is at work; see `Shifts`.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -46,8 +50,7 @@ class WorkerPool:
         self._scratch = settings.data_dir.absolute() / "scratch"
         self._lock: int | None = None
         self._started = 0
-        self._slots = asyncio.Semaphore(settings.workers)
-        self._turns: dict[str, asyncio.Semaphore] = {}
+        self._shifts = Shifts(settings.workers, self._keep)
         self._manifests: dict[str, PluginManifest] = {}
         self._idle: list[WorkerProcess] = []  # least recently used first
         self._workers: set[WorkerProcess] = set()
@@ -114,27 +117,26 @@ class WorkerPool:
 
     async def submit(self, source: PluginSource, payload: Mapping[str, Any], call: Call, ceilings: Ceilings) -> Outcome:
         """Execute the plugin once, within `limits_of` it; see `Executor.submit`."""
-        async with self._turn(source):
-            worker = self._warm(source) or await self._spawn(source, ceilings)
-            if isinstance(worker, Failure):
-                return worker
+        while True:
+            shift = await self._shifts.take(source)
             try:
-                return await worker.execute(
-                    dict(payload), call, limits_of(self._manifests[source.name], call, ceilings)
-                )
+                worker = shift.worker or await self._man(shift, ceilings)
+                if isinstance(worker, Failure):
+                    return worker
+                limits = limits_of(self._manifests[source.name], call, ceilings)
+                outcome = await worker.execute(dict(payload), call, limits)
             finally:
-                self._keep(worker)
+                self._shifts.leave(shift)
+            if outcome is not None:
+                return outcome
 
-    @asynccontextmanager
-    async def _turn(self, source: PluginSource) -> AsyncIterator[None]:
-        """A slot, and before it the plugin's own, so that a plugin that may run once does not hold the slots."""
-        turn = self._turns.get(source.name)
-        if turn is None:
-            async with self._slots:
-                yield
-        else:
-            async with turn, self._slots:
-                yield
+    async def _man(self, shift: Shift, ceilings: Ceilings) -> WorkerProcess | Failure:
+        """A worker for a new shift."""
+        worker = self._warm(shift.source) or await self._spawn(shift.source, ceilings)
+        if isinstance(worker, WorkerProcess):
+            shift.worker = worker
+            self._shifts.assign()
+        return worker
 
     def _warm(self, source: PluginSource) -> WorkerProcess | None:
         for index in range(len(self._idle) - 1, -1, -1):
@@ -160,8 +162,8 @@ class WorkerPool:
             await settle(_gone(worker))
             return loaded
         self._manifests[source.name] = loaded
-        if loaded.concurrency is not None and source.name not in self._turns:
-            self._turns[source.name] = asyncio.Semaphore(loaded.concurrency)
+        if loaded.concurrency is not None:
+            self._shifts.limit(source.name, loaded.concurrency)
         return worker
 
     async def _launch(self, source: PluginSource, ceilings: Ceilings) -> WorkerProcess | Failure:

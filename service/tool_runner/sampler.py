@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -11,13 +10,10 @@ from typing import Final
 import structlog
 
 from service.tool_runner import processes
+from service.tool_runner.output import Output
 
 #: A tick and its work stay within 100 ms.
 EVERY_S: Final = 0.08
-#: What a worker may have printed before the file is emptied, and what is kept of it.
-MAX_OUTPUT_BYTES: Final = 1_000_000
-TAIL_BYTES: Final = 8_192
-
 
 log = structlog.get_logger(__name__)
 
@@ -25,13 +21,12 @@ log = structlog.get_logger(__name__)
 class Watched:
     """One worker as the sampler sees it. Plain attributes: one thread writes each of them."""
 
-    def __init__(self, pid: int, output: int, on_excess: Callable[[int], None]) -> None:
+    def __init__(self, pid: int, output: Output, on_excess: Callable[[int], None]) -> None:
         self.pid = pid
         self.output = output
         self.limit_bytes: int | None = None  # set by the owner
         self.resident_bytes = 0
         self.peak_bytes = 0  # reset by the owner
-        self.rotated = b""  # the end of what was printed before the file was emptied
         self._on_excess = on_excess
 
     def look(self, members: list[int]) -> None:
@@ -44,16 +39,7 @@ class Watched:
         self.peak_bytes = max(self.peak_bytes, resident)
         if limit is not None and resident > limit:
             self._on_excess(resident)
-        if os.fstat(self.output).st_size > MAX_OUTPUT_BYTES:
-            self.rotated = tail(self.output)
-            os.ftruncate(self.output, 0)
-
-
-def tail(descriptor: int, since: int = 0) -> bytes:
-    """The last bytes of a file, none before `since`."""
-    size = os.fstat(descriptor).st_size
-    start = max(since, size - TAIL_BYTES, 0)
-    return os.pread(descriptor, TAIL_BYTES, start)
+        self.output.empty_if_large()
 
 
 class Sampler:

@@ -95,13 +95,12 @@ class Channel:
                 self._read(0)
             return self._inbox.popleft()
 
-    def poll(self) -> Frame | None:
-        """The next frame if it is there already; raises `_Hangup`."""
+    def is_cancelled(self, number: int) -> bool:
+        """Whether the CANCEL of that call has come, which stays: the calls that wait are not its business."""
         with self._receiving:
-            if not self._inbox:
-                with suppress(BlockingIOError):
-                    self._read(socket.MSG_DONTWAIT)
-            return self._inbox.popleft() if self._inbox else None
+            with suppress(BlockingIOError):
+                self._read(socket.MSG_DONTWAIT)
+            return any(frame.kind is Kind.CANCEL and parse(frame)["number"] == number for frame in self._inbox)
 
     def send(self, buffers: Sequence[bytes]) -> None:
         """Send one packed frame, whole; raises `OSError` where nobody listens any more."""
@@ -128,7 +127,8 @@ class Channel:
 class Execution:
     """What the context of one call may send, and whether the call was cancelled."""
 
-    def __init__(self, channel: Channel, result_bytes: int) -> None:
+    def __init__(self, channel: Channel, number: int, result_bytes: int) -> None:
+        self.number = number
         self.result_bytes = result_bytes  # what is left for the result
         self.run_s: float | None = None
         self._channel = channel
@@ -164,10 +164,9 @@ class Execution:
         """Whether the service asked to end this call."""
         if not self._is_cancelled and os.getpid() == self._pid:
             try:
-                frame = self._channel.poll()
+                self._is_cancelled = self._channel.is_cancelled(self.number)
             except _Hangup:
                 os._exit(0)
-            self._is_cancelled = frame is not None and frame.kind is Kind.CANCEL
         return self._is_cancelled
 
     def finish(self) -> None:
@@ -196,7 +195,11 @@ class Worker:
         self._result_bytes: int = hello["result_bytes"]
         self._memory_bytes: int = hello["memory_bytes"]
         self._source = PluginSource(**hello["source"])
-        self._folder = Path(hello["folder"])
+        self._folder: str = hello["folder"]
+        self._job_folder = Path(self._folder, "job")
+        # A plugin may close or replace the descriptors that it prints to.
+        self._output = fcntl.fcntl(sys.stdout.fileno(), fcntl.F_DUPFD_CLOEXEC, 512)
+        self._cpu_s = 0.0  # taken until the last reply
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_set_up = False
         self._residents: set[int] = set()  # processes that set-up left, which may stay
@@ -224,11 +227,11 @@ class Worker:
             described = pack(Kind.MANIFEST, said)
         except (PluginDefinitionError, FrameError) as error:
             self._survive()
-            self._channel.send(pack(Kind.REPLY, _failure(Incident.DEFINITION, error)))
+            self._channel.send(pack(Kind.LAST_REPLY, _failure(Incident.DEFINITION, error)))
             return None
         except BaseException as error:  # noqa: BLE001  # whatever foreign code raises
             self._survive()
-            self._channel.send(pack(Kind.REPLY, _failure(_incident(error, Incident.IMPORT), error)))
+            self._channel.send(pack(Kind.LAST_REPLY, _failure(_incident(error, Incident.IMPORT), error)))
             return None
         self._survive()
         if plugin.manifest.memory_mb is not None:
@@ -246,39 +249,51 @@ class Worker:
                     self._finished(plugin.setup())
             except BaseException as error:  # noqa: BLE001  # whatever foreign code raises
                 self._survive()
-                self._channel.send(pack(Kind.REPLY, _failure(_incident(error, Incident.SETUP), error)))
+                self._channel.send(pack(Kind.LAST_REPLY, _failure(_incident(error, Incident.SETUP), error)))
                 return False
             self._survive()
             self._is_set_up = True
             self._residents = self._children()
-            self._channel.send(pack(Kind.READY, {"cpu_s": _cpu_seconds()}))
-        execution = Execution(self._channel, self._result_bytes)
+            self._cpu_s = _cpu_seconds()
+            self._channel.send(pack(Kind.READY, {"total_cpu_s": self._cpu_s}))
+        execution = Execution(self._channel, header["number"], self._result_bytes)
         self._meter.reset()
+        printed_before = self._printed_bytes()
         reply, is_fit = self._execute(plugin, header, payload, execution)
-        measured = {"run_s": execution.run_s, "cpu_s": _cpu_seconds(), "peak_bytes": self._meter.peak()}
+        measured: dict[str, Any] = {
+            "run_s": execution.run_s, "peak_bytes": self._meter.peak(), **self._cpu_taken()
+        }  # fmt: skip
         has_left_processes = self._has_left_processes()
         execution.finish()
         self._tidy()
-        is_fit = is_fit and not has_left_processes
+        measured["printed"] = [printed_before, self._printed_bytes()]
+        kind = Kind.REPLY if is_fit and not has_left_processes else Kind.LAST_REPLY
         try:
-            buffers = self._packed({**reply, **measured, "is_fit": is_fit}, execution.result_bytes)
+            buffers = _packed(kind, {**reply, **measured}, execution.result_bytes)
         except (FrameError, OutputInvalidError) as error:
-            buffers = pack(Kind.REPLY, {**_failure(Incident.OUTPUT, error), **measured, "is_fit": is_fit})
+            buffers = pack(kind, {**_failure(Incident.OUTPUT, error), **measured})
         self._channel.send(buffers)
-        return is_fit
+        return kind is Kind.REPLY
+
+    def _printed_bytes(self) -> int:
+        return os.fstat(self._output).st_size
+
+    def _cpu_taken(self) -> dict[str, float]:
+        before, self._cpu_s = self._cpu_s, _cpu_seconds()
+        return {"cpu_s": self._cpu_s - before, "total_cpu_s": self._cpu_s}
 
     def _execute(
         self, plugin: LoadedPlugin, header: dict[str, Any], payload: dict[str, Any], execution: Execution
     ) -> tuple[dict[str, Any], bool]:
         """The reply, and whether the process is fit for another call."""
-        folder = self._folder / "job"
-        folder.mkdir(exist_ok=True)
+        with suppress(FileExistsError):
+            os.mkdir(self._job_folder)  # noqa: PTH102  # without a look at what is there
         os.chdir(self._folder)
         context = Context(
             job_id=header["job_id"],
             attempt=header["attempt"],
             deadline=time.time() + header["timeout_s"],
-            tmp=folder,
+            tmp=self._job_folder,
             emit=execution.emit,
             is_cancelled=execution.is_cancelled,
         )
@@ -304,12 +319,6 @@ class Worker:
             self._survive()
             is_fit = isinstance(error, Exception | JobCancelledError | asyncio.CancelledError)
             return _failure(_incident(error, incident), error), is_fit and not isinstance(error, MemoryError)
-
-    def _packed(self, reply: dict[str, Any], result_bytes: int) -> list[bytes]:
-        buffers = pack(Kind.REPLY, reply)
-        if (size := sum(map(len, buffers))) > result_bytes:
-            raise OutputInvalidError(f"takes {size} bytes, of which {max(result_bytes, 0)} are accepted", "")
-        return buffers
 
     def _finished(self, returned: Any, execution: Execution | None = None) -> Any:
         """`returned`, or what comes out of it where it is awaitable. One event loop serves the whole process."""
@@ -360,11 +369,18 @@ class Worker:
             with suppress(Exception):
                 stream.flush()
         with suppress(OSError):
-            for entry in os.scandir(self._folder / "job"):
+            for entry in os.scandir(self._job_folder):
                 if entry.is_dir(follow_symlinks=False):
                     shutil.rmtree(entry.path, ignore_errors=True)
                 else:
                     os.unlink(entry.path)  # noqa: PTH108  # an entry, not a Path
+
+
+def _packed(kind: Kind, reply: dict[str, Any], result_bytes: int) -> list[bytes]:
+    buffers = pack(kind, reply)
+    if (size := sum(map(len, buffers))) > result_bytes:
+        raise OutputInvalidError(f"takes {size} bytes, of which {max(result_bytes, 0)} are accepted", "")
+    return buffers
 
 
 class _MemoryMeter:

@@ -3,30 +3,41 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import shutil
 import signal
 import socket
 import sys
-import threading
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, Final, TypeGuard
+from typing import Any, Final
 
 import structlog
 
-from service.calls import Call
+from service.calls import Call, CallReport
 from service.codec import check_document
-from service.errors import FieldProblem, NotStorableError
-from service.models import Artifact
+from service.errors import NotStorableError
 from service.plugins.manifest import PluginManifest, PluginSource
 from service.tool_runner import processes
 from service.tool_runner.executor import MB, Ceilings, Failure, Incident, Limits, Outcome, Phase
-from service.tool_runner.frames import Frame, FrameDecoder, FrameError, Kind, document, pack, parse
+from service.tool_runner.frames import Frame, FrameDecoder, FrameError, Kind, pack, parse
 from service.tool_runner.launch import Child
-from service.tool_runner.sampler import TAIL_BYTES, Sampler, Watched, tail
+from service.tool_runner.output import TAIL_BYTES, Output
+from service.tool_runner.replies import (
+    SMALL,
+    artifact_of,
+    failure_of,
+    manifest_of,
+    metric_of,
+    number_of,
+    progress_of,
+    reply_of,
+    span_of,
+)
+from service.tool_runner.sampler import Sampler, Watched
 
 #: How long a cancelled plugin has to notice it before it is killed, and an idle one for its teardown.
 CANCEL_GRACE_S: Final = 0.5
@@ -35,26 +46,45 @@ PROGRESS_EVERY_S: Final = 0.1
 
 MAX_METRICS: Final = 1_000
 MAX_ARTIFACTS: Final = 1_000
-MAX_NAME_CHARS: Final = 200
-MAX_MESSAGE_CHARS: Final = 500
 
 _READ_SIZE: Final = 131_072
 _WRITE_SIZE: Final = 1_048_576
-#: A header up to this size is decoded on the event loop.
-_SMALL: Final = 65_536
 
 log = structlog.get_logger(__name__)
 
 
+@dataclasses.dataclass(slots=True, eq=False)
+class _Exchange:
+    """A frame for the worker, until there is one that answers it. The first in line is the one it works on.
+
+    `answer` is None where the worker ended before it came to it.
+    """
+
+    number: int
+    limit_s: float
+    answer: asyncio.Future[Frame | Failure | None]
+    call: Call | None = None  # None to load the plugin
+    limits: Limits | None = None
+    is_cancelled: bool = False
+    began: float | None = None  # on the event loop's clock
+    emptied: int = 0  # how often the output was emptied before
+    before_emptied: bytes = b""  # what the output held when it was emptied meanwhile
+    peak_bytes: int = 0  # of memory, as seen from here
+    received: int = 0  # bytes of artifacts
+
+
 class WorkerProcess:
-    """Owns one child until it is dead and buried. One exchange at a time. To be used on the event loop alone."""
+    """Owns one child until it is dead and buried. To be used on the event loop alone.
+
+    It takes the calls that it is sent one after the other; see `takes_more`.
+    """
 
     def __init__(
         self, child: Child, source: PluginSource, ceilings: Ceilings, sampler: Sampler, undertakers: ThreadPoolExecutor
     ) -> None:
         self.source = source
         self.manifest: PluginManifest | None = None
-        self.is_fit = False  # for another call
+        self.is_fit = False  # for another call, once it has no more
         self._child = child
         self._ceilings = ceilings
         self._sampler = sampler
@@ -62,37 +92,35 @@ class WorkerProcess:
         self._loop = asyncio.get_running_loop()
         self._decoder = FrameDecoder(ceilings.result_bytes)
         self._unsent: deque[memoryview] = deque()
+        self._is_writing = False
         self._phase = Phase.IMPORT
         self._has_teardown = False
-        self._cpu_mark = 0.0
-        self._output_mark = 0
-        self._call: Call | None = None
-        self._limits: Limits | None = None
+        self._cpu_s = 0.0  # taken until the last reply
+        self._cpu_total = 0.0  # once it is gone
+        self._printed = 0  # how much of its output belongs to calls that are over
+        self._line: deque[_Exchange] = deque()
+        self._asked = 0
         self._limit_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
-        self._answer: asyncio.Future[Frame | Failure] | None = None
-        self._received = 0
         self._news: Frame | None = None
         self._news_timer: asyncio.TimerHandle | None = None
         self._news_at = 0.0
         self._end: Failure | None = None
         self._killing: asyncio.Future[None] | None = None
         self._is_dead = False
-        self._cpu_total = 0.0
-        self._last_output = b""
-        self._output_lock = threading.Lock()
-        self._is_cleared = False
         self._burial: asyncio.Task[None] | None = None
         self._handlers: dict[Kind, Callable[[Frame], None]] = {
             Kind.MANIFEST: self._on_answer,
             Kind.REPLY: self._on_answer,
+            Kind.LAST_REPLY: self._on_answer,
             Kind.READY: self._on_ready,
             Kind.PROGRESS: self._on_progress,
             Kind.METRIC: self._on_metric,
             Kind.ARTIFACT: self._on_artifact,
         }
         self.gone: asyncio.Future[None] = self._loop.create_future()
-        self.watched = Watched(child.process.pid, child.output, self._on_excess)
+        self._output = Output(child.output)
+        self.watched = Watched(child.process.pid, self._output, self._on_excess)
         self.watched.limit_bytes = ceilings.memory_bytes
         sampler.watch(self.watched)
         self._loop.add_reader(child.pidfd, self._on_death)
@@ -103,46 +131,64 @@ class WorkerProcess:
         """Of the process, which also names its session and group."""
         return self._child.process.pid
 
+    @property
+    def takes_more(self) -> bool:
+        """Whether calls may be sent behind the one it works on: its plugin is declared short, and nothing is wrong."""
+        return (
+            self.manifest is not None
+            and self.manifest.short
+            and self._phase is Phase.RUN
+            and (self.is_fit or bool(self._line))
+            and not self._unsent
+            and self._end is None
+            and not self._is_dead
+        )
+
     # --- what the pool asks for ---
 
     async def load(self, limit_s: float) -> PluginManifest | Failure:
         """Have the plugin imported and described, the first thing to ask of a worker."""
         hello = {
-            "source": {
-                "name": self.source.name,
-                "value": self.source.value,
-                "distribution": self.source.distribution,
-                "distribution_version": self.source.distribution_version,
-            },
+            "source": dataclasses.asdict(self.source),
             "sys_path": [os.path.abspath(path) for path in sys.path],  # noqa: ASYNC240, PTH100  # '' is the folder
             "folder": str(self._child.folder),
             "memory_bytes": self._ceilings.memory_bytes,
             "result_bytes": self._ceilings.result_bytes,
         }
-        answer = await self._ask(pack(Kind.HELLO, hello), limit_s)
-        if isinstance(answer, Failure):
-            return answer
+        answer = await self._ask(self._exchange(limit_s), pack(Kind.HELLO, hello))
+        if not isinstance(answer, Frame):
+            return answer or self._crash()
         try:
             said = parse(answer)
-            if answer.kind is Kind.REPLY:
-                return self._failure_of(said)
-            self.manifest = _manifest_of(said, self.source)
+            if answer.kind is not Kind.MANIFEST:
+                return failure_of(said, self._phase, self._ceilings.memory_bytes / MB)
+            self.manifest = manifest_of(said, self.source)
             self._has_teardown = said.get("teardown") is True
         except FrameError as error:
             return await self._broken(error)
         self._phase = Phase.SETUP
-        self.is_fit = True
+        self._printed = self._output.size()
         return self.manifest
 
-    async def execute(self, payload: dict[str, Any], call: Call, limits: Limits) -> Outcome:
-        """Have one payload executed. When it returns or raises, the plugin has stopped; `call.report` is filled."""
+    async def execute(self, payload: dict[str, Any], call: Call, limits: Limits) -> Outcome | None:
+        """Have one payload executed. When it returns or raises, the plugin has stopped; `call.report` is filled.
+
+        None for a call behind others that the worker did not come to before it ended: another worker may take it.
+        """
         report = call.report
         report.worker_pid = self.pid
         report.plugin_version = None if self.manifest is None else self.manifest.version
-        header = {"job_id": call.job_id, "attempt": call.attempt, "timeout_s": limits.run_s, "payload": payload}
+        exchange = self._exchange(limits.setup_s if self._phase is Phase.SETUP else limits.run_s, call, limits)
+        header = {
+            "number": exchange.number,
+            "job_id": call.job_id,
+            "attempt": call.attempt,
+            "timeout_s": limits.run_s,
+            "payload": payload,
+        }
         try:
             request = pack(Kind.CALL, header)
-            if len(request[0]) <= _SMALL:
+            if len(request[0]) <= SMALL:
                 check_document(payload)
             else:
                 await asyncio.to_thread(check_document, payload)
@@ -150,31 +196,27 @@ class WorkerProcess:
             return Failure(incident=Incident.REFUSED, message=f"The payload cannot be passed on: {error}.")
         except NotStorableError as error:
             return Failure(incident=Incident.REFUSED, message=str(error), problems=[error.problem])
-        self._call, self._limits, self._received = call, limits, 0
-        self.watched.limit_bytes = limits.memory_bytes
-        self.watched.peak_bytes = 0
-        self._output_mark = os.fstat(self._child.output).st_size
-        self.watched.rotated = b""
-        started = self._loop.time()
-        self.is_fit = False
+        reply: dict[str, Any] = {}
         try:
-            answer = await self._ask(request, limits.setup_s if self._phase is Phase.SETUP else limits.run_s)
-            if isinstance(answer, Failure):
+            answer = await self._ask(exchange, request)
+            if not isinstance(answer, Frame):
                 return answer
             try:
-                return await self._outcome(answer, call)
+                if len(answer.header) <= SMALL:
+                    reply, result = reply_of(answer)
+                else:
+                    reply, result = await asyncio.to_thread(reply_of, answer)
+                return failure_of(reply, self._phase, limits.memory_bytes / MB) if result is None else result
             except FrameError as error:
                 return await self._broken(error)
+        except asyncio.CancelledError:
+            with suppress(asyncio.InvalidStateError, asyncio.CancelledError, FrameError):
+                if isinstance(frame := exchange.answer.result(), Frame):
+                    reply = parse(frame)
+            raise
         finally:
-            self._flush_news()
-            self._call = None
-            self.watched.limit_bytes = self._ceilings.memory_bytes
-            if report.run_s is None and self._phase is Phase.RUN:
-                report.run_s = self._loop.time() - started
-            if report.cpu_s is None and self._is_dead:
-                report.cpu_s = max(self._cpu_total - self._cpu_mark, 0.0)
-            report.peak_memory_bytes = max(report.peak_memory_bytes or 0, self.watched.peak_bytes) or None
-            report.output = await self._output()
+            if exchange.began is not None:
+                await self._measure(exchange, report, reply)
 
     async def retire(self) -> None:
         """End an idle worker, its teardown first; returns when it is gone with all it started."""
@@ -187,7 +229,7 @@ class WorkerProcess:
         await asyncio.wait([self.gone])
 
     def kill(self, why: Failure) -> None:
-        """Begin to kill the worker with all it started; `why` becomes the answer of what it executes."""
+        """Begin to kill the worker with all it started; `why` becomes the answer of what it works on."""
         if self._end is None and not self._is_dead:
             self._end = why
             self.is_fit = False
@@ -195,39 +237,56 @@ class WorkerProcess:
                 self._undertakers, processes.kill_family, self.pid, self._child.pidfd, self._child.marker
             )
 
-    # --- one exchange ---
+    # --- exchanges ---
 
-    async def _ask(self, buffers: Sequence[bytes], limit_s: float) -> Frame | Failure:
+    def _exchange(self, limit_s: float, call: Call | None = None, limits: Limits | None = None) -> _Exchange:
+        self._asked += 1
+        return _Exchange(self._asked, limit_s, self._loop.create_future(), call, limits)
+
+    async def _ask(self, exchange: _Exchange, buffers: Sequence[bytes]) -> Frame | Failure | None:
         """Send a frame and wait for the one that answers it; on cancellation, until the plugin has stopped."""
         if self._is_dead or self._end is not None:
             await asyncio.wait([self.gone])
             return self._end or self._crash()
-        answer: asyncio.Future[Frame | Failure] = self._loop.create_future()
-        self._answer = answer
-        self._arm(limit_s)
+        self._line.append(exchange)
+        if self._line[0] is exchange:
+            self._begin(exchange)
         self._send(buffers)
         try:
-            return await answer
+            return await exchange.answer
         except asyncio.CancelledError:
-            if answer.cancelled():
-                await settle(self._stop())
+            if exchange.answer.cancelled():
+                await settle(self._stop(exchange))
             raise
-        finally:
-            self._disarm()
-            self._answer = None
 
-    async def _stop(self) -> None:
-        """Ask the running call to end; kill the worker if it does not."""
-        if self._phase is not Phase.IMPORT and self._end is None and not self._is_dead:
-            self._answer = self._loop.create_future()
-            self._send(pack(Kind.CANCEL, {}))
-            await asyncio.wait([self._answer], timeout=CANCEL_GRACE_S)
-            if self._answer.done() and isinstance(frame := self._answer.result(), Frame):
-                with suppress(FrameError):
-                    self._measure(parse(frame))
-        if not self.is_fit:
-            self.kill(Failure(incident=Incident.HOST, message="The call was cancelled."))
-            await asyncio.wait([self.gone])
+    def _begin(self, exchange: _Exchange) -> None:
+        """The worker works on it from now on."""
+        exchange.began = self._loop.time()
+        exchange.emptied = self._output.emptied
+        self.is_fit = False
+        self.watched.peak_bytes = 0
+        self.watched.limit_bytes = self._memory_limit()
+        if exchange.is_cancelled:
+            self._cancel(exchange)
+        else:
+            self._arm(exchange.limit_s)
+
+    async def _stop(self, exchange: _Exchange) -> None:
+        """Ask a call to end, once the worker is at it; kill the worker if it does not."""
+        exchange.answer = self._loop.create_future()
+        exchange.is_cancelled = True
+        if exchange.began is not None:
+            self._cancel(exchange)
+        await exchange.answer
+
+    def _cancel(self, exchange: _Exchange) -> None:
+        patience_s = 0.0
+        if self._phase is not Phase.IMPORT:
+            self._send(pack(Kind.CANCEL, {"number": exchange.number}))
+            patience_s = CANCEL_GRACE_S
+        self._disarm()
+        why = Failure(incident=Incident.HOST, message="The call was cancelled.")
+        self._timer = self._loop.call_later(patience_s, self.kill, why)
 
     def _arm(self, limit_s: float) -> None:
         self._disarm()
@@ -239,89 +298,56 @@ class WorkerProcess:
             self._timer.cancel()
             self._timer = None
 
-    def _resolve(self, answer: Frame | Failure) -> None:
+    def _give_up(self, why: Failure | None) -> None:
+        """Nothing more will be answered: `why` is for what the worker works on, the rest may go to another one."""
         self._disarm()
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_result(answer)
+        while self._line:
+            self._finish(self._line.popleft(), why)
+            why = None
+
+    def _finish(self, exchange: _Exchange, answer: Frame | Failure | None) -> None:
+        exchange.peak_bytes = self.watched.peak_bytes
+        if exchange.began is not None and self._output.emptied != exchange.emptied:
+            exchange.before_emptied = self._output.before_emptied
+        if not exchange.answer.done():
+            exchange.answer.set_result(answer)
 
     async def _broken(self, error: FrameError) -> Failure:
         """The worker broke the protocol: kill it."""
         self.kill(_protocol(str(error)))
+        self._give_up(None)
         await settle(_wait(self.gone))
         return self._end or _protocol(str(error))
 
-    async def _outcome(self, frame: Frame, call: Call) -> Outcome:
-        if len(frame.header) <= _SMALL:
-            reply, result = _decoded(frame)
-        else:
-            reply, result = await asyncio.to_thread(_decoded, frame)
-        self._measure(reply)
-        return self._failure_of(reply) if result is None else result
-
-    def _measure(self, reply: dict[str, Any]) -> None:
-        """Take over what the worker measured and whether it is fit for another call."""
-        if self._call is not None:
-            report = self._call.report
-            report.run_s = _number(reply.get("run_s"))
-            report.peak_memory_bytes = int(_number(reply.get("peak_bytes")) or 0)
-            if (cpu_s := _number(reply.get("cpu_s"))) is not None:
-                report.cpu_s = max(cpu_s - self._cpu_mark, 0.0)
-                self._cpu_mark = cpu_s
-        self.is_fit = reply.get("is_fit") is True and self._end is None and not self._is_dead
-
-    def _failure_of(self, reply: dict[str, Any]) -> Failure:
-        """What went wrong, as the worker tells it."""
-        try:
-            incident = Incident(reply["incident"])
-            message, exception = str(reply["message"]), str(reply["exception"])
-            problems = [FieldProblem(str(pointer), str(text)) for pointer, text in reply.get("problems") or ()]
-        except (KeyError, TypeError, ValueError):
-            raise FrameError("the reply is neither a result nor a failure") from None
-        details: dict[str, Any] = {}
-        if incident in (Incident.IMPORT, Incident.SETUP, Incident.RAISED, Incident.MEMORY):
-            details["exception"] = exception
-        if incident in (Incident.IMPORT, Incident.SETUP):
-            details["phase"] = str(incident)
-        if incident is Incident.OUTPUT:
-            details["pointer"] = str(reply.get("pointer") or "")
-        if incident is Incident.MEMORY:
-            message = f"{message} (no memory was left to allocate)"
-            details |= {"phase": str(self._phase), "limit_mb": self._memory_limit() / MB}
-        traceback, retryable = reply.get("traceback"), reply.get("retryable")
-        retry_after_s = _number(reply.get("retry_after_s"))
-        return Failure(
-            incident=incident,
-            message=message,
-            details=details,
-            problems=problems,
-            traceback=traceback if isinstance(traceback, str) else None,
-            retryable=retryable if isinstance(retryable, bool) else None,
-            retry_after_s=None if retry_after_s is None else max(0.0, retry_after_s),
-        )
-
-    async def _output(self) -> str | None:
-        """The tail of what was printed since the call began."""
-        if self._is_dead:
+    async def _measure(self, exchange: _Exchange, report: CallReport, reply: Mapping[str, Any]) -> None:
+        """Take over what the worker measured; where it said nothing, it is dead, and what it left is told."""
+        if not reply:
             await settle(_wait(self.gone))
-            printed = self._last_output
-        else:
-            if not self.watched.rotated and os.fstat(self._child.output).st_size <= self._output_mark:
-                return None
-            printed = await asyncio.to_thread(self._printed)
-        return printed[-TAIL_BYTES:].decode("utf-8", "replace").replace("\0", "") or None
-
-    def _printed(self) -> bytes:
-        with self._output_lock:
-            if self._is_cleared:  # its number may be another file's by now
-                return self._last_output
-            rotated = self.watched.rotated
-            return rotated + tail(self._child.output, 0 if rotated else self._output_mark)
+        report.run_s = number_of(reply.get("run_s"))
+        if report.run_s is None and self._phase is Phase.RUN and exchange.began is not None:
+            report.run_s = self._loop.time() - exchange.began
+        report.peak_memory_bytes = max(int(number_of(reply.get("peak_bytes")) or 0), exchange.peak_bytes) or None
+        cpu_s = number_of(reply.get("cpu_s")) if reply else self._cpu_total - self._cpu_s
+        report.cpu_s = None if cpu_s is None else max(cpu_s, 0.0)
+        self._cpu_s = max(self._cpu_s, number_of(reply.get("total_cpu_s")) or 0.0)
+        start, end = span_of(reply.get("printed")) or (self._printed, None)
+        if end is not None:
+            self._printed = end
+        if exchange.before_emptied:
+            start = 0
+        elif end is not None and end <= start:
+            report.output = None
+            return
+        printed = exchange.before_emptied + await asyncio.to_thread(self._output.tail, start, end)
+        report.output = printed[-TAIL_BYTES:].decode("utf-8", "replace").replace("\0", "") or None
 
     # --- the channel ---
 
     def _send(self, buffers: Sequence[bytes]) -> None:
+        is_first = not self._unsent
         self._unsent += map(memoryview, buffers)
-        self._on_writable()
+        if is_first:  # else the loop calls when the socket takes more
+            self._on_writable()
 
     def _on_writable(self) -> None:
         """Write what the socket takes now; the loop calls again for the rest. Nothing is copied on the way."""
@@ -331,6 +357,7 @@ class WorkerProcess:
             try:
                 sent = connection.send(view[:_WRITE_SIZE])
             except BlockingIOError:
+                self._is_writing = True
                 self._loop.add_writer(connection, self._on_writable)
                 return
             except OSError:
@@ -340,7 +367,9 @@ class WorkerProcess:
             else:
                 self._unsent[0] = view[sent:]
         self._unsent.clear()
-        self._loop.remove_writer(connection)
+        if self._is_writing:
+            self._is_writing = False
+            self._loop.remove_writer(connection)
 
     def _on_readable(self) -> None:
         try:
@@ -353,7 +382,7 @@ class WorkerProcess:
             self._take(data)
         else:
             self._loop.remove_reader(self._child.connection)
-            if self.is_fit or self._answer is not None:
+            if self.is_fit or self._line:
                 # Its death, if it is that, is known in a moment and tells more.
                 self._loop.call_later(0.1, self.kill, _protocol("it closed its channel"))
             self.is_fit = False
@@ -371,25 +400,33 @@ class WorkerProcess:
             self.kill(_protocol(str(error)))
 
     def _on_answer(self, frame: Frame) -> None:
-        if self._answer is None or self._answer.done():
+        if not self._line:
             raise FrameError("an answer that nothing asked for")
         if (frame.kind is Kind.MANIFEST) and self._phase is not Phase.IMPORT:
             raise FrameError("a manifest in place of a reply")
-        if self._received + frame.size > self._ceilings.result_bytes + _SMALL:
+        if self._line[0].received + frame.size > self._ceilings.result_bytes + SMALL:
             raise FrameError("result and artifacts are larger than this service accepts")
         self._flush_news()
-        self._resolve(frame)
+        self._disarm()
+        self._finish(self._line.popleft(), frame)
+        self.is_fit = frame.kind is not Kind.LAST_REPLY
+        if not self.is_fit:
+            self._give_up(None)
+        elif self._line:
+            self._begin(self._line[0])
+        else:
+            self.watched.limit_bytes = self._ceilings.memory_bytes
 
     def _on_ready(self, frame: Frame) -> None:
-        if self._phase is not Phase.SETUP or self._limits is None:
+        if self._phase is not Phase.SETUP or not self._line or (limits := self._line[0].limits) is None:
             raise FrameError("set-up ended twice")
         self._phase = Phase.RUN
-        self._cpu_mark = _number(parse(frame).get("cpu_s")) or 0.0
-        if self._timer is not None:
-            self._arm(self._limits.run_s)
+        self._cpu_s = number_of(parse(frame).get("total_cpu_s")) or 0.0
+        if not self._line[0].is_cancelled:
+            self._arm(limits.run_s)
 
     def _on_progress(self, frame: Frame) -> None:
-        if frame.size > _SMALL:
+        if frame.size > SMALL:
             raise FrameError("progress is too large")
         self._news = frame
         if self._news_timer is None:
@@ -405,51 +442,45 @@ class WorkerProcess:
             self._news_timer.cancel()
             self._news_timer = None
         frame, self._news = self._news, None
-        if frame is None or self._call is None:
+        call = self._call()
+        if frame is None or call is None:
             return
         self._news_at = self._loop.time()
         try:
-            said = parse(frame)
+            fraction, message = progress_of(frame)
         except FrameError as error:
             self.kill(_protocol(str(error)))
             return
-        fraction, message = _number(said.get("fraction")), said.get("message")
-        if fraction is None or not 0 <= fraction <= 1 or not isinstance(message, str):
-            self.kill(_protocol("progress must be a fraction in 0..1 and a text"))
-            return
         try:
-            self._call.on_progress(fraction, message[:MAX_MESSAGE_CHARS])
+            call.on_progress(fraction, message)
         except Exception:
-            log.exception("progress was not taken", job_id=self._call.job_id)
+            log.exception("progress was not taken", job_id=call.job_id)
 
     def _on_metric(self, frame: Frame) -> None:
-        said = parse(frame) if frame.size <= _SMALL else {}
-        name, value = said.get("name"), _number(said.get("value"))
-        if self._call is None:
-            return
-        metrics = self._call.report.metrics
-        if not _is_name(name) or value is None:
-            raise FrameError("a metric must have a name and a number")
-        if len(metrics) < MAX_METRICS or name in metrics:
-            metrics[name] = value
+        name, value = metric_of(frame)
+        if (call := self._call()) is not None:
+            metrics = call.report.metrics
+            if len(metrics) < MAX_METRICS or name in metrics:
+                metrics[name] = value
 
     def _on_artifact(self, frame: Frame) -> None:
-        said = parse(frame) if len(frame.header) <= _SMALL else {}
-        name, media_type = said.get("name"), said.get("media_type")
-        if self._call is None:
-            return
-        artifacts = self._call.report.artifacts
-        if not _is_name(name) or not isinstance(media_type, str) or len(frame.attachments) != 1:
-            raise FrameError("an artifact must have a name, a media type and content")
-        self._received += frame.size
-        if self._received > self._ceilings.result_bytes + _SMALL or len(artifacts) >= MAX_ARTIFACTS:
-            raise FrameError("artifacts are larger than this service accepts")
-        artifacts.append(Artifact(name=name, data=frame.attachments[0], media_type=media_type[:MAX_NAME_CHARS]))
+        artifact = artifact_of(frame)
+        if (call := self._call()) is not None:
+            exchange, artifacts = self._line[0], call.report.artifacts
+            exchange.received += frame.size
+            if exchange.received > self._ceilings.result_bytes + SMALL or len(artifacts) >= MAX_ARTIFACTS:
+                raise FrameError("artifacts are larger than this service accepts")
+            artifacts.append(artifact)
+
+    def _call(self) -> Call | None:
+        """The call that it works on."""
+        return self._line[0].call if self._line else None
 
     # --- its end ---
 
     def _memory_limit(self) -> int:
-        return self._ceilings.memory_bytes if self._limits is None else self._limits.memory_bytes
+        limits = self._line[0].limits if self._line else None
+        return self._ceilings.memory_bytes if limits is None else limits.memory_bytes
 
     def _on_time_over(self) -> None:
         phase = str(self._phase)
@@ -501,7 +532,7 @@ class WorkerProcess:
             log.exception("a dead worker could not be cleared away", worker_pid=self.pid)
         finally:
             self.gone.set_result(None)
-            self._resolve(self._end or self._crash())
+            self._give_up(self._end or self._crash())
 
     def _clear_away(self) -> int:
         """In a thread: kill what is left of it, reap it, close and remove what it used; its exit status."""
@@ -512,10 +543,7 @@ class WorkerProcess:
         child.process.returncode = os.waitstatus_to_exitcode(status)
         self._cpu_total = usage.ru_utime + usage.ru_stime
         self._sampler.forget(self.watched)
-        self._last_output = self._printed()
-        with self._output_lock:
-            self._is_cleared = True
-            os.close(child.output)
+        self._output.close()
         child.connection.close()
         os.close(child.pidfd)
         shutil.rmtree(child.folder, ignore_errors=True)
@@ -555,23 +583,9 @@ async def _wait(future: asyncio.Future[None]) -> None:
     await asyncio.wait([future])
 
 
-def _decoded(frame: Frame) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """The reply, and the result in it if there is one."""
-    reply = parse(frame)
-    return reply, document(reply["result"], frame.attachments) if "result" in reply else None
-
-
 def _protocol(how: str) -> Failure:
     message = f"Its worker process broke the protocol: {how}."
     return Failure(incident=Incident.PROTOCOL, message=message, details={"reason": "protocol"})
-
-
-def _number(value: Any) -> float | None:
-    return value if type(value) in (int, float) else None
-
-
-def _is_name(value: Any) -> TypeGuard[str]:
-    return isinstance(value, str) and 0 < len(value) <= MAX_NAME_CHARS and value.isprintable()
 
 
 def _signal_name(number: int) -> str:
@@ -579,29 +593,3 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-_MANIFEST_TYPES: Final[dict[str, tuple[type, ...]]] = {
-    "name": (str,),
-    "version": (str,),
-    "description": (str,),
-    "input_schema": (dict,),
-    "output_schema": (dict, type(None)),
-    "untyped": (bool,),
-    "timeout_s": (int, float, type(None)),
-    "setup_timeout_s": (int, float, type(None)),
-    "memory_mb": (int, float, type(None)),
-    "concurrency": (int, type(None)),
-    "max_attempts": (int, type(None)),
-    "short": (bool,),
-}
-
-
-def _manifest_of(said: dict[str, Any], source: PluginSource) -> PluginManifest:
-    fields = said.get("manifest")
-    if not isinstance(fields, dict) or fields.keys() != _MANIFEST_TYPES.keys() or fields["name"] != source.name:
-        raise FrameError("the manifest is not one")
-    for name, types in _MANIFEST_TYPES.items():
-        if type(fields[name]) not in types:
-            raise FrameError(f"{name} in the manifest is not what it must be")
-    return PluginManifest(**fields)

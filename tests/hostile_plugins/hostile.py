@@ -21,6 +21,28 @@ def neighbour(payload: dict) -> dict:
     return {"echo": payload}
 
 
+def brief(payload: dict, context=None) -> dict:
+    """Declared short, whatever it is told to do: so others stand behind it in the same worker."""
+    match payload.get("do"):
+        case "die":
+            os._exit(9)
+        case "leave":
+            raise SystemExit(3)
+        case "hang":
+            time.sleep(60)
+        case "wait":
+            context.progress(0.5, "waits")
+            while True:
+                context.check_cancelled()
+                time.sleep(0.01)
+        case "print":
+            print(payload["text"])
+    return {"n": payload.get("n"), "pid": os.getpid(), "at": time.monotonic()}
+
+
+brief.short = True
+
+
 def slowly(payload: dict) -> dict:
     time.sleep(payload["seconds"])
     return {"slept": payload["seconds"]}

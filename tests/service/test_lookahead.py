@@ -62,6 +62,26 @@ async def test_places_are_given_in_order_and_not_waited_for_without_end(monkeypa
     assert order == ["first", "second", "third"]
 
 
+async def test_a_worker_has_several_places_for_calls_that_are_sent_ahead():
+    ahead, order = Lookahead(1, lambda plugin: 4 if plugin == "brief" else 1), []
+
+    async def work(name: str, done: asyncio.Event) -> None:
+        async with ahead.place(name):
+            order.append(name)
+            await done.wait()
+
+    brief, other = asyncio.Event(), asyncio.Event()
+    running = [asyncio.create_task(work(*job)) for job in [("brief", brief)] * 3 + [("other", other), ("brief", brief)]]
+    await asyncio.sleep(0.01)
+    assert order == ["brief"] * 3  # there is room for a fourth, but nobody overtakes who waits for all of it
+    brief.set()
+    await asyncio.sleep(0.01)
+    assert order == ["brief"] * 3 + ["other"]
+    other.set()
+    await asyncio.gather(*running)
+    assert order == ["brief"] * 3 + ["other", "brief"]
+
+
 def counts(live: Live) -> dict[str, int]:
     listed = live.get("/v1/jobs", params={"plugin": "sleep", "tag": "long", "limit": 500}).json()["items"]
     statuses = [job["status"] for job in listed]
