@@ -57,7 +57,7 @@ log = structlog.get_logger(__name__)
 class _Exchange:
     """A frame for the worker, until there is one that answers it. The first in line is the one it works on.
 
-    `answer` is None where the worker ended before it came to it.
+    `answer` is None where the worker ended before it came to it; `last_word` is the same for a cancelled one.
     """
 
     number: int
@@ -65,6 +65,7 @@ class _Exchange:
     answer: asyncio.Future[Frame | Failure | None]
     call: Call | None = None  # None to load the plugin
     limits: Limits | None = None
+    last_word: Frame | Failure | None = None
     is_cancelled: bool = False
     began: float | None = None  # on the event loop's clock
     emptied: int = 0  # how often the output was emptied before
@@ -210,9 +211,11 @@ class WorkerProcess:
             except FrameError as error:
                 return await self._broken(error)
         except asyncio.CancelledError:
-            with suppress(asyncio.InvalidStateError, asyncio.CancelledError, FrameError):
-                if isinstance(frame := exchange.answer.result(), Frame):
-                    reply = parse(frame)
+            if isinstance(exchange.last_word, Frame):
+                try:
+                    reply = parse(exchange.last_word)
+                except FrameError as error:
+                    self.kill(_protocol(str(error)))
             raise
         finally:
             if exchange.began is not None:
@@ -255,8 +258,9 @@ class WorkerProcess:
         try:
             return await exchange.answer
         except asyncio.CancelledError:
-            if exchange.answer.cancelled():
-                await settle(self._stop(exchange))
+            if exchange in self._line:  # it may have been answered since it was cancelled
+                self._stop(exchange)
+                await settle(_wait(exchange.answer))
             raise
 
     def _begin(self, exchange: _Exchange) -> None:
@@ -271,13 +275,12 @@ class WorkerProcess:
         else:
             self._arm(exchange.limit_s)
 
-    async def _stop(self, exchange: _Exchange) -> None:
-        """Ask a call to end, once the worker is at it; kill the worker if it does not."""
+    def _stop(self, exchange: _Exchange) -> None:
+        """Ask a call to end, once the worker is at it, and have the worker killed if it does not; `answer` tells."""
         exchange.answer = self._loop.create_future()
         exchange.is_cancelled = True
         if exchange.began is not None:
             self._cancel(exchange)
-        await exchange.answer
 
     def _cancel(self, exchange: _Exchange) -> None:
         patience_s = 0.0
@@ -309,6 +312,7 @@ class WorkerProcess:
         exchange.peak_bytes = self.watched.peak_bytes
         if exchange.began is not None and self._output.emptied != exchange.emptied:
             exchange.before_emptied = self._output.before_emptied
+        exchange.last_word = answer
         if not exchange.answer.done():
             exchange.answer.set_result(answer)
 
@@ -579,7 +583,7 @@ async def settle(work: Coroutine[Any, Any, None]) -> None:
         raise asyncio.CancelledError
 
 
-async def _wait(future: asyncio.Future[None]) -> None:
+async def _wait(future: asyncio.Future[Any]) -> None:
     await asyncio.wait([future])
 
 

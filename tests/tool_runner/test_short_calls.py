@@ -102,6 +102,19 @@ async def test_a_cancelled_one_takes_no_other_with_it(runner: ToolRunner, number
             assert (outcome[0]["n"], outcome[0]["pid"]) == (n, pid)
 
 
+async def test_whenever_they_are_cancelled_each_returns_and_the_worker_takes_others(runner: ToolRunner) -> None:
+    await warm(runner)
+    for round_ in range(60):
+        running = begin(runner, *({"n": n} for n in range(2 * CALLS_AT_ONCE)))
+        for _ in range(round_ % 20):
+            await asyncio.sleep(0)
+        for task, _ in running:
+            task.cancel()
+        async with asyncio.timeout(20):
+            await asyncio.gather(*(task for task, _ in running), return_exceptions=True)
+    assert (await runner.run("brief", {"n": 1}))[0]["n"] == 1
+
+
 async def test_who_waits_for_a_slot_is_not_passed_for_ever(runner: ToolRunner) -> None:
     await warm(runner)
     await runner.describe("neighbour")
