@@ -34,7 +34,8 @@ def check_document(value: Any) -> None:
     Refused: NaN and infinities, integers beyond 64 bits, U+0000, lone surrogates, keys that are not text, the reserved
     keys `$bytes` and `$blob`, nesting deeper than 64, cycles, and any other type. Tuples are not lists.
     """
-    _check(value, "", 0)
+    if plain_text(value) is None:
+        _check(value, "", 0)
 
 
 def _check(value: Any, pointer: str, depth: int) -> None:
