@@ -63,11 +63,14 @@ class Dispatcher:
             # With half of them still to come, one claim of many is worth more than many claims of one.
             if free == 0 and ahead <= most // 2:
                 break
+            caps = self._caps()
             claimed = await self._jobs.claim_and_start(
-                free, self._caps(), self._plugins.names, self._lookahead, ahead=max(0, ahead)
+                free, caps, self._plugins.names, self._lookahead, ahead=max(0, ahead)
             )
             started += claimed
-            if not claimed:
+            # Fewer than there is room for are all there are, but where a cap has passed some over. To ask once more
+            # would keep the writer from the end of a short job.
+            if not claimed or (claimed < free and not caps):
                 break
         return started
 

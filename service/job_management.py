@@ -586,9 +586,7 @@ class JobManagementService:
         match outcome:
             case Succeeded():
                 result, _, blobs = await self._documents.store(outcome.result)
-                return make(
-                    status=outcome.status, result=result, artifacts=artifacts, blobs=[*blobs, *artifact_blobs]
-                )
+                return make(status=outcome.status, result=result, artifacts=artifacts, blobs=[*blobs, *artifact_blobs])
             case Failed() if (delay_s := self._retries.delay_s(job, outcome.error["type"], report)) is not None:
                 return make(status=JobStatus.PENDING, error=outcome.error, retry_in_s=delay_s)
             case Failed():
