@@ -7,7 +7,6 @@ import dataclasses
 import os
 import shutil
 import signal
-import socket
 import sys
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -22,8 +21,9 @@ from service.codec import check_document
 from service.errors import NotStorableError
 from service.plugins.manifest import PluginManifest, PluginSource
 from service.tool_runner import processes
+from service.tool_runner.channel import Channel
 from service.tool_runner.executor import MB, Ceilings, Failure, Incident, Limits, Outcome, Phase
-from service.tool_runner.frames import Frame, FrameDecoder, FrameError, Kind, pack, parse
+from service.tool_runner.frames import Frame, FrameError, Kind, pack, parse
 from service.tool_runner.launch import Child
 from service.tool_runner.output import TAIL_BYTES, Output
 from service.tool_runner.replies import (
@@ -46,9 +46,6 @@ PROGRESS_EVERY_S: Final = 0.1
 
 MAX_METRICS: Final = 1_000
 MAX_ARTIFACTS: Final = 1_000
-
-_READ_SIZE: Final = 131_072
-_WRITE_SIZE: Final = 1_048_576
 
 log = structlog.get_logger(__name__)
 
@@ -91,9 +88,6 @@ class WorkerProcess:
         self._sampler = sampler
         self._undertakers = undertakers
         self._loop = asyncio.get_running_loop()
-        self._decoder = FrameDecoder(ceilings.result_bytes)
-        self._unsent: deque[memoryview] = deque()
-        self._is_writing = False
         self._phase = Phase.IMPORT
         self._has_teardown = False
         self._cpu_s = 0.0  # taken until the last reply
@@ -125,7 +119,13 @@ class WorkerProcess:
         self.watched.limit_bytes = ceilings.memory_bytes
         sampler.watch(self.watched)
         self._loop.add_reader(child.pidfd, self._on_death)
-        self._loop.add_reader(child.connection, self._on_readable)
+        self._channel = Channel(
+            child.connection,
+            ceilings.result_bytes,
+            on_frame=self._on_frame,
+            on_broken=lambda error: self.kill(_protocol(str(error))),
+            on_hangup=self._on_hangup,
+        )
 
     @property
     def pid(self) -> int:
@@ -140,7 +140,7 @@ class WorkerProcess:
             and self.manifest.short
             and self._phase is Phase.RUN
             and (self.is_fit or bool(self._line))
-            and not self._unsent
+            and self._channel.is_clear
             and self._end is None
             and not self._is_dead
         )
@@ -225,8 +225,7 @@ class WorkerProcess:
         """End an idle worker, its teardown first; returns when it is gone with all it started."""
         self.is_fit = False
         if self._has_teardown and self._phase is Phase.RUN and not self._is_dead and self._end is None:
-            with suppress(OSError):
-                self._child.connection.shutdown(socket.SHUT_WR)
+            self._channel.hang_up()
             await asyncio.wait([self.gone], timeout=TEARDOWN_GRACE_S)
         self.kill(Failure(incident=Incident.HOST, message="The worker was retired."))
         await asyncio.wait([self.gone])
@@ -254,7 +253,7 @@ class WorkerProcess:
         self._line.append(exchange)
         if self._line[0] is exchange:
             self._begin(exchange)
-        self._send(buffers)
+        self._channel.send(buffers)
         try:
             return await exchange.answer
         except asyncio.CancelledError:
@@ -285,7 +284,7 @@ class WorkerProcess:
     def _cancel(self, exchange: _Exchange) -> None:
         patience_s = 0.0
         if self._phase is not Phase.IMPORT:
-            self._send(pack(Kind.CANCEL, {"number": exchange.number}))
+            self._channel.send(pack(Kind.CANCEL, {"number": exchange.number}))
             patience_s = CANCEL_GRACE_S
         self._disarm()
         why = Failure(incident=Incident.HOST, message="The call was cancelled.")
@@ -345,63 +344,21 @@ class WorkerProcess:
         printed = exchange.before_emptied + await asyncio.to_thread(self._output.tail, start, end)
         report.output = printed[-TAIL_BYTES:].decode("utf-8", "replace").replace("\0", "") or None
 
-    # --- the channel ---
+    # --- what it says ---
 
-    def _send(self, buffers: Sequence[bytes]) -> None:
-        is_first = not self._unsent
-        self._unsent += map(memoryview, buffers)
-        if is_first:  # else the loop calls when the socket takes more
-            self._on_writable()
-
-    def _on_writable(self) -> None:
-        """Write what the socket takes now; the loop calls again for the rest. Nothing is copied on the way."""
-        connection = self._child.connection
-        while self._unsent:
-            view = self._unsent[0]
-            try:
-                sent = connection.send(view[:_WRITE_SIZE])
-            except BlockingIOError:
-                self._is_writing = True
-                self._loop.add_writer(connection, self._on_writable)
-                return
-            except OSError:
-                break  # the other end is closed: reading tells
-            if sent == len(view):
-                self._unsent.popleft()
-            else:
-                self._unsent[0] = view[sent:]
-        self._unsent.clear()
-        if self._is_writing:
-            self._is_writing = False
-            self._loop.remove_writer(connection)
-
-    def _on_readable(self) -> None:
-        try:
-            data = self._child.connection.recv(_READ_SIZE)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if data:
-            self._take(data)
-        else:
-            self._loop.remove_reader(self._child.connection)
-            if self.is_fit or self._line:
-                # Its death, if it is that, is known in a moment and tells more.
-                self._loop.call_later(0.1, self.kill, _protocol("it closed its channel"))
-            self.is_fit = False
-
-    def _take(self, data: bytes) -> None:
+    def _on_frame(self, frame: Frame) -> None:
         if self._end is not None:
             return
-        try:
-            for frame in self._decoder.feed(data):
-                handle = self._handlers.get(frame.kind)
-                if handle is None:
-                    raise FrameError(f"a worker must not send {frame.kind.name}")
-                handle(frame)
-        except FrameError as error:
-            self.kill(_protocol(str(error)))
+        handle = self._handlers.get(frame.kind)
+        if handle is None:
+            raise FrameError(f"a worker must not send {frame.kind.name}")
+        handle(frame)
+
+    def _on_hangup(self) -> None:
+        if self.is_fit or self._line:
+            # Its death, if it is that, is known in a moment and tells more.
+            self._loop.call_later(0.1, self.kill, _protocol("it closed its channel"))
+        self.is_fit = False
 
     def _on_answer(self, frame: Frame) -> None:
         if not self._line:
@@ -515,14 +472,10 @@ class WorkerProcess:
     def _on_death(self) -> None:
         """The process is a zombie: read what it had sent, then bury it."""
         self._loop.remove_reader(self._child.pidfd)
-        with suppress(OSError):
-            while data := self._child.connection.recv(_READ_SIZE):
-                self._take(data)
+        self._channel.close()
         self._is_dead = True
         self.is_fit = False
         self._disarm()
-        self._loop.remove_reader(self._child.connection)
-        self._loop.remove_writer(self._child.connection)
         self._burial = self._loop.create_task(self._bury())
 
     async def _bury(self) -> None:
