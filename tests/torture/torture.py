@@ -142,8 +142,8 @@ async def torture(plan: Plan, folder: Path, say: Callable[[str], None] = lambda 
         hurting.cancel()
         await asyncio.wait([hurting])
         await chaos.heal()
+        supervising = asyncio.create_task(chaos.supervise())  # one may be about to end by itself
         await asyncio.gather(*(member.ready() for member in deployment.members))
-        supervising = asyncio.create_task(chaos.supervise())
         say("healed")
         await loading
         say("every submission has its answer")
