@@ -95,11 +95,15 @@ class Channel:
                 self._read(0)
             return self._inbox.popleft()
 
-    def is_cancelled(self, number: int) -> bool:
-        """Whether the CANCEL of that call has come, which stays: the calls that wait are not its business."""
+    def is_cancelled(self, number: int, *, look: bool = True) -> bool:
+        """Whether the CANCEL of that call is there; raises `_Hangup`. `look` for what has come since the last time.
+
+        Nothing is taken away: the calls that wait are no business of the one that runs.
+        """
         with self._receiving:
-            with suppress(BlockingIOError):
-                self._read(socket.MSG_DONTWAIT)
+            if look:
+                with suppress(BlockingIOError):
+                    self._read(socket.MSG_DONTWAIT)
             return any(frame.kind is Kind.CANCEL and parse(frame)["number"] == number for frame in self._inbox)
 
     def send(self, buffers: Sequence[bytes]) -> None:
@@ -299,6 +303,8 @@ class Worker:
         )
         incident = Incident.RAISED
         try:
+            if self._channel.is_cancelled(execution.number, look=False):
+                raise JobCancelledError("the job was cancelled before its turn had come")
             arguments, options = plugin.bind(payload, context)
             started = time.monotonic()
             try:

@@ -177,6 +177,8 @@ class WorkerProcess:
         None for a call behind others that the worker did not come to before it ended: another worker may take it.
         """
         report = call.report
+        report.artifacts.clear()  # of a worker that broke the protocol when this call had just begun
+        report.metrics.clear()
         report.worker_pid = self.pid
         report.plugin_version = None if self.manifest is None else self.manifest.version
         exchange = self._exchange(limits.setup_s if self._phase is Phase.SETUP else limits.run_s, call, limits)
@@ -270,25 +272,24 @@ class WorkerProcess:
         self.watched.peak_bytes = 0
         self.watched.limit_bytes = self._memory_limit()
         if exchange.is_cancelled:
-            self._cancel(exchange)
+            self._kill_soon()
         else:
             self._arm(exchange.limit_s)
 
     def _stop(self, exchange: _Exchange) -> None:
-        """Ask a call to end, once the worker is at it, and have the worker killed if it does not; `answer` tells."""
+        """Ask a call to end, and have the worker killed if it does not when it is at it; `answer` tells."""
         exchange.answer = self._loop.create_future()
         exchange.is_cancelled = True
-        if exchange.began is not None:
-            self._cancel(exchange)
-
-    def _cancel(self, exchange: _Exchange) -> None:
-        patience_s = 0.0
         if self._phase is not Phase.IMPORT:
             self._channel.send(pack(Kind.CANCEL, {"number": exchange.number}))
-            patience_s = CANCEL_GRACE_S
+        if exchange.began is not None:
+            self._kill_soon()
+
+    def _kill_soon(self) -> None:
+        """After the time that a cancelled call has to end; nobody waits for an import."""
         self._disarm()
         why = Failure(incident=Incident.HOST, message="The call was cancelled.")
-        self._timer = self._loop.call_later(patience_s, self.kill, why)
+        self._timer = self._loop.call_later(0 if self._phase is Phase.IMPORT else CANCEL_GRACE_S, self.kill, why)
 
     def _arm(self, limit_s: float) -> None:
         self._disarm()

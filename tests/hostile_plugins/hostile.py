@@ -37,6 +37,8 @@ def brief(payload: dict, context=None) -> dict:
                 time.sleep(0.01)
         case "print":
             print(payload["text"])
+        case "write":
+            Path(payload["path"]).write_text("it ran")
     return {"n": payload.get("n"), "pid": os.getpid(), "at": time.monotonic()}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from pathlib import Path
 
 import pytest
 
@@ -82,6 +83,20 @@ async def test_each_report_is_of_its_own_call(runner: ToolRunner) -> None:
         assert 0 <= call.report.run_s < 1
         assert 0 <= call.report.cpu_s < 1
         assert call.report.peak_memory_bytes > 1_000_000
+
+
+async def test_one_that_was_cancelled_before_its_turn_never_runs(runner: ToolRunner, tmp_path: Path) -> None:
+    await warm(runner)
+    trace = tmp_path / "trace"
+    running = begin(runner, {"do": "wait"}, {"do": "write", "path": str(trace)}, {"n": 2})
+    await until(lambda: all(call.report.worker_pid is not None for _, call in running))
+    running[1][0].cancel()
+    await asyncio.sleep(0)
+    running[0][0].cancel()
+    assert (await running[2][0])[0]["n"] == 2
+    with pytest.raises(asyncio.CancelledError):
+        await running[1][0]
+    assert not trace.exists()
 
 
 @pytest.mark.parametrize("number", [0, 2])
