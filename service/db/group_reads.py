@@ -3,84 +3,97 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import operator
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
 
-from service.db.statements import Statement, batch, batch_table
+from service.db.statements import Packed, Statement, StoredSize, batch, batch_table
 
 Row = Sequence[Any]
 Fetch = Callable[..., Awaitable[list[Any]]]
 
-#: Statements under way at once: rows that take long to read hold up those of their own group, not all that come.
-AT_ONCE: Final = 2
 #: Rows of one statement.
 MOST_ROWS: Final = 64
+#: Rows with more in them (characters on SQLite, bytes on PostgreSQL) would hold up who is read for with them.
+MOST_SIZE: Final = 32_768
 
 
 class Lookup:
-    """Columns of a table by the first of them, which is unique."""
+    """Columns of a table by the first of them, which is unique; `bulky` are those that may hold much."""
 
-    def __init__(self, key: sa.Column[Any], *others: sa.ColumnElement[Any]) -> None:
-        columns = sa.select(key, *others)
-        wanted = batch_table("wanted", key)
+    def __init__(self, key: sa.Column[Any], *others: sa.Column[Any], bulky: Sequence[sa.Column[Any]]) -> None:
+        columns = sa.select(key, *others, *bulky)
+        wanted = sa.select(batch_table("wanted", key).c[0])
+        nothing = sa.literal_column("0")
+        sizes = (sa.func.coalesce(StoredSize(column), nothing) for column in bulky)
+        small = columns.where(functools.reduce(operator.add, sizes) <= sa.literal_column(str(MOST_SIZE)))
         self._one = Statement(columns.where(key == sa.bindparam("key")))
-        self._many = Statement(columns.where(key.in_(sa.select(wanted.c[0]))))
+        self._small = Packed(
+            small.where(key.in_(wanted)),
+            # An array is looked up in the index, however few the planner takes to be in the table.
+            on_postgresql=small.where(key == sa.any_(sa.func.array(wanted.scalar_subquery()))),
+        )
 
-    async def rows(self, fetch: Fetch, keys: set[str]) -> dict[str, Row]:
-        """The rows that there are, by key, in one statement."""
-        if len(keys) == 1:
-            (key,) = keys
-            found = await fetch(self._one, key=key)
-        else:
-            found = await fetch(self._many, batch=batch((key,) for key in keys))
-        return {row[0]: row for row in found}
+    async def small_rows(self, fetch: Fetch, keys: set[str]) -> dict[str, Row]:
+        """Those that there are and that have little in them, by key."""
+        return {row[0]: row for row in await fetch(self._small, batch=batch((key,) for key in keys))}
+
+    async def row(self, fetch: Fetch, key: str) -> Row | None:
+        """One row, whatever its size."""
+        rows = await fetch(self._one, key=key)
+        return rows[0] if rows else None
 
 
 class GroupReads:
     """Group reads, as the writer's group commits: one trip to the database answers all who wait for one.
 
-    Who asks is answered from a statement that began afterwards, so that a row is as committed as if it had been read
-    for him alone. Nothing waits for a timer: who is alone is read for at once. Cancelling a waiter cancels nothing.
+    Who asks is answered by a statement that began afterwards: the row is as committed as if it had been read for him
+    alone. Nothing waits for a timer: who is alone is read for at once. What a group has not found, since there is no
+    such row or a large one, is looked for alone; so no group takes long.
     """
 
     def __init__(self, fetch: Fetch, lookup: Lookup) -> None:
         self._fetch = fetch
         self._lookup = lookup
         self._waiting: list[tuple[str, asyncio.Future[Row | None]]] = []
-        self._reading: set[asyncio.Task[None]] = set()
+        self._reading: asyncio.Task[None] | None = None
 
     async def get(self, key: str) -> Row | None:
-        """The row, or None; raises what its statement raises, as everybody does who is answered by it."""
-        done: asyncio.Future[Row | None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((key, done))
-        self._go_on()
-        return await done
+        """The row, or None; raises what its statement raises, as everybody does who is answered by it.
+
+        Cancelling one who waits cancels nothing for the others.
+        """
+        found: asyncio.Future[Row | None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((key, found))
+        if self._reading is None:
+            # Its first step comes after those of all requests that have arrived: they are read for together.
+            self._reading = asyncio.create_task(self._read())
+        return await found or await self._lookup.row(self._fetch, key)
 
     async def close(self) -> None:
-        """Wait for what is under way."""
-        if self._reading:
-            await asyncio.wait(self._reading)
-
-    def _go_on(self) -> None:
-        if len(self._reading) < AT_ONCE and self._waiting:
-            # Its first step comes after all that is ready now: they ask too, and are read for together.
-            self._reading.add(asyncio.create_task(self._read()))
+        """Wait for what is under way; nobody may be waiting for an answer."""
+        if self._reading is not None:
+            await asyncio.wait([self._reading])
 
     async def _read(self) -> None:
-        asked, self._waiting = self._waiting[:MOST_ROWS], self._waiting[MOST_ROWS:]
         try:
-            rows = await self._lookup.rows(self._fetch, {key for key, _ in asked})
-            for key, done in asked:
-                if not done.done():
-                    done.set_result(rows.get(key))
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is theirs
-            for _, done in asked:
-                if not done.done():
-                    done.set_exception(error)
+            while self._waiting:
+                asked, self._waiting = self._waiting[:MOST_ROWS], self._waiting[MOST_ROWS:]
+                await self._answer(asked)
         finally:
-            for _, done in asked:
-                done.cancel()  # nothing where it is done
-            self._reading.discard(asyncio.current_task())  # type: ignore[arg-type]
-            self._go_on()
+            self._reading = None
+
+    async def _answer(self, asked: Sequence[tuple[str, asyncio.Future[Row | None]]]) -> None:
+        try:
+            rows = await self._lookup.small_rows(self._fetch, {key for key, _ in asked})
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is theirs
+            for _, found in asked:
+                if not found.done():
+                    found.set_exception(error)
+        else:
+            for key, found in asked:
+                if not found.done():
+                    found.set_result(rows.get(key))

@@ -37,8 +37,8 @@ _SUMMARY: Final = (
     jobs.c.error, jobs.c.artifacts, jobs.c.cancel_reason, jobs.c.cancel_requested_at, jobs.c.timeout_s,
     jobs.c.created_at, jobs.c.run_at, jobs.c.expires_at, jobs.c.started_at, jobs.c.finished_at,
 )  # fmt: skip
-_JOB = Lookup(*_SUMMARY, jobs.c.payload, jobs.c.result)
-_OUTCOME = Lookup(*_SUMMARY, jobs.c.result)
+_JOB = Lookup(*_SUMMARY, bulky=(jobs.c.payload, jobs.c.result))
+_OUTCOME = Lookup(*_SUMMARY, bulky=(jobs.c.result,))
 _SELECT_ATTEMPTS = Statement(
     sa.select(*(job_attempts.c[field.name] for field in dataclasses.fields(AttemptRecord)))
     .where(job_attempts.c.job_id == sa.bindparam("of_job"))
