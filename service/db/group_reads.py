@@ -27,7 +27,7 @@ class Lookup:
     def __init__(self, key: sa.Column[Any], *others: sa.Column[Any], bulky: Sequence[sa.Column[Any]]) -> None:
         columns = sa.select(key, *others, *bulky)
         wanted = sa.select(batch_table("wanted", key).c[0])
-        nothing = sa.literal_column("0")
+        nothing = sa.literal_column("0", sa.Integer)
         sizes = (sa.func.coalesce(StoredSize(column), nothing) for column in bulky)
         small = columns.where(functools.reduce(operator.add, sizes) <= sa.literal_column(str(MOST_SIZE)))
         self._one = Statement(columns.where(key == sa.bindparam("key")))
