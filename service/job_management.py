@@ -216,6 +216,8 @@ class JobManagementService:
 
         For whoever knows the job as it was at `known_events` events, as soon as there are others.
         """
+        if timeout_s <= 0:
+            return await self.get_record(job_id, tenant=tenant)
         end = asyncio.get_running_loop().time() + timeout_s
         with self._events.watch(canonical_id(job_id)) as changed:
             while True:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
+import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -42,8 +43,13 @@ def _second(since_epoch: int) -> str:
     return datetime.fromtimestamp(since_epoch, UTC).isoformat()[:-6]
 
 
+_CANONICAL: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
 def canonical_uuid(text: str) -> str | None:
     """The one spelling of a UUID; None for what is none."""
+    if _CANONICAL.fullmatch(text):  # as nearly all are, and a sixth of the time
+        return text
     try:
         return str(uuid.UUID(text))
     except ValueError:

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from service.codec import decode
 from service.db.blob_references import payload_stands
+from service.db.group_reads import Lookup
 from service.db.reader import Reader
 from service.db.schema import NOT_DEFAULT_TENANT, UNFINISHED, job_attempts, job_tags, jobs, quoted
 from service.db.statements import Statement, batch, batch_table, literal
@@ -36,12 +37,8 @@ _SUMMARY: Final = (
     jobs.c.error, jobs.c.artifacts, jobs.c.cancel_reason, jobs.c.cancel_requested_at, jobs.c.timeout_s,
     jobs.c.created_at, jobs.c.run_at, jobs.c.expires_at, jobs.c.started_at, jobs.c.finished_at,
 )  # fmt: skip
-_SELECT_JOB = Statement(
-    sa.select(*_SUMMARY, jobs.c.payload, jobs.c.result).where(
-        jobs.c.id == sa.bindparam("job_id"), jobs.c.tenant == sa.bindparam("of_tenant")
-    )
-)
-_SELECT_OUTCOME = Statement(sa.select(*_SUMMARY, jobs.c.result).where(jobs.c.id == sa.bindparam("job_id")))
+_JOB = Lookup(*_SUMMARY, bulky=(jobs.c.payload, jobs.c.result))
+_OUTCOME = Lookup(*_SUMMARY, bulky=(jobs.c.result,))
 _SELECT_ATTEMPTS = Statement(
     sa.select(*(job_attempts.c[field.name] for field in dataclasses.fields(AttemptRecord)))
     .where(job_attempts.c.job_id == sa.bindparam("of_job"))
@@ -155,14 +152,16 @@ def _standings_statement(
 
 async def get(reader: Reader, job_id: str, tenant: str) -> JobRecord | None:
     """The whole record, or None."""
-    row = await reader.fetch_one(_SELECT_JOB, job_id=job_id, of_tenant=tenant)
-    return row and _record(row[:-2], payload=row[-2], result=row[-1])
+    row = await reader.look_up(_JOB, job_id)
+    if row is None or row[1] != tenant:
+        return None
+    return _record(row[:-2], payload=row[-2], result=row[-1])
 
 
 async def get_outcome(reader: Reader, job_id: str) -> JobRecord | None:
     """The record of a job of whatever tenant, without its payload; None when it is gone."""
-    row = await reader.fetch_one(_SELECT_OUTCOME, job_id=job_id)
-    return row and _record(row[:-1], payload=None, result=row[-1])
+    row = await reader.look_up(_OUTCOME, job_id)
+    return None if row is None else _record(row[:-1], payload=None, result=row[-1])
 
 
 async def list_page(reader: Reader, query: JobQuery, tenant: str) -> JobPage:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from typing import Any
 
+from service.db.group_reads import GroupReads, Lookup, Row
 from service.db.statements import Statement
 from service.db.transaction import Backend, ReadConnection
 
@@ -18,6 +19,7 @@ class Reader:
         self._size = connections
         self._idle: asyncio.LifoQueue[ReadConnection] = asyncio.LifoQueue()
         self._held = contextlib.AsyncExitStack()
+        self._groups: dict[Lookup, GroupReads] = {}
 
     async def start(self) -> None:
         """Open the connections."""
@@ -26,6 +28,8 @@ class Reader:
 
     async def close(self) -> None:
         """Close them; nobody may be reading."""
+        for group in self._groups.values():
+            await group.close()
         await self._held.aclose()
 
     async def fetch(self, statement: Statement, **values: Any) -> list[Any]:
@@ -40,3 +44,10 @@ class Reader:
         """The first row, or None."""
         rows = await self.fetch(statement, **values)
         return rows[0] if rows else None
+
+    async def look_up(self, lookup: Lookup, key: str) -> Row | None:
+        """The row of a key, or None; read together with others that are asked for meanwhile (see `GroupReads`)."""
+        group = self._groups.get(lookup)
+        if group is None:
+            group = self._groups[lookup] = GroupReads(self.fetch, lookup)
+        return await group.get(key)

@@ -88,7 +88,8 @@ class SqliteReadConnection:
         """See `ReadConnection`."""
         compiled = statement.sqlite
         with _translated(self._file):
-            return list(await self._connection.execute_fetchall(compiled.text, compiled.bind(**values)))
+            fetched = await self._connection.execute_fetchall(compiled.text, compiled.bind(**values))
+        return statement.rows_of_sqlite(fetched)
 
 
 class SqliteWriteConnection:
@@ -152,7 +153,8 @@ class _SqliteTransaction:
         self.now = now
 
     async def fetch(self, statement: Statement, **values: Any) -> list[Any]:
-        return self._connection.execute(statement.sqlite.text, statement.sqlite.bind(**values)).fetchall()
+        fetched = self._connection.execute(statement.sqlite.text, statement.sqlite.bind(**values)).fetchall()
+        return statement.rows_of_sqlite(fetched)
 
     async def insert(self, into: Insert, rows: Sequence[Sequence[Any]]) -> list[Any]:
         made: list[Any] = []
