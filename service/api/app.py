@@ -76,7 +76,6 @@ def create_app(
 
     async def prepare(app: web.Application) -> None:
         files.update(await asyncio.to_thread(read_files))
-        await description.of_routes()
 
     app.on_startup.append(prepare)
 

@@ -17,7 +17,9 @@ from service.plugins.manifest import PluginManifest
 
 
 class Description:
-    """Made anew, off the event loop, when a plugin has become available; else the same bytes again."""
+    """Made when it is first asked for, off the event loop, and anew when a plugin has become available; else the same
+    bytes again.
+    """
 
     def __init__(self, routes: Sequence[Route], plugins: PluginManagementService) -> None:
         self._routes = tuple(routes)

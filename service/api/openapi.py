@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
-from openapi_pydantic import OpenAPI
 from pydantic import TypeAdapter
 from pydantic.json_schema import JsonSchemaMode
 
@@ -97,6 +96,9 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
             "schemas": components.schemas,
         },
     }
+    # Its types take a tenth of a second to import, which no start and no command should pay for.
+    from openapi_pydantic import OpenAPI
+
     OpenAPI.model_validate(value)
     return value
 
