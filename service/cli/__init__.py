@@ -5,6 +5,9 @@ start, 2 the command or its input is wrong, 3 no service answers, 130 interrupte
 everything else to stderr.
 """
 
-from service.cli.app import main
+from service.cli.loading import uncollected
+
+with uncollected():
+    from service.cli.app import main
 
 __all__ = ["main"]

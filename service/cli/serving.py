@@ -7,6 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from service.cli.loading import uncollected
 from service.cli.output import put, redacted
 from service.cli.parameters import MANY, Json, ServiceSettings
 from service.settings import Settings
@@ -16,7 +17,8 @@ def serve(*, settings: ServiceSettings = None) -> int:
     """Run the service until SIGTERM or Ctrl-C; running jobs may then finish."""
     settings = settings or Settings()
     # The service side takes a second to import, which neither a client command nor a wrong setting should pay for.
-    from service.app import run_service
+    with uncollected():
+        from service.app import run_service
 
     return run_service(settings)
 
@@ -33,7 +35,8 @@ def work(
     """
     settings = settings or Settings()
     # As in `serve`.
-    from service.app import run_service
+    with uncollected():
+        from service.app import run_service
 
     return run_service(settings, listen=False, only_plugins=plugin)
 
@@ -42,7 +45,8 @@ async def migrate(*, settings: ServiceSettings = None, json: Json = False) -> No
     """Bring the database to this version, as `serve` and `work` do when they start."""
     settings = settings or Settings()
     # As in `serve`.
-    from service.app import migrate as migrate_database
+    with uncollected():
+        from service.app import migrate as migrate_database
 
     revision = await migrate_database(settings)
     url = redacted(settings.resolved_database_url)
