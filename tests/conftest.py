@@ -25,6 +25,8 @@ from service.db.migrate import upgrade
 
 # A run in the background of a shell ignores interrupts, and so would every process that the tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# Where it is set, each of the hundreds of processes that the tests start would compile the whole service once more.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 DATABASES = ("sqlite", "postgresql")
 
