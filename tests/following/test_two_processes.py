@@ -20,7 +20,7 @@ JOBS = 20
 
 async def test_each_of_200_followers_hears_every_event_once(serve: Callable[..., Process], postgres_url: str) -> None:
     options = ("--database-url", postgres_url, "--max-streams-per-caller", "1000", "--workers", "4")
-    processes = [serve(*options, has_hostile_plugins=False) for _ in range(2)]
+    processes = [serve(*options) for _ in range(2)]
     urls = [process.url for process in processes]
     rng = random.Random(7)
     jobs = [rng.choice(processes).submit("sleep", {"seconds": rng.uniform(0.3, 1.5)}) for _ in range(JOBS)]

@@ -19,19 +19,18 @@ import requests
 
 from service.failpoints import VARIABLE
 from service.tool_runner.processes import MARKER
-
-HOSTILE = Path(__file__).parents[1] / "hostile_plugins"
+from tests.hostile_plugins import install
 
 
 class Process:
-    """`jobservice serve` on `data_dir`, with the hostile plugins installed."""
+    """`jobservice serve` on `data_dir`, with these of the hostile plugins installed beside those built in."""
 
     def __init__(
         self,
         data_dir: Path,
         *options: str,
         prefix: Sequence[str] = (),
-        has_hostile_plugins: bool = True,
+        plugins: Sequence[str] = (),
         failpoints: str | None = None,
     ) -> None:
         self.data_dir = data_dir
@@ -53,7 +52,7 @@ class Process:
                     str(data_dir),
                     *options,
                 ],
-                env=environment | ({"PYTHONPATH": str(HOSTILE)} if has_hostile_plugins else {}),
+                env=environment | ({"PYTHONPATH": str(install(data_dir.parent, plugins))} if plugins else {}),
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,

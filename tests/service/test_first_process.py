@@ -19,7 +19,7 @@ def serve_as_first(serve):
     tried = subprocess.run([*NAMESPACE, "true"], capture_output=True, text=True, check=False)
     if tried.returncode:
         pytest.skip(f"no namespaces here: {tried.stderr.strip()}")
-    return lambda *options: serve(*options, prefix=NAMESPACE)
+    return lambda *options, **more: serve(*options, prefix=NAMESPACE, **more)
 
 
 def children(pid: int) -> list[int]:
@@ -38,7 +38,7 @@ def zombies_of(pid: int) -> list[int]:
 
 
 def test_as_first_process_it_works_and_buries_orphans(serve_as_first):
-    service = serve_as_first("--workers", "2")
+    service = serve_as_first("--workers", "2", plugins=["leaves_a_process", "exits"])
     first = first_process(service)
     assert b"NSpid" in Path(f"/proc/{first}/status").read_bytes()
     assert service.job(service.submit("echo", {"n": 1}), wait=30)["result"] == {"n": 1}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import requests
 
+from tests.hostile_plugins import names
 from tests.hostile_plugins.cases import CASES
 
 #: They cannot even be described, so that no job is taken for them; the refusal says why.
@@ -13,7 +14,7 @@ RUNNABLE = [case for case in CASES if case[0] not in UNLOADABLE | {"not_installe
 
 
 def test_each_hostile_job_fails_with_the_right_type_while_its_neighbours_succeed(serve):
-    service = serve("--workers", "4", "--memory-mb", "200", "--timeout-s", "5")
+    service = serve("--workers", "4", "--memory-mb", "200", "--timeout-s", "5", plugins=names())
     jobs = [
         (plugin, error_type, service.submit(plugin, payload), service.submit("echo", {"beside": plugin}))
         for plugin, payload, error_type, _ in RUNNABLE
@@ -28,7 +29,7 @@ def test_each_hostile_job_fails_with_the_right_type_while_its_neighbours_succeed
 
 
 def test_a_plugin_that_cannot_be_loaded_takes_no_jobs_and_says_why(serve):
-    service = serve()
+    service = serve(plugins=sorted(UNLOADABLE))
     for plugin in UNLOADABLE:
         body = {"plugin": plugin, "payload": {}}
         answer = requests.post(f"{service.url}/v1/jobs", json=body, timeout=30)

@@ -69,15 +69,15 @@ def test_a_database_that_takes_no_writes_costs_the_plugin_its_run_but_not_the_jo
 
 
 def test_jobs_of_a_plugin_that_is_gone_wait_for_it_and_then_fail(serve):
-    service = serve("--drain-s", "0")
+    service = serve("--drain-s", "0", plugins=["slowly"])
     job = service.submit("slowly", {"seconds": 60})
     until(lambda: service.job(job)["status"] == "RUNNING")
     assert service.stop() == 0
-    service = serve(has_hostile_plugins=False)
+    service = serve()
     assert service.job(service.submit("echo", {}), wait=30)["status"] == "SUCCESS"
     assert service.job(job)["status"] == "PENDING"
     assert service.stop() == 0
-    service = serve("--plugin-wait-s", "1", has_hostile_plugins=False)
+    service = serve("--plugin-wait-s", "1")
     record = service.job(job, wait=30)
     assert (record["status"], record["error"]["type"]) == ("FAILED", "PluginError")
     assert "slowly" in record["error"]["message"]

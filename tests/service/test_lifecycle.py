@@ -130,7 +130,7 @@ def test_jobs_due_later_run_when_they_are_due(serve):
 
 
 def test_a_plugins_concurrency_is_kept(serve):
-    service = serve("--workers", "4")
+    service = serve("--workers", "4", plugins=["one_at_a_time"])
     jobs = [service.submit("one_at_a_time", {"seconds": 0.1}) for _ in range(4)]
     for job in jobs:
         assert service.job(job, wait=30)["status"] == "SUCCESS"

@@ -14,7 +14,7 @@ def outcomes(service, job):
 
 
 def test_a_job_that_fails_is_tried_again_until_it_succeeds(serve):
-    service = serve("--retry-base-s", "0.1")
+    service = serve("--retry-base-s", "0.1", plugins=["fails_before"])
     job = service.submit("fails_before", {"attempt": 3}, max_attempts=5)
     record = service.job(job, wait=30)
     assert (record["status"], record["result"], record["attempt"]) == ("SUCCESS", {"attempt": 3}, 3)
@@ -26,7 +26,7 @@ def test_a_job_that_fails_is_tried_again_until_it_succeeds(serve):
 
 
 def test_a_job_with_no_attempts_left_fails_with_its_last_error(serve):
-    service = serve("--retry-base-s", "0.1")
+    service = serve("--retry-base-s", "0.1", plugins=["fails_before"])
     job = service.submit("fails_before", {"attempt": 9}, max_attempts=2)
     record = service.job(job, wait=30)
     assert (record["status"], record["error"]["message"]) == ("FAILED", "not at attempt 2")
@@ -34,14 +34,14 @@ def test_a_job_with_no_attempts_left_fails_with_its_last_error(serve):
 
 
 def test_a_job_is_tried_once_unless_it_asks_for_more(serve):
-    service = serve()
+    service = serve(plugins=["fails_before"])
     job = service.submit("fails_before", {"attempt": 2})
     record = service.job(job, wait=30)
     assert (record["status"], record["attempt"], record["max_attempts"]) == ("FAILED", 1, 1)
 
 
 def test_a_worker_that_dies_under_its_job_uses_an_attempt(serve):
-    service = serve("--retry-base-s", "0.1")
+    service = serve("--retry-base-s", "0.1", plugins=["exits"])
     job = service.submit("exits", {"code": 3}, max_attempts=2)
     record = service.job(job, wait=30)
     assert (record["status"], record["error"]["type"]) == ("FAILED", "WorkerCrashed")
@@ -49,7 +49,7 @@ def test_a_worker_that_dies_under_its_job_uses_an_attempt(serve):
 
 
 def test_a_plugin_may_say_that_another_attempt_is_of_no_use(serve):
-    service = serve("--retry-base-s", "0.1")
+    service = serve("--retry-base-s", "0.1", plugins=["fails_before"])
     job = service.submit("fails_before", {"attempt": 2, "says": {"retryable": False}}, max_attempts=5)
     assert service.job(job, wait=30)["status"] == "FAILED"
     assert outcomes(service, job) == ["FAILED"]
@@ -57,13 +57,13 @@ def test_a_plugin_may_say_that_another_attempt_is_of_no_use(serve):
 
 @pytest.mark.parametrize("says", [{"retryable": "no"}, {"retry_after_s": -1}, {"retry_after_s": "soon"}])
 def test_what_an_exception_says_of_itself_in_other_types_is_not_heard(serve, says):
-    service = serve("--retry-base-s", "0.1")
+    service = serve("--retry-base-s", "0.1", plugins=["fails_before"])
     job = service.submit("fails_before", {"attempt": 2, "says": says}, max_attempts=2)
     assert service.job(job, wait=30)["status"] == "SUCCESS"
 
 
 def test_a_plugin_may_say_when_another_attempt_is_of_use(serve):
-    service = serve("--retry-base-s", "0")
+    service = serve("--retry-base-s", "0", plugins=["fails_before"])
     job = service.submit("fails_before", {"attempt": 2, "says": {"retry_after_s": 1.5}}, max_attempts=2)
     assert service.job(job, wait=30)["status"] == "SUCCESS"
     first, second = service.attempts(job)
@@ -72,7 +72,7 @@ def test_a_plugin_may_say_when_another_attempt_is_of_use(serve):
 
 
 def test_a_job_that_waits_for_its_next_attempt_is_cancelled_at_once(serve):
-    service = serve()
+    service = serve(plugins=["fails_before"])
     job = service.submit("fails_before", {"attempt": 2, "says": {"retry_after_s": 600}}, max_attempts=2)
     until(lambda: service.sql("SELECT 1 FROM job_events WHERE type = 'retrying'"))
     waiting = service.job(job)
@@ -92,7 +92,7 @@ def test_an_impossible_number_of_attempts_is_refused(serve, count):
 
 
 def test_a_form_may_ask_for_attempts_too(serve):
-    service = serve("--retry-base-s", "0.1")
+    service = serve("--retry-base-s", "0.1", plugins=["fails_before"])
     parts = {
         name: (None, text)
         for name, text in {"plugin": "fails_before", "job": '{"max_attempts": 2}', "payload": '{"attempt": 2}'}.items()

@@ -17,7 +17,7 @@ import requests
 import sqlalchemy as sa
 
 from tests.conftest import driver_url, sql
-from tests.service.conftest import HOSTILE, Process, metric, until
+from tests.service.conftest import Process, metric, until
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def work(tmp_path: Path, postgres_url: str) -> Iterator[Callable[..., subprocess
             process = stack.enter_context(
                 subprocess.Popen(
                     [*command, "--database-url", postgres_url, *options],
-                    env=environment | {"PYTHONPATH": str(HOSTILE)},
+                    env=environment,
                     stdout=subprocess.PIPE,
                     stderr=log,
                     text=True,
