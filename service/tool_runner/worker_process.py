@@ -251,7 +251,8 @@ class WorkerProcess:
         """Send a frame and wait for the one that answers it; on cancellation, until the plugin has stopped."""
         if self._is_dead or self._end is not None:
             await asyncio.wait([self.gone])
-            return self._end or self._crash()
+            # What ended it is a matter of earlier calls, if there were any.
+            return None if self._phase is Phase.RUN else self._end or self._crash()
         self._line.append(exchange)
         if self._line[0] is exchange:
             self._begin(exchange)

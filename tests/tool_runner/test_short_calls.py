@@ -10,7 +10,7 @@ import pytest
 
 from service.calls import Call
 from service.settings import Settings
-from service.tool_runner.executor import CALLS_AT_ONCE
+from service.tool_runner.executor import CALLS_AT_ONCE, MB, Failure, Incident, Limits
 from service.tool_runner.pool import WorkerPool
 from service.tool_runner.runner import ToolRunner
 
@@ -72,6 +72,15 @@ async def test_what_stands_behind_a_call_that_ends_its_worker_runs_in_another_on
     assert all(result["pid"] != pid for result, _ in pairs)
     assert [call.report.output for _, call in behind] == [None, "three\n", None]
     assert all(call.report.worker_pid == result["pid"] for (_, call), (result, _) in zip(behind, pairs, strict=True))
+
+
+async def test_a_call_that_comes_as_the_worker_is_killed_is_not_blamed(runner: ToolRunner, pool: WorkerPool) -> None:
+    await warm(runner)
+    (worker,) = (worker for worker in pool._idle if worker.source.name == "brief")
+    worker.kill(Failure(incident=Incident.TIME, message="An earlier call took too long."))
+    limits = Limits(setup_s=1, run_s=1, memory_bytes=200 * MB)
+    assert await worker.execute({"n": 1}, Call(job_id="late"), limits) is None
+    assert (await runner.run("brief", {"n": 2}))[0]["n"] == 2
 
 
 async def test_each_report_is_of_its_own_call(runner: ToolRunner) -> None:
