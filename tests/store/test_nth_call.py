@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import dataclasses
 import errno
@@ -53,23 +54,33 @@ _REFUSED = sqlite3.IntegrityError(f"constraint failed ({_INJECTED})")
 _FILE = OSError(errno.EIO, _INJECTED)
 
 
+#: A call, and the how manyeth of its kind it is. (Its place among all calls differs from run to run: what the writer
+#: does after a commit, and which writes come together in a batch, is a matter of timing.)
+Place = tuple[str, int]
+#: How often a run may miss the call that it should see fail.
+TRIES = 3
+
+
 class Calls:
     """Counts the calls of the driver and of `os` while armed, and makes one of them fail before it does anything."""
 
     def __init__(self) -> None:
-        self._fatal = 0
+        self._is_armed = False
+        self._fatal: Place | None = None
         self._driver_error: Exception = _DISK
-        self._count: Iterator[int] = itertools.count(1)
+        self.made: collections.Counter[str] = collections.Counter()
         self.failed: str | None = None
 
     @contextlib.contextmanager
-    def failing(self, number: int, driver_error: Exception) -> Iterator[None]:
-        """Within the block call `number` fails."""
-        self._fatal, self._driver_error, self._count, self.failed = number, driver_error, itertools.count(1), None
+    def failing(self, fatal: Place | None, driver_error: Exception) -> Iterator[None]:
+        """Within the block the call `fatal` fails; None fails none. All are counted in `made`."""
+        self._fatal, self._driver_error, self.failed = fatal, driver_error, None
+        self.made.clear()
+        self._is_armed = True
         try:
             yield
         finally:
-            self._fatal = 0
+            self._is_armed = False
 
     def driver(self, what: str) -> None:
         self._pass(what, self._driver_error)
@@ -84,7 +95,10 @@ class Calls:
         return call
 
     def _pass(self, what: str, error: Exception) -> None:
-        if self._fatal and next(self._count) == self._fatal:
+        if not self._is_armed:
+            return
+        self.made[what] += 1
+        if (what, self.made[what]) == self._fatal:
             self.failed = what
             raise error
 
@@ -286,8 +300,8 @@ async def _told(database: Database, writes: list[Write]) -> list[Any]:
     return [next(told) if isinstance(stored, list) else stored for stored in blobs]
 
 
-async def run(directory: Path, empty: Path, calls: Calls, number: int, error: Exception) -> str | None:
-    """Writes of every kind with call `number` failing; what it was that failed, None when there was no such call."""
+async def run(directory: Path, empty: Path, calls: Calls, fatal: Place | None, error: Exception) -> str | None:
+    """Writes of every kind with the call `fatal` failing; what it was that failed, None when there was no such call."""
     file = Path(shutil.copy(empty, directory / "jobs.db"))
     async with Database.open(sqlite_url(file), directory / "blobs", inline_bytes=1_000) as database:
         for _ in range(2):
@@ -310,7 +324,7 @@ async def run(directory: Path, empty: Path, calls: Calls, number: int, error: Ex
             _retry(database, over[0].id),
             _removal(database, over[1].id),
         ]
-        with calls.failing(number, error):
+        with calls.failing(fatal, error):
             told = await _told(database, writes)
         await _check(database, directory, writes, told)
         # What failed was one call, not the store: the same writes go through now.
@@ -340,15 +354,21 @@ async def _check(database: Database, directory: Path, writes: list[Write], told:
 
 async def fail_each(directory: Path, empty: Path, calls: Calls, error: Exception) -> list[str]:
     """Every call of the writes fails once, each in a run on a database of its own; what they were."""
-    failed: list[str] = []
-    for number in itertools.count(1):
-        place = directory / str(number)
+    runs = itertools.count()
+
+    async def failed_at(fatal: Place | None) -> str | None:
+        place = directory / str(next(runs))
         place.mkdir()
-        what = await run(place, empty, calls, number, error)
-        if what is None:
-            return failed
-        failed.append(what)
-    raise AssertionError
+        return await run(place, empty, calls, fatal, error)
+
+    await failed_at(None)
+    failed: list[str] = []
+    for fatal in [(what, number) for what, count in calls.made.items() for number in range(1, count + 1)]:
+        for _ in range(TRIES):
+            if what := await failed_at(fatal):
+                failed.append(what)
+                break
+    return failed
 
 
 @pytest.mark.parametrize("error", [_DISK, _REFUSED], ids=["disk", "refused"])
