@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from service.codec import decode
+from service.codec import decode, off_loop
 from service.db.blob_references import payload_stands
 from service.db.group_reads import Lookup
 from service.db.reader import Reader
@@ -155,13 +155,13 @@ async def get(reader: Reader, job_id: str, tenant: str) -> JobRecord | None:
     row = await reader.look_up(_JOB, job_id)
     if row is None or row[1] != tenant:
         return None
-    return _record(row[:-2], payload=row[-2], result=row[-1])
+    return await off_loop(row[-2:], _record, row[:-2], row[-2], row[-1])
 
 
 async def get_outcome(reader: Reader, job_id: str) -> JobRecord | None:
     """The record of a job of whatever tenant, without its payload; None when it is gone."""
     row = await reader.look_up(_OUTCOME, job_id)
-    return None if row is None else _record(row[:-1], payload=None, result=row[-1])
+    return None if row is None else await off_loop(row[-1], _record, row[:-1], None, row[-1])
 
 
 async def list_page(reader: Reader, query: JobQuery, tenant: str) -> JobPage:
@@ -237,7 +237,7 @@ async def list_attempts(reader: Reader, job_id: str) -> list[AttemptRecord]:
     return records
 
 
-def _record(row: Sequence[Any], *, payload: str | None, result: str | None) -> JobRecord:
+def _record(row: Sequence[Any], payload: str | None, result: str | None) -> JobRecord:
     (
         job_id, tenant, plugin, plugin_version, status, priority, tags, metadata, attempt, max_attempts, fence,
         event_count, batch_id, parent_id, schedule_id, webhook_id, fraction, message, error, artifacts, cancel_reason,
