@@ -84,7 +84,7 @@ class Chaos:
         """Start again what ended by itself, as any supervisor of processes would, for ever."""
         while True:
             self._restart_dead()
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.05)
 
     async def heal(self) -> None:
         """End every fault; all members run when it returns."""

@@ -27,8 +27,9 @@ REPLACED = Plan(
     profile="replace", replicas=2, seconds=40, faults=3, gap_s=0.2, clients=10, mix=SLOW, hurt=is_second, patience_s=4,
     workers=4, lease_s=20,
 )  # fmt: skip
-#: One service that ends itself in the middle of its work, and is started again.
-CRASH = Plan(profile="none", seconds=3, clients=6, mix=FAST, patience_s=4)
+#: One service that ends itself in the middle of its work, and is started again; another one beside it where one
+#: database takes several.
+CRASH = Plan(profile="none", seconds=3, clients=6, mix=FAST, patience_s=4, roles=("serve", "work"))
 
 #: Planted bug → the plan that must find it, the kinds of violation of which it must report one.
 PLANTED = {
