@@ -90,7 +90,9 @@ class Settings(BaseSettings):
     allow_anyone_who_reaches_this_port: bool = Field(
         False, description="Ask nobody for an API key, on any address: whoever reaches the port may do everything"
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line written")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe log line written; `debug` tells of jobs that succeeded too"
+    )
     log_format: Literal["auto", "console", "json"] = Field("auto", description="Log lines for people or for machines")
 
     @property
