@@ -103,7 +103,7 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory, postgres: Postgres) -> 
 
 @contextlib.contextmanager
 def _served(directory: Path, *options: str) -> Iterator[Process]:
-    with contextlib.closing(Process(directory, *options, "--workers", "2")) as service:
+    with contextlib.closing(Process(directory, *options, "--workers", "2", plugins=["raises"])) as service:
         yield service
         assert service.stop() == 0
 
