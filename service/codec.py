@@ -34,8 +34,7 @@ def check_document(value: Any) -> None:
     Refused: NaN and infinities, integers beyond 64 bits, U+0000, lone surrogates, keys that are not text, the reserved
     keys `$bytes` and `$blob`, nesting deeper than 64, cycles, and any other type. Tuples are not lists.
     """
-    if plain_text(value) is None:
-        _check(value, "", 0)
+    _check(value, "", 0)
 
 
 def _check(value: Any, pointer: str, depth: int) -> None:

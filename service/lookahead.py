@@ -61,9 +61,9 @@ class Lookahead:
         try:
             async with asyncio.timeout(PATIENCE_S):
                 await granted
-        except BaseException:
-            was_granted = not granted.cancelled()
-            self._give(share if was_granted else 0.0)
+        except (TimeoutError, asyncio.CancelledError):
+            # What was granted in the same moment is for others, and so is the turn of who was first in line.
+            self._give(0.0 if granted.cancelled() else share)
             raise
 
     def _give(self, share: float) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from service.db.statements import Packed, Statement, StoredSize, batch, batch_table
+from service.db.statements import Packed, Statement, batch, batch_table
 
 Row = Sequence[Any]
 Fetch = Callable[..., Awaitable[list[Any]]]
@@ -27,14 +27,17 @@ class Lookup:
     def __init__(self, key: sa.Column[Any], *others: sa.Column[Any], bulky: Sequence[sa.Column[Any]]) -> None:
         columns = sa.select(key, *others, *bulky)
         wanted = sa.select(batch_table("wanted", key).c[0])
-        nothing = sa.literal_column("0", sa.Integer)
-        sizes = (sa.func.coalesce(StoredSize(column), nothing) for column in bulky)
-        small = columns.where(functools.reduce(operator.add, sizes) <= sa.literal_column(str(MOST_SIZE)))
+
+        def small(size: Callable[[sa.Column[Any]], sa.ColumnElement[int]]) -> sa.Select[Any]:
+            nothing = sa.literal_column("0", sa.Integer)
+            sizes = (sa.func.coalesce(size(column), nothing) for column in bulky)
+            return columns.where(functools.reduce(operator.add, sizes) <= sa.literal_column(str(MOST_SIZE)))
+
         self._one = Statement(columns.where(key == sa.bindparam("key")))
         self._small = Packed(
-            small.where(key.in_(wanted)),
+            small(sa.func.length).where(key.in_(wanted)),
             # An array is looked up in the index, however few the planner takes to be in the table.
-            on_postgresql=small.where(key == sa.any_(sa.func.array(wanted.scalar_subquery()))),
+            on_postgresql=small(sa.func.pg_column_size).where(key == sa.any_(sa.func.array(wanted.scalar_subquery()))),
         )
 
     async def small_rows(self, fetch: Fetch, keys: set[str]) -> dict[str, Row]:

@@ -194,16 +194,6 @@ class JsonHas(sa.ColumnElement[bool]):
         self.value = value
 
 
-class StoredSize(sa.ColumnElement[int]):
-    """How much a JSON column holds: characters on SQLite, bytes as they are stored on PostgreSQL."""
-
-    inherit_cache = False
-    type = sa.Integer()
-
-    def __init__(self, column: sa.ColumnElement[Any]) -> None:
-        self.column = column
-
-
 class ThisTransaction(sa.ColumnElement[int]):
     """The number of the writing transaction; NULL on SQLite, where transactions end in the order of their writes."""
 
@@ -257,16 +247,6 @@ class PlaceOrder(sa.ColumnElement[Any]):
         self.tx = tx
         self.position = position
         self.direction = "DESC" if newest_first else "ASC"
-
-
-@compiles(StoredSize, "sqlite")
-def _sqlite_size(element: StoredSize, compiler: SQLCompiler, **more: Any) -> str:
-    return f"length({compiler.process(element.column, **more)})"
-
-
-@compiles(StoredSize, "postgresql")
-def _postgresql_size(element: StoredSize, compiler: SQLCompiler, **more: Any) -> str:
-    return f"pg_column_size({compiler.process(element.column, **more)})"
 
 
 @compiles(ThisTransaction, "sqlite")

@@ -25,7 +25,8 @@ class Shifts:
     """At most so many at once, and of each plugin as many as it says. Calls wait in the order of their coming.
 
     Only a plugin that calls itself short gets calls behind one another, and only while nobody waits for a slot who came
-    before: so what is not short is never kept waiting by what is. `on_end` takes the worker of a shift that is over.
+    before: who does waits for the few calls that are on their way and for no more. `on_end` takes the worker of a shift
+    that is over.
     """
 
     def __init__(self, slots: int, on_end: Callable[[WorkerProcess], None]) -> None:

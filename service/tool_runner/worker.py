@@ -264,9 +264,7 @@ class Worker:
         self._meter.reset()
         printed_before = self._printed_bytes()
         reply, is_fit = self._execute(plugin, header, payload, execution)
-        measured: dict[str, Any] = {
-            "run_s": execution.run_s, "peak_bytes": self._meter.peak(), **self._cpu_taken()
-        }  # fmt: skip
+        measured: dict[str, Any] = {"run_s": execution.run_s, "peak_bytes": self._meter.peak(), **self._cpu_taken()}
         has_left_processes = self._has_left_processes()
         execution.finish()
         self._tidy()
@@ -291,7 +289,7 @@ class Worker:
     ) -> tuple[dict[str, Any], bool]:
         """The reply, and whether the process is fit for another call."""
         with suppress(FileExistsError):
-            os.mkdir(self._job_folder)  # noqa: PTH102  # without a look at what is there
+            os.mkdir(self._job_folder)  # noqa: PTH102  # a Path would look at what is there, for each call
         os.chdir(self._folder)
         context = Context(
             job_id=header["job_id"],

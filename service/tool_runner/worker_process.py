@@ -1,4 +1,4 @@
-"""One worker process as the service sees it: its channel, its clocks, its end."""
+"""One worker process as the service sees it: the calls it is sent, their clocks and limits, its end."""
 
 from __future__ import annotations
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 
 import pytest
 
 from service.calls import current_call
+from service.models import JobStatus
 from tests.jobs.test_contract_edges import execute, returning
 
 __all__ = ["execute"]
@@ -14,8 +16,23 @@ __all__ = ["execute"]
 
 @pytest.mark.parametrize(
     "value",
-    ["a\0b", "\ud800", float("nan"), float("inf"), 2**63, -(2**63) - 1, {"a\0": 1}, {"\udfff": 1}, {1, 2}],
-    ids=["NUL", "lone surrogate", "NaN", "infinity", "2^63", "-2^63-1", "NUL key", "surrogate key", "set"],
+    [
+        "a\0b",
+        "\ud800",
+        float("nan"),
+        float("inf"),
+        2**63,
+        -(2**63) - 1,
+        {"a\0": 1},
+        {"\udfff": 1},
+        {1, 2},
+        JobStatus.SUCCESS,
+        Counter("a"),
+    ],
+    ids=[
+        *("NUL", "lone surrogate", "NaN", "infinity", "2^63", "-2^63-1", "NUL key", "surrogate key", "set"),
+        *("a kind of text", "a kind of dict"),
+    ],
 )
 async def test_a_result_that_no_database_holds_is_invalid_output(jobs, execute, value):
     execute(returning(({"deep": [{"value": value}]}, {})))
