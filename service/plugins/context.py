@@ -24,8 +24,7 @@ Emit = Callable[[dict[str, Any], Sequence[bytes]], None]
 class Context:
     """One execution as its plugin sees it; passed to `run` where its signature has `context`.
 
-    `deadline` is the Unix time in seconds at which the execution is killed. `tmp` is a folder of this execution alone:
-    empty at its start, removed after it. `log` is a standard logger.
+    `deadline` is the Unix time in seconds at which the execution is killed. `log` is a standard logger.
     """
 
     def __init__(
@@ -34,18 +33,23 @@ class Context:
         job_id: str,
         attempt: int,
         deadline: float,
-        tmp: Path,
+        tmp: Callable[[], Path],
         emit: Emit,
         is_cancelled: Callable[[], bool],
     ) -> None:
         self.job_id = job_id
         self.attempt = attempt
         self.deadline = deadline
-        self.tmp = tmp
         self.log = logging.getLogger("plugin")
+        self._tmp = tmp
         self._emit = emit
         self._is_cancelled = is_cancelled
         self._artifacts: set[str] = set()
+
+    @property
+    def tmp(self) -> Path:
+        """A folder of this execution alone: empty when it is first asked for, removed after the execution."""
+        return self._tmp()
 
     def progress(self, fraction: float, message: str = "") -> None:
         """Tell how far the work is: `fraction` in 0..1 (what lies outside is clamped) and a short note.

@@ -11,7 +11,8 @@ from typing import Final
 
 from service.tool_runner.frames import Frame, FrameDecoder, FrameError
 
-_READ_SIZE: Final = 131_072
+#: `recv` allocates all of it each time; from 128 KiB on that is a mapping of its own, 13 us instead of 2.5.
+_READ_SIZE: Final = 65_536
 _WRITE_SIZE: Final = 1_048_576
 
 

@@ -44,7 +44,8 @@ MAX_ARTIFACTS: Final = 1_000
 #: More than an exception may ask to wait before the next attempt, and still a number that every frame holds.
 MAX_SECONDS: Final = 1e9
 
-_READ_SIZE: Final = 262_144
+#: `recv` allocates all of it each time; from 128 KiB on that is a mapping of its own, 13 us instead of 2.5.
+_READ_SIZE: Final = 65_536
 _KIND_OF: Final = {"progress": Kind.PROGRESS, "metric": Kind.METRIC, "artifact": Kind.ARTIFACT}
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 36, 38
@@ -288,14 +289,12 @@ class Worker:
         self, plugin: LoadedPlugin, header: dict[str, Any], payload: dict[str, Any], execution: Execution
     ) -> tuple[dict[str, Any], bool]:
         """The reply, and whether the process is fit for another call."""
-        with suppress(FileExistsError):
-            os.mkdir(self._job_folder)  # noqa: PTH102  # a Path would look at what is there, for each call
         os.chdir(self._folder)
         context = Context(
             job_id=header["job_id"],
             attempt=header["attempt"],
             deadline=time.time() + header["timeout_s"],
-            tmp=self._job_folder,
+            tmp=self._temporary_folder,
             emit=execution.emit,
             is_cancelled=execution.is_cancelled,
         )
@@ -368,16 +367,17 @@ class Worker:
             return not self._residents or not self._children() | self._children() <= self._residents
         return False
 
+    def _temporary_folder(self) -> Path:
+        """Made when it is asked for: most calls need none, and it would be a tenth of what a short one costs."""
+        self._job_folder.mkdir(exist_ok=True)
+        return self._job_folder
+
     def _tidy(self) -> None:
         for stream in (sys.stdout, sys.stderr):
             with suppress(Exception):
                 stream.flush()
-        with suppress(OSError):
-            for entry in os.scandir(self._job_folder):
-                if entry.is_dir(follow_symlinks=False):
-                    shutil.rmtree(entry.path, ignore_errors=True)
-                else:
-                    os.unlink(entry.path)  # noqa: PTH108  # an entry, not a Path
+        if os.path.lexists(self._job_folder):  # a forked process may have asked for it too
+            shutil.rmtree(self._job_folder, ignore_errors=True)
 
 
 def _packed(kind: Kind, reply: dict[str, Any], result_bytes: int) -> list[bytes]:

@@ -56,7 +56,7 @@ def context(sent: Sent, tmp_path: Path) -> Context:
         job_id="01890000-0000-7000-8000-000000000000",
         attempt=1,
         deadline=2_000_000_000.0,
-        tmp=tmp_path,
+        tmp=lambda: tmp_path,
         emit=sent.emit,
         is_cancelled=lambda: sent.cancelled,
     )
