@@ -52,6 +52,7 @@ from service.models import (
     JobRecord,
     JobRequest,
     JobStatus,
+    JobVersion,
     Pair,
     Progress,
     StoredArtifact,
@@ -208,6 +209,10 @@ class JobManagementService:
         if record is None:
             raise JobNotFoundError(job_id)
         return record
+
+    async def is_at(self, job_id: str, version: JobVersion, *, tenant: str = DEFAULT_TENANT) -> bool:
+        """Whether a record of that version, read before, is what `get_record` would give now."""
+        return await job_queries.get_version(self._database.reader, job_id, tenant) == version
 
     async def wait_for(
         self, job_id: str, timeout_s: float, *, tenant: str = DEFAULT_TENANT, known_events: int | None = None

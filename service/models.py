@@ -205,6 +205,13 @@ class Progress:
     message: str
 
 
+class JobVersion(NamedTuple):
+    """Tells a state of a job from all others under its id: an id may be used again once its job was deleted."""
+
+    created_at: Timestamp
+    event_count: int
+
+
 @dataclasses.dataclass(slots=True, kw_only=True)  # not frozen: that would make each five times as dear
 class JobRecord:
     """One row of `jobs` as readers see it.
@@ -243,6 +250,11 @@ class JobRecord:
     expires_at: Timestamp | None
     started_at: Timestamp | None
     finished_at: Timestamp | None
+
+    @property
+    def version(self) -> JobVersion:
+        """The state that this record shows."""
+        return JobVersion(self.created_at, self.event_count)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

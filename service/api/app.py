@@ -10,6 +10,7 @@ from aiohttp.typedefs import Handler
 
 from service.api.access import Gate
 from service.api.description import Description
+from service.api.ended_jobs import EndedJobs
 from service.api.middleware import guard
 from service.api.open_streams import OpenStreams
 from service.api.resources import Resource, read_files
@@ -66,6 +67,7 @@ def create_app(
         metrics=metrics,
         gate=gate,
         following=following,
+        ended_jobs=EndedJobs(),
         streams=streams,
         stream_s=settings.stream_s,
         max_body_bytes=max_body_bytes,

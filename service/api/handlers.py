@@ -18,6 +18,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from service.access import Caller
 from service.api import files, views
 from service.api.bulk_inputs import check_chosen_id
+from service.api.ended_jobs import Answer
 from service.api.inputs import job_query, preferred_wait_s
 from service.api.problems import Problem
 from service.api.services import Services
@@ -95,20 +96,36 @@ async def list_jobs(services: Services, request: web.Request, arguments: Argumen
 
 async def get_job(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
     """The record, once the job has ended, is not any more as the client knows it, or the wait is over."""
+    job_id, tenant = request.match_info["job_id"], arguments.caller.tenant
     known = arguments.headers.get("If-None-Match", "")
+    answer = services.ended_jobs.find(job_id)
+    if answer is not None:
+        if await services.jobs.is_at(job_id, answer.version, tenant=tenant):
+            if _is_known(known, answer.etag):
+                return _not_modified(answer.etag)
+            return _body(answer.body, headers={hdrs.ETAG: answer.etag})
+        services.ended_jobs.forget(job_id)
     counted = _COUNT_IN_ETAG.search(known)
     job = await services.jobs.wait_for(
-        request.match_info["job_id"],
-        arguments.query.get("wait", 0),
-        tenant=arguments.caller.tenant,
-        known_events=int(counted[1]) if counted else None,
+        job_id, arguments.query.get("wait", 0), tenant=tenant, known_events=int(counted[1]) if counted else None
     )
     place = await services.following.queue_place(job)
     etag = views.job_etag(job, place)
-    if known.strip() == "*" or etag in _ETAG.findall(known):
-        return web.Response(status=HTTPStatus.NOT_MODIFIED, headers={hdrs.ETAG: etag})
+    if _is_known(known, etag):
+        return _not_modified(etag)
     body = await _beside(lambda: orjson.dumps(views.job_view(job, place)), job.payload, job.result)
+    if job.status.is_terminal:
+        services.ended_jobs.keep(job.id, Answer(job.version, etag, body))
     return _body(body, headers={hdrs.ETAG: etag})
+
+
+def _is_known(known: str, etag: str) -> bool:
+    """Whether a client that has what `If-None-Match` says needs no other answer."""
+    return known != "" and (known.strip() == "*" or etag in _ETAG.findall(known))
+
+
+def _not_modified(etag: str) -> web.Response:
+    return web.Response(status=HTTPStatus.NOT_MODIFIED, headers={hdrs.ETAG: etag})
 
 
 async def get_result(services: Services, request: web.Request, arguments: Arguments) -> web.Response:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from service.api.access import Gate
+from service.api.ended_jobs import EndedJobs
 from service.api.open_streams import OpenStreams
 from service.api.resources import Resource
 from service.control_management import PluginControlService
@@ -67,6 +68,7 @@ class Services:
     metrics: Metrics
     gate: Gate
     following: FollowingService
+    ended_jobs: EndedJobs
     streams: OpenStreams
     stream_s: float
     max_body_bytes: int

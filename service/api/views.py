@@ -234,9 +234,9 @@ def job_view(job: JobRecord, place: QueuePlace | None = None) -> JobView:
 
 
 def job_etag(job: JobRecord, place: QueuePlace) -> str:
-    """The version of `job_view`: each change of a job is an event, and counted."""
+    """The version of `job_view`: each change of a job is an event, and counted; the count comes first."""
     waiting = "" if place.position is None else f".{place.position}.{place.eta_s or ''}"
-    return f'W/"{job.event_count}{waiting}"'
+    return f'W/"{job.event_count}.{job.created_at}{waiting}"'
 
 
 def _progress(progress: Progress | None) -> ProgressView | None:

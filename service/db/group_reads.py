@@ -24,11 +24,13 @@ MOST_SIZE: Final = 32_768
 class Lookup:
     """Columns of a table by the first of them, which is unique; `bulky` are those that may hold much."""
 
-    def __init__(self, key: sa.Column[Any], *others: sa.Column[Any], bulky: Sequence[sa.Column[Any]]) -> None:
+    def __init__(self, key: sa.Column[Any], *others: sa.Column[Any], bulky: Sequence[sa.Column[Any]] = ()) -> None:
         columns = sa.select(key, *others, *bulky)
         wanted = sa.select(batch_table("wanted", key).c[0])
 
         def small(size: Callable[[sa.Column[Any]], sa.ColumnElement[int]]) -> sa.Select[Any]:
+            if not bulky:
+                return columns
             nothing = sa.literal_column("0", sa.Integer)
             sizes = (sa.func.coalesce(size(column), nothing) for column in bulky)
             return columns.where(functools.reduce(operator.add, sizes) <= sa.literal_column(str(MOST_SIZE)))

@@ -23,6 +23,7 @@ from service.models import (
     JobQuery,
     JobRecord,
     JobStatus,
+    JobVersion,
     Progress,
     Standing,
     StoredArtifact,
@@ -38,6 +39,7 @@ _SUMMARY: Final = (
     jobs.c.created_at, jobs.c.run_at, jobs.c.expires_at, jobs.c.started_at, jobs.c.finished_at,
 )  # fmt: skip
 _JOB = Lookup(*_SUMMARY, bulky=(jobs.c.payload, jobs.c.result))
+_VERSION = Lookup(jobs.c.id, jobs.c.tenant, jobs.c.created_at, jobs.c.event_count)
 _OUTCOME = Lookup(*_SUMMARY, bulky=(jobs.c.result,))
 _SELECT_ATTEMPTS = Statement(
     sa.select(*(job_attempts.c[field.name] for field in dataclasses.fields(AttemptRecord)))
@@ -156,6 +158,12 @@ async def get(reader: Reader, job_id: str, tenant: str) -> JobRecord | None:
     if row is None or row[1] != tenant:
         return None
     return await off_loop(row[-2:], _record, row[:-2], row[-2], row[-1])
+
+
+async def get_version(reader: Reader, job_id: str, tenant: str) -> JobVersion | None:
+    """The state in which a job is, or None."""
+    row = await reader.look_up(_VERSION, job_id)
+    return None if row is None or row[1] != tenant else JobVersion(row[2], row[3])
 
 
 async def get_outcome(reader: Reader, job_id: str) -> JobRecord | None:
