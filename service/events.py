@@ -24,6 +24,7 @@ class EventBus:
     def __init__(self) -> None:
         self._watchers: dict[str, set[asyncio.Event]] = collections.defaultdict(set)
         self.work = asyncio.Event()
+        self.claims = 0  # claims of due jobs that this process has asked the writer for
         self.controls = asyncio.Event()
         self.schedules = asyncio.Event()
         self.anything = asyncio.Event()  # set with every wake-up, for whoever follows all jobs
@@ -52,9 +53,18 @@ class EventBus:
         self.heard(what)
         self.tell_others(what)
 
-    def work_arrived(self) -> None:
-        """There may be something to claim."""
-        self.changed(WORK)
+    def work_arrives(self) -> int:
+        """The writer is asked for something to claim just now: a claim may share the commit. See `work_arrived`."""
+        self.work.set()
+        return self.claims
+
+    def work_arrived(self, claims: int | None = None) -> None:
+        """There may be something to claim, if no claim was asked for since `work_arrives` said `claims`."""
+        if claims is None or claims == self.claims:
+            self.changed(WORK)
+        else:
+            self.anything.set()
+            self.tell_others(WORK)
 
     def heard(self, what: str) -> None:
         """Another process says that there is `WORK`, or that `CONTROLS`, `SCHEDULES` or a job have changed."""

@@ -209,12 +209,12 @@ class Intake:
             self._database.ground.check_intake()
             yield
 
-    def recorded(self, plugins: Iterable[str], *, has_due: bool = True) -> None:
-        """New jobs of `plugins` are committed; `has_due` says that one of them may run now."""
+    def recorded(self, plugins: Iterable[str], *, has_due: bool = True, claims: int | None = None) -> None:
+        """New jobs of `plugins` are committed; `has_due` says that one of them may run now (see `work_arrived`)."""
         for plugin, count in Counter(plugins).items():
             self._count_submitted(plugin).inc(count)
         if has_due:
-            self._events.work_arrived()
+            self._events.work_arrived(claims)
 
     # --- parts ---------------------------------------------------------------------------------------------------
 
@@ -291,9 +291,11 @@ class Intake:
 
     async def _insert(self, new: NewJob) -> Inserted:
         self._database.ground.check_intake()
+        is_due = new.run_at <= new.created_at
+        claims = self._events.work_arrives() if is_due else None
         inserted = await self._database.writer.write(job_inserts.insert, new)
         if not inserted.replayed:
-            self.recorded([new.plugin], has_due=new.run_at <= new.created_at)
+            self.recorded([new.plugin], has_due=is_due, claims=claims)
         return inserted
 
     async def _known(self, request: JobRequest, tenant: str) -> tuple[Inserted, str | None] | None:

@@ -487,7 +487,9 @@ class JobManagementService:
             job_id=job_id,
         )
         trusted_until = self._trusted_until()
-        claimed = await self._database.writer.write(job_claims.claim, claim)
+        if job_id is None:
+            self._events.claims += 1
+        claimed = await self._database.writer.write(job_claims.claim, claim, last=True)
         tasks = []
         for job in claimed:
             task = asyncio.create_task(self.execute(job), name=f"job {job.id}")

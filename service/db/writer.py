@@ -26,6 +26,7 @@ log = structlog.get_logger(__name__)
 class _Write:
     operation: Operation[Any, Any]
     item: Any
+    last: bool
     done: asyncio.Future[Any]
 
     def fail(self, error: Exception) -> None:
@@ -78,8 +79,8 @@ class Writer:
             self._closing.set()
             await asyncio.wait([self._task])
 
-    async def write(self, operation: Operation[Item, Outcome], item: Item) -> Outcome:
-        """Apply one item; its outcome, once committed.
+    async def write(self, operation: Operation[Item, Outcome], item: Item, *, last: bool = False) -> Outcome:
+        """Apply one item; its outcome, once committed. With `last` it sees everything that was asked for before it.
 
         Raises `ServiceUnavailableError` when the database takes no writes now (locked from outside, disk full, away,
         closed), `RefusedError` when it refuses this item.
@@ -88,7 +89,7 @@ class Writer:
         self.ground.check()
         if not self.is_alive:
             raise ServiceUnavailableError("The database is closed.")
-        self._queue.put_nowait(_Write(operation, item, done))
+        self._queue.put_nowait(_Write(operation, item, last, done))
         outcome = await done
         if failpoints.active:
             await failpoints.reach(_point(operation, "before_reply"))
@@ -154,6 +155,7 @@ class Writer:
 
     async def _take(self) -> list[_Write | None]:
         taken = [await self._queue.get()]
+        await asyncio.sleep(0)  # what was set off at the same time, as the claim of a job that arrives, comes along
         while len(taken) < MAX_BATCH and not self._queue.empty():
             taken.append(self._queue.get_nowait())
         return taken
@@ -188,9 +190,9 @@ class Writer:
                 write.done.set_result(outcome)
 
     async def _apply(self, connection: WriteConnection, writes: Sequence[_Write]) -> list[Any]:
-        """All of `writes` in one transaction, grouped by operation in the order of their first item."""
+        """All of `writes` in one transaction, grouped by operation, in the order of first items; `last` ones last."""
         groups: dict[Operation[Any, Any], list[int]] = {}
-        for index, write in enumerate(writes):
+        for index, write in sorted(enumerate(writes), key=lambda each: each[1].last):
             groups.setdefault(write.operation, []).append(index)
 
         async def apply(tx: Transaction) -> list[Any]:

@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy as sa
 from uuid_utils.compat import uuid7
 
-from service.db import job_inserts, job_queries
+from service.db import job_inserts, job_queries, schema
 from service.db.database import Database
 from service.db.job_inserts import NewJob
 from service.db.statements import Statement
@@ -50,6 +50,23 @@ async def test_writes_made_at_once_share_a_commit(database):
     await asyncio.gather(*(database.writer.write(job_inserts.insert, new_job()) for _ in range(100)))
     assert sum(sizes) == 100
     assert len(sizes) < 10
+
+
+async def test_a_last_write_sees_all_that_was_asked_for_before_it(database):
+    sizes: list[int] = []
+    database.writer.on_commit = sizes.append
+
+    async def count(tx, items):
+        ((found,),) = await tx.fetch(Statement(sa.select(sa.func.count()).select_from(schema.jobs)))
+        return [found] * len(items)
+
+    await asyncio.gather(
+        database.writer.write(count, None, last=True),
+        database.writer.write(job_inserts.insert, new_job()),
+        seen := asyncio.create_task(database.writer.write(count, None, last=True)),
+    )
+    assert sizes == [3]
+    assert seen.result() == 1
 
 
 async def test_an_item_the_database_refuses_costs_nobody_else(database):

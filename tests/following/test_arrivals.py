@@ -1,0 +1,29 @@
+"""A job that arrives while a worker is free is claimed in the commit of its row; none is forgotten otherwise."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.following.conftest import Client, Start
+
+
+async def test_a_job_for_which_a_worker_is_free_runs_once_it_is_recorded(client: Client) -> None:
+    await client.ended(await client.submit())
+    started = 0
+    for _ in range(20):
+        await asyncio.sleep(0.05)  # the claim after the end of the last job is through
+        job_id = await client.submit()
+        async with client.get(f"/v1/jobs/{job_id}") as answer:
+            started += (await answer.json())["status"] != "PENDING"
+        await client.ended(job_id)
+    assert started > 10
+
+
+async def test_what_arrives_at_once_waits_for_no_poll(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.dispatcher.POLL_S", 600)
+    async with start(workers=1) as client:
+        for _ in range(10):
+            jobs = await asyncio.gather(*(client.submit() for _ in range(5)))
+            await asyncio.gather(*map(client.ended, jobs))
