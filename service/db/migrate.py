@@ -54,7 +54,7 @@ async def upgrade(database_url: str, *, script_location: Path | None = None) -> 
     try:
         async with guarded(database_url) as copy, engine.begin() as connection:
             return await connection.run_sync(_upgrade, alembic_config(script_location), copy)
-    except (sa.exc.DatabaseError, OSError) as error:
+    except (sa.exc.DBAPIError, OSError) as error:
         cause = getattr(error, "orig", None) or error
         raise StartupError(
             f"The database {_name(database_url)} cannot be opened or migrated: {str(cause).splitlines()[0]}."

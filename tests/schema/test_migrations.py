@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import asyncpg
 import pytest
+import sqlalchemy as sa
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
@@ -142,3 +143,14 @@ def test_changed_views_are_made_anew(postgres_url):
     sql(postgres_url, "DROP VIEW report_attempts")
     asyncio.run(upgrade(postgres_url))
     assert sql(postgres_url, "SELECT * FROM report_attempts") == []
+
+
+def test_a_server_that_takes_no_connection_now_is_said_in_its_own_words(postgres_url):
+    role = f"refused_{str(sa.make_url(postgres_url).database)[-12:]}"  # roles are of the whole server
+    sql(postgres_url, f"CREATE ROLE {role} LOGIN PASSWORD 'choose-one' CONNECTION LIMIT 0")
+    try:
+        url = sa.make_url(postgres_url).set(username=role, password="choose-one")
+        with pytest.raises(StartupError, match="cannot be opened or migrated: too many connections"):
+            asyncio.run(upgrade(url.render_as_string(hide_password=False)))
+    finally:
+        sql(postgres_url, f"DROP ROLE {role}")
