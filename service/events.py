@@ -23,6 +23,7 @@ class EventBus:
 
     def __init__(self) -> None:
         self._watchers: dict[str, set[asyncio.Event]] = collections.defaultdict(set)
+        self._of_ends: dict[str, set[asyncio.Event]] = collections.defaultdict(set)
         self.work = asyncio.Event()
         self.claims = 0  # claims of due jobs that this process has asked the writer for
         self.controls = asyncio.Event()
@@ -33,20 +34,25 @@ class EventBus:
         self._topics = {WORK: self.work, CONTROLS: self.controls, SCHEDULES: self.schedules}
 
     @contextlib.contextmanager
-    def watch(self, job_id: str) -> Iterator[asyncio.Event]:
-        """An event that is set at every change of the job. Watch first, then read the row: no change slips between."""
+    def watch(self, job_id: str, *, only_end: bool = False) -> Iterator[asyncio.Event]:
+        """An event that is set at every change of the job; with `only_end` not at those that are known not to end it.
+
+        Watch first, then read the row: no change slips between.
+        """
+        watchers = self._of_ends if only_end else self._watchers
         changed = asyncio.Event()
-        self._watchers[job_id].add(changed)
+        watchers[job_id].add(changed)
         try:
             yield changed
         finally:
-            self._watchers[job_id].discard(changed)
-            if not self._watchers[job_id]:
-                del self._watchers[job_id]
+            watchers[job_id].discard(changed)
+            if not watchers[job_id]:
+                del watchers[job_id]
 
-    def job_changed(self, job_id: str) -> None:
-        """A change of the job is committed."""
-        self.changed(job_id)
+    def job_changed(self, job_id: str, *, ends: bool = True) -> None:
+        """A change of the job is committed, which may have ended it."""
+        self.heard(job_id, ends=ends)
+        self.tell_others(job_id)
 
     def changed(self, what: str) -> None:
         """A change of `CONTROLS`, `SCHEDULES` or a job is committed, or there is `WORK`."""
@@ -66,12 +72,13 @@ class EventBus:
             self.anything.set()
             self.tell_others(WORK)
 
-    def heard(self, what: str) -> None:
+    def heard(self, what: str, *, ends: bool = True) -> None:
         """Another process says that there is `WORK`, or that `CONTROLS`, `SCHEDULES` or a job have changed."""
         self.anything.set()
         self._topics.get(what, self.deliveries).set()
-        for changed in self._watchers.get(what, ()):
-            changed.set()
+        for watchers in (self._watchers, self._of_ends) if ends else (self._watchers,):
+            for changed in watchers.get(what, ()):
+                changed.set()
 
     def missed_some(self) -> None:
         """Others may have told anything meanwhile: everybody looks again."""
@@ -79,6 +86,6 @@ class EventBus:
         self.deliveries.set()
         for topic in self._topics.values():
             topic.set()
-        for watchers in self._watchers.values():
+        for watchers in (*self._watchers.values(), *self._of_ends.values()):
             for changed in watchers:
                 changed.set()

@@ -89,6 +89,7 @@ class _Execution:
     task: asyncio.Task[Pair | None]
     trusted_until: float
     lookahead: Lookahead | None  # None where the job is somebody's order, which waits for no place
+    claims: int | None = None  # as `EventBus.work_arrives` said when the end was handed to the writer
     in_plugin: bool = False
     ending: bool = False
     stopping: JobStatus | None = None
@@ -224,7 +225,7 @@ class JobManagementService:
         if timeout_s <= 0:
             return await self.get_record(job_id, tenant=tenant)
         end = asyncio.get_running_loop().time() + timeout_s
-        with self._events.watch(canonical_id(job_id)) as changed:
+        with self._events.watch(canonical_id(job_id), only_end=known_events is None) as changed:
             while True:
                 changed.clear()
                 record = await self.get_record(job_id, tenant=tenant)
@@ -371,13 +372,14 @@ class JobManagementService:
                 execution.in_plugin = False
         execution.ending = True
         execution.tell(report)
-        self._events.work_arrived()  # the claim that follows shares the commit of this end
         try:
-            outcome = await self._record(job, outcome, report, cancelled=execution.stopping is JobStatus.CANCELLED)
+            outcome = await self._record(execution, outcome, report)
         finally:
             del self._executions[job.id, job.fence]
             self._events.job_changed(job.id)
-            self._events.work_arrived()
+            # Until now it counted among those that run of its plugin, which may have a limit.
+            is_limited = bool(self._plugin_management.concurrency_limits())
+            self._events.work_arrived(None if is_limited else execution.claims)
         return None if outcome is None else outcome.pair
 
     async def promote_and_expire(self) -> int:
@@ -499,7 +501,7 @@ class JobManagementService:
             self._hold(task)
             tasks.append(task)
             self._count_transition(JobStatus.RUNNING, job.plugin).inc()
-            self._events.job_changed(job.id)
+            self._events.job_changed(job.id, ends=False)
         return tasks
 
     def _trusted_until(self) -> float:
@@ -573,20 +575,19 @@ class JobManagementService:
         else:
             if not is_held and (execution := self._executions.get((job.id, job.fence))) is not None:
                 self._lose(execution, "it is another runner's now")
-        self._events.job_changed(job.id)
+        self._events.job_changed(job.id, ends=False)
 
-    async def _record(
-        self, job: ClaimedJob, outcome: Outcome | None, report: CallReport, *, cancelled: bool
-    ) -> Outcome | None:
+    async def _record(self, execution: _Execution, outcome: Outcome | None, report: CallReport) -> Outcome | None:
         """Write the end of an execution; the outcome as recorded. What cannot be stored becomes a failure that can."""
+        job, cancelled = execution.job, execution.stopping is JobStatus.CANCELLED
         try:
-            await self._write_end(job, lambda: self._ending(job, outcome, report, cancelled=cancelled))
+            await self._write_end(execution, lambda: self._ending(job, outcome, report, cancelled=cancelled))
             return outcome
         except Exception as error:
             log.exception("an outcome could not be stored", plugin=job.plugin)
             why = str(error) if isinstance(error, ServiceError) else "see the service's log."
             refused = failed(ErrorType.INTERNAL, f"The outcome could not be stored: {why}", job.plugin)
-            await self._write_end(job, lambda: self._ending(job, refused, CallReport(), cancelled=False))
+            await self._write_end(execution, lambda: self._ending(job, refused, CallReport(), cancelled=False))
             return refused
 
     async def _ending(self, job: ClaimedJob, outcome: Outcome | None, report: CallReport, *, cancelled: bool) -> Ending:
@@ -605,11 +606,12 @@ class JobManagementService:
             case None:
                 return make(status=JobStatus.PENDING)
 
-    async def _write_end(self, job: ClaimedJob, make: Callable[[], Awaitable[Ending]]) -> None:
+    async def _write_end(self, execution: _Execution, make: Callable[[], Awaitable[Ending]]) -> None:
         """Retries while nothing can be stored: the outcome is nowhere else. Gives up only with the service."""
         while True:
             try:
                 ending = await make()  # its bytes go to files, whose disk may be full too
+                execution.claims = self._events.work_arrives()
                 status = await self._database.writer.write(job_endings.end, ending)
             except ServiceUnavailableError as error:
                 if error.retry_after_s is None:
@@ -620,7 +622,7 @@ class JobManagementService:
                 log.debug("outcome not written yet", error=str(error))
                 await asyncio.sleep(_RETRY_STORE_S)
             else:
-                self._tell_end(job, ending, status)
+                self._tell_end(execution.job, ending, status)
                 return
 
     def _tell_end(self, job: ClaimedJob, ending: Ending, status: JobStatus | None) -> None:

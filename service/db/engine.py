@@ -17,7 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from service.errors import StartupError
 
 BUSY_TIMEOUT_MS: Final = 5_000
-_CACHE_KIB: Final = 64 * 1024
+#: Pages of the file that the writer holds, and the readers together; beyond that the system's own cache has them.
+_CACHE_KIB: Final = 16 * 1024
 _JOURNAL_LIMIT_BYTES: Final = 64 * 1024 * 1024
 _MIGRATION_LOCK_TIMEOUT: Final = "10s"
 #: How long a process waits for another one's migration of the same file.

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from service.events import EventBus
 from tests.following.conftest import Client, Start
 
 
@@ -27,3 +28,20 @@ async def test_what_arrives_at_once_waits_for_no_poll(start: Start, monkeypatch:
         for _ in range(10):
             jobs = await asyncio.gather(*(client.submit() for _ in range(5)))
             await asyncio.gather(*map(client.ended, jobs))
+
+
+async def test_who_waits_for_an_end_is_not_woken_by_what_is_none() -> None:
+    events = EventBus()
+    with events.watch("a") as changed, events.watch("a", only_end=True) as ended, events.watch("b") as other:
+        events.job_changed("a", ends=False)
+        assert (changed.is_set(), ended.is_set()) == (True, False)
+        events.job_changed("a")
+        assert ended.is_set()
+        assert not other.is_set()
+        ended.clear()
+        events.heard("a")  # of another process, which says no more than that
+        assert ended.is_set()
+        ended.clear()
+        events.missed_some()
+        assert ended.is_set()
+        assert other.is_set()
