@@ -15,6 +15,8 @@ from pathlib import Path
 
 import requests
 
+from tests.built_in import install_only
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Accepted:
@@ -33,6 +35,7 @@ class Process:
         self._log = data_dir.with_name(f"{data_dir.name}.log")
         module = ["tests.durability.planted", bug] if bug else ["service"]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("JOBSERVICE_")}
+        environment["PYTHONPATH"] = str(install_only(data_dir.parent, ["echo"]))
         with self._log.open("ab") as log:
             self.popen = subprocess.Popen(
                 [*wrapper, sys.executable, "-m", *module, "serve", "--port", "0", "--data-dir", str(data_dir)],

@@ -19,23 +19,28 @@ import requests
 
 from service.failpoints import VARIABLE
 from service.tool_runner.processes import MARKER
+from tests.built_in import install_only
 from tests.hostile_plugins import install
 
 
 class Process:
-    """`jobservice serve` on `data_dir`, with these of the hostile plugins installed beside those built in."""
+    """`jobservice serve` on `data_dir`, with these of the plugins built in and these of the hostile ones installed."""
 
     def __init__(
         self,
         data_dir: Path,
         *options: str,
         prefix: Sequence[str] = (),
+        built_in: Sequence[str] = ("echo", "sleep"),
         plugins: Sequence[str] = (),
         failpoints: str | None = None,
     ) -> None:
         self.data_dir = data_dir
         self.log = data_dir.with_suffix(".log")
         environment = {name: value for name, value in os.environ.items() if not name.startswith("JOBSERVICE_")}
+        environment["PYTHONPATH"] = str(install_only(data_dir.parent, built_in))
+        if plugins:
+            environment["PYTHONPATH"] += f":{install(data_dir.parent, plugins)}"
         if failpoints is not None:
             environment[VARIABLE] = failpoints
         with self.log.open("ab") as log:
@@ -52,7 +57,7 @@ class Process:
                     str(data_dir),
                     *options,
                 ],
-                env=environment | ({"PYTHONPATH": str(install(data_dir.parent, plugins))} if plugins else {}),
+                env=environment,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,

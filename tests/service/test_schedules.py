@@ -122,7 +122,7 @@ def test_a_pause_survives_the_process_that_was_told(serve):
     call(first, "POST", "/v1/plugins/sleep/pause")
     waiting = first.submit("sleep", {"seconds": 0})
     first.kill()
-    second = serve()
+    second = serve(built_in=["echo", "image_info", "sleep"])
     refused = requests.post(f"{second.url}/v1/plugins/echo/jobs", json={}, timeout=30)
     assert (refused.status_code, refused.json()["type"]) == (409, "/problems/plugin-paused")
     assert (

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import aiohttp
 
 from service.failpoints import VARIABLE
+from tests.built_in import install_only
 
 PLUGINS = Path(__file__).parent / "plugins"
 ROOT = Path(__file__).parents[2]
@@ -215,15 +216,19 @@ def free_port() -> int:
         return port
 
 
-def environment(**settings: Any) -> dict[str, str]:
-    """What members start with: nobody's settings but these, and the torture plugin installed."""
+def environment(plugins: str, **settings: Any) -> dict[str, str]:
+    """What members start with: nobody's settings but these, and what is installed in the folders `plugins`."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("JOBSERVICE_")}
     chosen = {f"JOBSERVICE_{name.upper()}": str(value) for name, value in settings.items()}
-    return {**inherited, **chosen, "PYTHONPATH": str(PLUGINS)}
+    return {**inherited, **chosen, "PYTHONPATH": plugins}
 
 
 def fleet(roles: Sequence[str], folder: Path, settings: Mapping[str, Any], launcher: Sequence[str]) -> list[Member]:
-    """A member for each role; ports stay the same over restarts, so that clients find them again."""
+    """A member for each role, with the torture plugin alone.
+
+    Ports stay the same over restarts, so that clients find them again.
+    """
+    plugins = f"{install_only(folder, ())}:{PLUGINS}"
     members = []
     for number, role in enumerate(roles, 1):
         port = free_port()
@@ -233,7 +238,7 @@ def fleet(roles: Sequence[str], folder: Path, settings: Mapping[str, Any], launc
                 name=name,
                 role=role,
                 command=[*launcher, role],
-                environment=environment(**settings, **({"port": port} if role == "serve" else {})),
+                environment=environment(plugins, **settings, **({"port": port} if role == "serve" else {})),
                 log=folder / f"{name}.log",
                 url=f"http://127.0.0.1:{port}" if role == "serve" else None,
             )
