@@ -38,8 +38,17 @@ def pool(settings: Settings) -> WorkerPool:
     return WorkerPool(settings)
 
 
+@pytest.fixture(scope="session")
+def settled() -> None:
+    """What stays of the tests before these is looked through for garbage once, not before each of these."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
-async def runner(pool: WorkerPool, sources: dict[str, PluginSource], settings: Settings) -> AsyncIterator[ToolRunner]:
+async def runner(
+    settled: None, pool: WorkerPool, sources: dict[str, PluginSource], settings: Settings
+) -> AsyncIterator[ToolRunner]:
     gc.collect()
     before = descriptors()
     runner = ToolRunner(pool, sources, settings)
