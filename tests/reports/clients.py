@@ -47,7 +47,8 @@ def _text(value: Any) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)) or value is pandas.NaT:
         return ""
     number = isinstance(value, float) or (isinstance(value, str) and re.fullmatch(r"-?\d+\.\d+(e-?\d+)?", value))
-    return f"{float(value):.3f}" if number else str(value)
+    # Some print a whole number of seconds as 0, others as 0.0.
+    return f"{float(value):.3f}".rstrip("0").removesuffix(".") if number else str(value)
 
 
 # SQLite

@@ -51,12 +51,12 @@ def acknowledged_before_commit() -> None:
     made: dict[str | None, Inserted] = {}
     tasks = set()
 
-    async def hasty(self: Writer, operation: Any, item: Any) -> Any:
+    async def hasty(self: Writer, operation: Any, item: Any, **more: Any) -> Any:
         if operation is not job_inserts.insert:
-            return await write(self, operation, item)
+            return await write(self, operation, item, **more)
         if item.idempotency_key not in made:
             made[item.idempotency_key] = Inserted(id=item.id, replayed=False, request_hash=item.request_hash)
-            tasks.add(asyncio.ensure_future(write(self, operation, item)))
+            tasks.add(asyncio.ensure_future(write(self, operation, item, **more)))
         return made[item.idempotency_key]
 
     Writer.write = hasty
