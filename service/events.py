@@ -50,13 +50,12 @@ class EventBus:
                 del watchers[job_id]
 
     def job_changed(self, job_id: str, *, ends: bool = True) -> None:
-        """A change of the job is committed, which may have ended it."""
-        self.heard(job_id, ends=ends)
-        self.tell_others(job_id)
+        """A change of the job is committed; `ends` says that it may have ended it."""
+        self.changed(job_id, ends=ends)
 
-    def changed(self, what: str) -> None:
+    def changed(self, what: str, *, ends: bool = True) -> None:
         """A change of `CONTROLS`, `SCHEDULES` or a job is committed, or there is `WORK`."""
-        self.heard(what)
+        self.heard(what, ends=ends)
         self.tell_others(what)
 
     def work_arrives(self) -> int:
