@@ -18,8 +18,8 @@ from service.access import ANYONE, Caller, Rate, Role
 from service.api.problems import Problem
 from service.key_management import KeyManagementService
 
-#: Where a request keeps the headers that tell how much is left of its rate, for the answer, whatever that is.
-RATE_HEADERS: Final = web.RequestKey("rate_headers", dict[str, str])
+#: Where a request keeps headers for its answer, whatever that is.
+ANSWER_HEADERS: Final = web.RequestKey("answer_headers", dict[str, str])
 _CHALLENGE: Final = 'Bearer realm="jobservice"'
 _BEARER: Final = re.compile(r"bearer +([0-9A-Za-z._~+/=-]{1,200})", re.ASCII | re.IGNORECASE)
 
@@ -110,7 +110,7 @@ class Gate:
         if bucket is None or bucket.rate != rate:
             bucket = self._buckets[caller.key_id] = _Bucket(rate, self._clock())
         wait_s = bucket.take(self._clock())
-        request[RATE_HEADERS] = bucket.headers()
+        request[ANSWER_HEADERS].update(bucket.headers())
         if wait_s > 0:
             raise Problem(
                 status=HTTPStatus.TOO_MANY_REQUESTS,

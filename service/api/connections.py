@@ -12,7 +12,7 @@ import structlog
 import uuid_utils
 from aiohttp import web
 
-from service.api.middleware import protect
+from service.api.middleware import REQUEST_ID, protect
 from service.api.problems import Problem, response_of
 from service.metrics import Metrics
 
@@ -163,7 +163,7 @@ class _Protocol(web.RequestHandler):
         kind, detail = BELOW.get(status, ("malformed-request", "The request is not HTTP as this service takes it."))
         request_id = str(uuid_utils.uuid7())
         response = response_of(Problem(status=HTTPStatus(status), kind=kind, detail=detail, close=True), request_id)
-        protect(response, request_id)
+        protect(response, {REQUEST_ID: request_id})
         return response
 
 

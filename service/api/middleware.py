@@ -8,7 +8,7 @@ import logging
 import re
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Final
 from urllib.parse import urlsplit
@@ -19,14 +19,14 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 from multidict import CIMultiDict
 
-from service.api.access import RATE_HEADERS
+from service.api.access import ANSWER_HEADERS
 from service.api.problems import Problem, bad_request, problem_of, response_of
 from service.metrics import Metrics
 from service.settings import Settings
 
 REQUEST_ID: Final = "X-Request-Id"
-_ID: Final = web.RequestKey("request_id", str)
 _SANE_ID: Final = re.compile(r"[0-9A-Za-z._-]{1,64}")
+_UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _READING: Final = frozenset({hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_OPTIONS})
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
@@ -46,8 +46,13 @@ def guard(settings: Settings, metrics: Metrics) -> Middleware:
         started = time.perf_counter()
         given = request.headers.get(REQUEST_ID, "")
         request_id = given if _SANE_ID.fullmatch(given) else str(uuid_utils.uuid7())
-        request[_ID] = request_id
-        structlog.contextvars.bind_contextvars(request_id=request_id)
+        request[ANSWER_HEADERS] = {REQUEST_ID: request_id}
+        match = request.match_info
+        job_id = match.get("job_id", "")
+        ids = {"request_id": request_id}
+        if _UUID.fullmatch(job_id):
+            ids["job_id"] = job_id
+        structlog.contextvars.bind_contextvars(**ids)
         try:
             _refuse_foreign(request, is_ours)
             response = await handler(request)
@@ -57,7 +62,7 @@ def guard(settings: Settings, metrics: Metrics) -> Middleware:
             response = response_of(problem_of(error) or _fault(error), request_id)
         if not response.prepared:
             finish(request, response)
-        resource = request.match_info.route.resource
+        resource = match.route.resource
         count(request.method, resource.canonical if resource else "unknown", response.status).inc()
         level = logging.DEBUG if response.status < HTTPStatus.BAD_REQUEST else logging.INFO
         if _levels.isEnabledFor(level):
@@ -79,15 +84,14 @@ _PROTECTION: Final = CIMultiDict({"X-Content-Type-Options": "nosniff", "Referrer
 
 def finish(request: web.Request, response: web.StreamResponse) -> None:
     """Give `response` all it needs beside what its handler knows; for streams, before they begin."""
-    protect(response, request[_ID])
-    if (rate_headers := request.get(RATE_HEADERS)) is not None:
-        response.headers.update(rate_headers)
+    given = request[ANSWER_HEADERS]
+    protect(response, given)
 
 
-def protect(response: web.StreamResponse, request_id: str) -> None:
-    """Give `response` the headers that every answer carries."""
+def protect(response: web.StreamResponse, given: Mapping[str, str]) -> None:
+    """Give `response` the headers that every answer carries, and those `given` beside them."""
     headers = response.headers
-    headers[REQUEST_ID] = request_id
+    headers.update(given)
     headers.update(_PROTECTION)
     headers.setdefault("Cache-Control", "no-store")
     headers.setdefault("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")

@@ -8,7 +8,6 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Literal
 
-import structlog
 from aiohttp import hdrs, web
 from pydantic import TypeAdapter
 
@@ -27,8 +26,6 @@ ANY: Final = "*/*"
 JSON_TYPE: Final = "application/json"
 NDJSON_TYPE: Final = "application/x-ndjson"
 EVENT_STREAM: Final = "text/event-stream"
-
-_UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,9 +105,6 @@ class Route:
         header_names = tuple(self.headers.__annotations__) if self.headers else ()
 
         async def endpoint(request: web.Request) -> web.StreamResponse:
-            job_id = request.match_info.get("job_id")
-            if job_id and _UUID.fullmatch(job_id):
-                structlog.contextvars.bind_contextvars(job_id=job_id)
             caller = await services.gate.admit(request, self.policy)
             query = inputs.check_query(query_adapter, request.query) if query_adapter and request.query_string else {}
             headers = inputs.check_headers(header_adapter, header_names, request.headers) if header_adapter else {}
