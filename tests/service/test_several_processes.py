@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -72,11 +73,29 @@ def test_a_start_leaves_what_another_process_runs(serve, postgres_url):
     assert [attempt["outcome"] for attempt in other.attempts(job)] == ["SUCCESS"]
 
 
+def pause_between_transactions(pid: int, url: str) -> None:
+    """Stop a process, the only one on its database, at a moment at which it holds no lock that others wait for.
+
+    They would wait until the server ends its transaction, a minute later.
+    """
+    open_ones = (
+        "SELECT count(*) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND xact_start IS NOT NULL AND pid <> pg_backend_pid()"
+    )
+    while True:
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(0.1)  # what the server was asked for before is through
+        if sql(url, open_ones) == [(0,)]:
+            return
+        os.kill(pid, signal.SIGCONT)
+        time.sleep(0.01)
+
+
 def test_what_a_paused_process_writes_late_changes_nothing_and_is_counted(serve, postgres_url):
     paused = serve("--database-url", postgres_url, "--lease-s", "2")
     job = paused.submit("sleep", {"seconds": 3})
     until(lambda: paused.job(job)["status"] == "RUNNING")
-    os.kill(paused.popen.pid, signal.SIGSTOP)
+    pause_between_transactions(paused.popen.pid, postgres_url)
     other = serve("--database-url", postgres_url, "--lease-s", "2")
     record = other.job(job, wait=60)
     attempts = other.attempts(job)
