@@ -14,6 +14,8 @@ from service.codec import BYTES_KEY, check_document, replace_marked
 
 MAX_HEADER_BYTES: Final = 4 * 1024 * 1024
 MAX_ATTACHMENTS: Final = 65_536
+#: What either end reads at once. `recv` allocates all of it; from 128 KiB on that is a mapping, 13 us instead of 2.5.
+READ_SIZE: Final = 65_536
 
 _PREFIX: Final = struct.Struct("<BII")
 _LENGTH: Final = struct.Struct("<Q")

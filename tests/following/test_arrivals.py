@@ -10,16 +10,16 @@ from service.events import EventBus
 from tests.following.conftest import Client, Start
 
 
-async def test_a_job_for_which_a_worker_is_free_runs_once_it_is_recorded(client: Client) -> None:
-    await client.ended(await client.submit())
-    started = 0
-    for _ in range(20):
-        await asyncio.sleep(0.05)  # the claim after the end of the last job is through
-        job_id = await client.submit()
-        async with client.get(f"/v1/jobs/{job_id}") as answer:
-            started += (await answer.json())["status"] != "PENDING"
+async def test_a_job_for_which_a_worker_is_free_is_claimed_in_the_commit_of_its_row(client: Client) -> None:
+    commits: list[int] = []
+    client.service.jobs._database.writer.on_commit = commits.append
+    shared = 0
+    for _ in range(8):
+        commits.clear()
+        job_id = await client.submit("sleep", {"seconds": 0.3})  # does not end before its acceptance is told
+        shared += any(size > 1 for size in commits)
         await client.ended(job_id)
-    assert started > 10
+    assert shared > 4
 
 
 async def test_what_arrives_at_once_waits_for_no_poll(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:

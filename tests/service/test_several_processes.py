@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -78,17 +77,18 @@ def pause_between_transactions(pid: int, url: str) -> None:
 
     They would wait until the server ends its transaction, a minute later.
     """
-    open_ones = (
-        "SELECT count(*) FROM pg_stat_activity "
-        "WHERE datname = current_database() AND xact_start IS NOT NULL AND pid <> pg_backend_pid()"
-    )
+
+    def is_any(state: str) -> bool:
+        sessions = "backend_type = 'client backend' AND datname = current_database() AND pid <> pg_backend_pid()"
+        return bool(sql(url, f"SELECT 1 FROM pg_stat_activity WHERE {sessions} AND state LIKE '{state}%'"))
+
     while True:
         os.kill(pid, signal.SIGSTOP)
-        time.sleep(0.1)  # what the server was asked for before is through
-        if sql(url, open_ones) == [(0,)]:
+        until(lambda: not is_any("active"))  # what the server was asked for before is through
+        if not is_any("idle in transaction"):
             return
         os.kill(pid, signal.SIGCONT)
-        time.sleep(0.01)
+        until(lambda: not is_any("idle in transaction"))
 
 
 def test_what_a_paused_process_writes_late_changes_nothing_and_is_counted(serve, postgres_url):
