@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 import threading
 from collections.abc import AsyncIterator
@@ -67,13 +68,25 @@ class Witness:
 
 @pytest.fixture
 async def witness() -> AsyncIterator[Witness]:
-    one = Witness()
     async with contextlib.AsyncExitStack() as stack:
-        for address in (ALLOWED, "127.0.0.1", *(["::1"] if _has_ipv6() else [])):
-            server = await asyncio.start_server(one.handle, address, one.port)
-            await stack.enter_async_context(server)
-            one.port = server.sockets[0].getsockname()[1]
+        while (one := await _listening(stack)) is None:
+            await stack.aclose()
         yield one
+
+
+async def _listening(stack: contextlib.AsyncExitStack) -> Witness | None:
+    """A witness, or None where the port that was free at the first address is somebody's at another one."""
+    one = Witness()
+    for address in (ALLOWED, "127.0.0.1", *(["::1"] if _has_ipv6() else [])):
+        try:
+            server = await asyncio.start_server(one.handle, address, one.port)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return None
+            raise
+        await stack.enter_async_context(server)
+        one.port = server.sockets[0].getsockname()[1]
+    return one
 
 
 def _has_ipv6() -> bool:
