@@ -10,9 +10,10 @@ from typing import Final
 
 #: A plugin is short while its executions take no longer on average, the last ones counting most.
 SHORT_S: Final = 0.025
-#: So much work at most may wait here for each worker, and so many jobs.
+#: So much work at most may wait here for each worker, and so many jobs for all of them: two commits take long enough
+#: for two workers to run a hundred, and what one transaction claims keeps all other writes waiting.
 _AHEAD_S: Final = 0.05
-_MOST_AHEAD: Final = 32
+_MOST_AHEAD: Final = 128
 #: Who is longer at work than this holds its worker: nothing is claimed to wait for it.
 _LONG_S: Final = 0.25
 #: A job that has waited so long for a worker here goes back to where every process finds it.
@@ -94,7 +95,7 @@ class Lookahead:
         if longest_s is None:
             return 0
         each = _MOST_AHEAD if longest_s * _MOST_AHEAD <= _AHEAD_S else int(_AHEAD_S / longest_s)
-        return max(0, self._workers - len(self._long())) * each
+        return min(_MOST_AHEAD, max(0, self._workers - len(self._long())) * each)
 
     def _long(self) -> list[str]:
         """The plugin of each that holds its worker."""

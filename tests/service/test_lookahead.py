@@ -19,7 +19,7 @@ async def test_only_plugins_that_were_short_lately_are_claimed_ahead():
     ahead = Lookahead(WORKERS)
     assert (ahead.short(), ahead.most()) == (frozenset(), 0)
     ahead.ended("quick", 0.0001)
-    assert (ahead.short(), ahead.most()) == ({"quick"}, 64)
+    assert (ahead.short(), ahead.most()) == ({"quick"}, 128)
     ahead.ended("brisk", 0.02)
     assert (ahead.short(), ahead.most()) == ({"quick", "brisk"}, 4)
     ahead.ended("brisk", 5.0)
@@ -34,11 +34,11 @@ async def test_who_holds_a_worker_for_long_has_nothing_wait_behind_it(monkeypatc
     ahead.ended("other", 0.0001)
     async with ahead.place("quick"):
         await asyncio.sleep(0.001)
-        assert (ahead.short(), ahead.most()) == ({"other"}, 32)
+        assert (ahead.short(), ahead.most()) == ({"other"}, 128)  # in all, for however many workers
         async with ahead.place("other"):
             await asyncio.sleep(0.001)
             assert ahead.most() == 0
-    assert ahead.most() == 64
+    assert ahead.most() == 128
 
 
 async def test_places_are_given_in_order_and_not_waited_for_without_end(monkeypatch):
