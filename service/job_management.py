@@ -68,8 +68,10 @@ from service.queue_limits import Depth, Limits, QueueLimits
 from service.retries import RetryPolicy
 from service.webhook_urls import WebhookRules
 
-#: How long a waiter trusts the wake-ups of this process before it looks at the row again.
+#: How long a waiter trusts the wake-ups of this process before it looks at the row again; and before it looks for the
+#: first time, if it had seen the record before it watched: another process may have told of a change in between.
 _LOOK_AGAIN_S: Final = 2.0
+_LOOK_S: Final = 0.1
 _RETRY_STORE_S: Final = 0.5
 #: The part of a lease, counted from before it was asked for, in which this process trusts it without another word from
 #: the database. What is left is for stopping the plugin before anybody else may start it.
@@ -216,26 +218,35 @@ class JobManagementService:
         return await job_queries.get_version(self._database.reader, job_id, tenant) == version
 
     async def wait_for(
-        self, job_id: str, timeout_s: float, *, tenant: str = DEFAULT_TENANT, known_events: int | None = None
+        self,
+        job_id: str,
+        timeout_s: float,
+        *,
+        tenant: str = DEFAULT_TENANT,
+        known_events: int | None = None,
+        seen: JobRecord | None = None,
     ) -> JobRecord:
         """The record as soon as the job has ended, or after `timeout_s`; raises `JobNotFoundError`.
 
-        For whoever knows the job as it was at `known_events` events, as soon as there are others.
+        For whoever knows the job as it was at `known_events` events, as soon as there are others. Who has `seen` the
+        record just now is not made to wait for it to be read once more.
         """
         if timeout_s <= 0:
             return await self.get_record(job_id, tenant=tenant)
         end = asyncio.get_running_loop().time() + timeout_s
+        patience_s = _LOOK_AGAIN_S if seen is None else _LOOK_S
         with self._events.watch(canonical_id(job_id), only_end=known_events is None) as changed:
             while True:
                 changed.clear()
-                record = await self.get_record(job_id, tenant=tenant)
+                record = seen or await self.get_record(job_id, tenant=tenant)
                 left = end - asyncio.get_running_loop().time()
                 has_news = known_events is not None and record.event_count != known_events
                 if record.status.is_terminal or has_news or left <= 0:
                     return record
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(min(left, _LOOK_AGAIN_S)):
+                    async with asyncio.timeout(min(left, patience_s)):
                         await changed.wait()
+                seen, patience_s = None, _LOOK_AGAIN_S
 
     async def list_jobs(self, query: JobQuery, *, tenant: str = DEFAULT_TENANT) -> JobPage:
         """A page of the tenant's records, newest first, without payloads and results."""

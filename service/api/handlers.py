@@ -78,7 +78,7 @@ async def accepted(services: Services, arguments: Arguments, submission: Submiss
     wait_s = preferred_wait_s(arguments.headers.get("Prefer"))
     if wait_s is not None:
         headers["Preference-Applied"] = f"wait={wait_s}"
-        job = await services.jobs.wait_for(job.id, wait_s, tenant=arguments.caller.tenant)
+        job = await services.jobs.wait_for(job.id, wait_s, tenant=arguments.caller.tenant, seen=job)
     ended = wait_s is not None and job.status.is_terminal
     return await job_response(job, HTTPStatus.OK if ended else HTTPStatus.ACCEPTED, headers)
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from service.events import EventBus
-from tests.following.conftest import Client, Start
+from service.job_management import JobManagementService
+from service.models import JobOptions, JobRecord
+from tests.following.conftest import FAR, Client, Start
 
 
 async def test_a_job_for_which_a_worker_is_free_is_claimed_in_the_commit_of_its_row(client: Client) -> None:
@@ -28,6 +31,26 @@ async def test_what_arrives_at_once_waits_for_no_poll(start: Start, monkeypatch:
         for _ in range(10):
             jobs = await asyncio.gather(*(client.submit() for _ in range(5)))
             await asyncio.gather(*map(client.ended, jobs))
+
+
+async def test_who_saw_a_record_before_it_ended_is_told_soon(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = client.service.jobs
+    seen = (await jobs.submit_job("echo", {"n": 1})).record
+    await client.ended(seen.id)  # and nobody tells of it any more
+    reads = 0
+
+    async def get_record(job_id: str, **more: Any) -> JobRecord:
+        nonlocal reads
+        reads += 1
+        return await JobManagementService.get_record(jobs, job_id, **more)
+
+    monkeypatch.setattr(jobs, "get_record", get_record)
+    async with asyncio.timeout(1):
+        assert (await jobs.wait_for(seen.id, 30, seen=seen)).status == "SUCCESS"
+    assert reads == 1  # what had been seen was not read again
+    assert (await jobs.wait_for(seen.id, 30)).status == "SUCCESS"
+    later = (await jobs.submit_job("echo", {}, JobOptions(run_at=FAR["run_at"]))).record
+    assert (await jobs.wait_for(later.id, 0.15, seen=later)).status == "PENDING"
 
 
 async def test_who_waits_for_an_end_is_not_woken_by_what_is_none() -> None:
