@@ -84,14 +84,15 @@ def measure(context: Context) -> None:
                 _post(service, file, 1)
                 settle(service.rows)
                 size = 0 if file is None else PICTURE_BYTES
-                with context.lags.watch(name, service.server.url):
-                    samples = alternate(
-                        context.rounds,
-                        {
-                            "bare": partial(bare_rate, seconds, size),
-                            "jobs": partial(job_rate, service, file, seconds),
-                        },
-                    )
+                samples = alternate(
+                    context.rounds,
+                    {
+                        "bare": partial(bare_rate, seconds, size),
+                        "jobs": context.lags.watched(
+                            name, partial(job_rate, service, file, seconds), service.server.url
+                        ),
+                    },
+                )
             bare, jobs = rates(samples["bare"]), rates(samples["jobs"])
             context.book.add(f"two bare processes: {name}", bare, durability="none")
             context.book.add(name, jobs, durability=f"{DURABILITY['sqlite']}; pictures synced")

@@ -64,7 +64,7 @@ async def claim_ms(url: str, folder: Path, plugins: frozenset[str] = frozenset({
         return statistics.median(times)
 
 
-def get(service: Ours, rows: int, seconds: float) -> Load:
+def get(service: Ours, *, rows: int, seconds: float) -> Load:
     """Jobs from all over the table; every tenth that was filled in is another tenant's."""
     chosen = random.Random(rows).sample(range(1, rows), 2 * ASKED_FOR)
     paths = [f"{PATH}/{job_id(number)}" for number in chosen if number % 10]
@@ -89,11 +89,15 @@ def measure(context: Context) -> None:
             services = {rows: stack.enter_context(ours(context, kind, database_url=urls[rows])) for rows in sizes}
             runs: dict[str, Callable[[], Sample]] = {}
             for rows, service in services.items():
-                runs[f"submit {rows}"] = partial(submit, service, context.seconds)
-                runs[f"GET {rows}"] = partial(get, service, rows, context.seconds)
-                runs[f"first list page {rows}"] = partial(first_page, service, context.seconds)
-            with context.lags.watch(f"growth, {NAMES[kind]}", *(each.server.url for each in services.values())):
-                samples = alternate(context.rounds, runs)
+                watched = partial(context.lags.watched, f"growth, {NAMES[kind]}")
+                for name, run in (
+                    ("submit", submit),
+                    ("GET", partial(get, rows=rows)),
+                    ("first list page", first_page),
+                ):
+                    one = partial(run, service, seconds=context.seconds)
+                    runs[f"{name} {rows}"] = watched(one, service.server.url)
+            samples = alternate(context.rounds, runs)
             for name in MEASURED[1:]:
                 times[name] = {rows: [1e3 / rate for rate in rates(samples[f"{name} {rows}"])] for rows in sizes}
         _enter(context, kind, times)

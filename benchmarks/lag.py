@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
 
 from prometheus_client.parser import text_string_to_metric_families
+
+Taken = TypeVar("Taken")
 
 LAG_HISTOGRAM = "jobservice_event_loop_lag_seconds"
 
@@ -49,6 +52,15 @@ class LagLog:
             counts = self._counts.setdefault(name, {})
             for bound, count in lag_between(earlier, _read(url)).items():
                 counts[bound] = counts.get(bound, 0) + count
+
+    def watched(self, name: str, run: Callable[[], Taken], *urls: str) -> Callable[[], Taken]:
+        """`run`, with what the services at `urls` observe meanwhile added."""
+
+        def watched() -> Taken:
+            with self.watch(name, *urls):
+                return run()
+
+        return watched
 
     def bounds_ms(self, q: float) -> dict[str, float]:
         """Upper bounds of quantile `q` of each measurement."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from benchmarks.common import Server, cpu_seconds
 from benchmarks.context import Context, ours
@@ -54,11 +55,17 @@ def measure(context: Context) -> None:
         services = [stack.enter_context(ours(context, "postgresql", database_url=url)) for _ in range(2)]
         servers = [service.server for service in services]
         submit(servers, 2, 1)
-        with context.lags.watch("two API processes", *(server.url for server in servers)):
-            samples = alternate(
-                context.rounds,
-                {str(used): lambda used=used: submit(servers, used, context.seconds) for used in (1, 2)},
-            )
+        samples = alternate(
+            context.rounds,
+            {
+                str(used): context.lags.watched(
+                    "two API processes",
+                    partial(submit, servers, used, context.seconds),
+                    *(server.url for server in servers[:used]),
+                )
+                for used in (1, 2)
+            },
+        )
     for used, name in ((1, "one API process"), (2, "two API processes")):
         taken = samples[str(used)]
         durability = DURABILITY["postgresql"]

@@ -125,15 +125,18 @@ def measure(context: Context) -> None:
     """Enter all rates, beside those of the echo in the same rounds, for each database."""
     for kind in context.kinds:
         with warm(context, kind) as (plain, service):
-            runs: dict[str, Callable[[float], Sample]] = {
-                "bare echo": partial(echo, plain),
-                "durable submit": partial(submit, service),
-                LIVE: lambda _: fresh_live(context, kind),  # noqa: B023  # run within this pass of the loop
-                "GET of a finished job": partial(get, service),
-                "first list page": partial(first_page, service),
+            runs: dict[str, Callable[[], Sample]] = {
+                "bare echo": partial(echo, plain, context.seconds),
+                LIVE: partial(fresh_live, context, kind),
             }
-            watched = {name: partial(_watched, context, kind, name, service, run) for name, run in runs.items()}
-            samples = alternate(context.rounds, watched)
+            for name, run in (
+                ("durable submit", submit),
+                ("GET of a finished job", get),
+                ("first list page", first_page),
+            ):
+                one = partial(run, service, context.seconds)
+                runs[name] = context.lags.watched(f"{name}, {NAMES[kind]}", one, service.server.url)
+            samples = alternate(context.rounds, runs)
             _check_stored(service)
         limit = rates(samples.pop("bare echo"))
         context.book.add(f"bare echo, beside {NAMES[kind]}", limit, durability="none: answers from memory")
@@ -141,13 +144,6 @@ def measure(context: Context) -> None:
             durability = DURABILITY[kind] if "GET" not in name and "list" not in name else "reads only"
             context.book.add(f"{name}, {NAMES[kind]}", rates(taken), durability=durability)
             context.book.add_ratio(f"{name} / echo, {NAMES[kind]}", rates(taken), limit)
-
-
-def _watched(context: Context, kind: str, name: str, service: Ours, run: Callable[[float], Sample]) -> Sample:
-    if name in ("bare echo", LIVE):  # which has no such loop, or watches its own
-        return run(context.seconds)
-    with context.lags.watch(f"{name}, {NAMES[kind]}", service.server.url):
-        return run(context.seconds)
 
 
 def _check_stored(service: Ours) -> None:

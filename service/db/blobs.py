@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import errno
 import hashlib
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
@@ -27,6 +28,8 @@ _HASH_ON_LOOP_BYTES: Final = 16 * 1024
 #: What ends when somebody makes room; anything else needs a look at the directory.
 _PASSING: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.EROFS})
 _RETRY_S: Final = 5
+#: So many values are hashed and written at once: more keep the event loop from its core, and no disk busier.
+_WRITES_AT_ONCE: Final = max(2, len(os.sched_getaffinity(0)))
 
 _INSERT = Statement(
     postgresql.insert(blobs)
@@ -63,6 +66,7 @@ class BlobStore:
         self.files = BlobFiles(directory)
         self._reader = reader
         self._inline_bytes = inline_bytes
+        self._writing = asyncio.Semaphore(_WRITES_AT_ONCE)
 
     async def prepare(self, values: Sequence[bytes]) -> list[NewBlob]:
         """Hash `values` and put the large ones on stable storage; in the order given.
@@ -72,7 +76,8 @@ class BlobStore:
         if sum(map(len, values)) <= min(_HASH_ON_LOOP_BYTES, self._inline_bytes):
             return [self._prepare(value) for value in values]
         try:
-            return await asyncio.to_thread(lambda: [self._prepare(value) for value in values])
+            async with self._writing:
+                return await asyncio.to_thread(lambda: [self._prepare(value) for value in values])
         except OSError as error:
             raise ServiceUnavailableError(
                 f"Bytes cannot be stored in {self.files.directory}: {error}.",
