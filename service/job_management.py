@@ -311,7 +311,10 @@ class JobManagementService:
                     # Held as one: a caller cancelled between claim and start would leave the job RUNNING for ever.
                     starting = asyncio.create_task(self._claim_and_start(limit=1, job_id=record.id))
                     self._hold(starting)
-                    for task in await asyncio.shield(starting):
+                    tasks = await asyncio.shield(starting)
+                    if not tasks:  # somebody else has it, or nobody may start it any more
+                        await self.promote_and_expire()
+                    for task in tasks:
                         pair = await asyncio.shield(task)
                         if pair is not None:
                             return pair
@@ -400,9 +403,12 @@ class JobManagementService:
         """
         writer = self._database.writer
         promoted = await writer.write(job_changes.promote, None)
-        for job_id in await writer.write(job_changes.expire, None):
-            self._events.job_changed(job_id)
-        return promoted
+        while True:
+            page = await writer.write(job_changes.expire, None)
+            for job_id in page:
+                self._events.job_changed(job_id)
+            if len(page) < job_changes.EXPIRE_PAGE:
+                return promoted
 
     async def renew_leases(self) -> None:
         """Prolong the leases of what this process runs; stop what it has lost, and what somebody asked to cancel."""

@@ -34,6 +34,9 @@ class CancelRequest:
     reason: str
 
 
+#: So many jobs at most are failed in one transaction because their time has passed.
+EXPIRE_PAGE: Final = 500
+
 _PROGRESS = Statement(
     sa.update(jobs)
     .where(
@@ -82,7 +85,7 @@ _PROMOTE = Statement(
 _OVERDUE = Statement(
     sa.select(jobs.c.id, jobs.c.plugin, jobs.c.expires_at)
     .where(sa.text("jobs.status = 'PENDING' AND jobs.expires_at IS NOT NULL"), jobs.c.expires_at < sa.bindparam("now"))
-    .limit(500)
+    .limit(EXPIRE_PAGE)
 )
 _doomed = batch_table("doomed", jobs.c.id, jobs.c.error, jobs.c.error_type, jobs.c.error_message)
 
@@ -167,7 +170,7 @@ async def promote(tx: Transaction, items: Sequence[None]) -> list[int]:
 
 
 async def expire(tx: Transaction, items: Sequence[None]) -> list[list[str]]:
-    """Fail PENDING jobs whose time to start has passed, at most 500; their ids."""
+    """Fail PENDING jobs whose time to start has passed, at most `EXPIRE_PAGE`; their ids."""
     errors = {
         job_id: error_object(ErrorType.EXPIRED, f"The job did not start before {expires_at}.", plugin=plugin)
         for job_id, plugin, expires_at in await tx.fetch(_OVERDUE, now=tx.now)

@@ -20,6 +20,8 @@ from service.models import ClaimedJob, later
 
 _known_plugins: Final = batch_table("known_plugins", jobs.c.plugin, parameter="plugins")
 _CLAIMABLE: Final[sa.ColumnElement[bool] | sa.TextClause] = sa.text("jobs.status = 'PENDING' AND jobs.due")
+#: Whoever fails those that are too late may not have come to them yet.
+_IN_TIME: Final = jobs.c.expires_at.is_(None) | (jobs.c.expires_at >= sa.bindparam("now"))
 _RUN: Final = {
     jobs.c.status: literal("RUNNING"),
     jobs.c.fence: jobs.c.fence + sa.text("1"),
@@ -40,6 +42,8 @@ CLAIMED: Final = (
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
     """Up to `limit` due jobs, at most `caps[plugin]` of each plugin named there; or `job_id` alone, due or not.
+
+    None whose time to start has passed.
 
     Of some `plugins` up to `ahead` more that follow those in their order, until the first that is of none in `short`.
     `plugins` are the only ones to claim for; None means any. Of plugins for which an operator has set something, only
@@ -63,6 +67,7 @@ def _claim_statement(*, of_some_plugins: bool, ahead: bool) -> Statement:
     granted = batch_table("granted", jobs.c.plugin, parameter="granted")
     claimable = [
         _CLAIMABLE,
+        _IN_TIME,
         jobs.c.plugin.not_in(sa.select(caps.c.plugin).where(caps.c.room <= sa.text("0"))),
         # A process that has not heard of a control yet takes none of that plugin's jobs.
         jobs.c.plugin.not_in(sa.select(controls.c.plugin)) | jobs.c.plugin.in_(sa.select(granted.c.plugin)),
@@ -110,7 +115,7 @@ _CLAIM_OF_PLUGINS = _claim_statement(of_some_plugins=True, ahead=False)
 _CLAIM_AHEAD = _claim_statement(of_some_plugins=True, ahead=True)
 _CLAIM_ONE = Statement(
     sa.update(jobs)
-    .where(jobs.c.id == sa.bindparam("job_id"), jobs.c.status == literal("PENDING"))
+    .where(jobs.c.id == sa.bindparam("job_id"), jobs.c.status == literal("PENDING"), _IN_TIME)
     .values(_RUN)
     .returning(*CLAIMED)
 )

@@ -9,7 +9,7 @@ import pytest
 
 from service.events import EventBus
 from service.job_management import JobManagementService
-from service.models import JobOptions, JobRecord
+from service.models import JobOptions, JobRecord, Timestamp
 from tests.following.conftest import FAR, Client, Start
 
 
@@ -23,6 +23,18 @@ async def test_a_job_for_which_a_worker_is_free_is_claimed_in_the_commit_of_its_
         shared += any(size > 1 for size in commits)
         await client.ended(job_id)
     assert shared  # not each time: the claim after an end, or housekeeping, may be under way
+
+
+async def test_a_job_that_comes_too_late_does_not_start_though_a_worker_is_free(client: Client) -> None:
+    late = [await client.submit("echo", {"n": n}, expires_at="2020-01-01T00:00:00Z") for n in range(3)]
+    for job_id in late:
+        record = await client.ended(job_id)
+        assert (record["status"], record["error"]["type"], record["started_at"]) == ("FAILED", "Expired", None)
+    jobs = client.service.jobs
+    past = Timestamp("2020-01-01T00:00:00.000Z")
+    job_id = await jobs.create_job("echo", {}, JobOptions(run_at=past, expires_at=past))
+    _, error = await jobs.run_job(job_id)  # nor when somebody orders it
+    assert error["error"]["type"] == "Expired"
 
 
 async def test_what_arrives_at_once_waits_for_no_poll(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -216,11 +216,16 @@ class Store(RuleBasedStateMachine):
     def claim_that_one(self, data: st.DataObject, owner: str) -> None:
         row = data.draw(st.sampled_from(self.rows["jobs"]))
         (claimed,) = self._write(job_claims.claim, Claim(owner=owner, limit=1, lease_s=LEASE_S, job_id=row["id"]))
-        assert [job.id for job in claimed] == ([row["id"]] if row["status"] == "PENDING" else [])
+        may_start = row["status"] == "PENDING" and not self._is_late(row)
+        assert [job.id for job in claimed] == ([row["id"]] if may_start else [])
         for job in claimed:
             self._start(Run(job, owner))
 
+    def _is_late(self, row: Any) -> bool:
+        return row["expires_at"] is not None and row["expires_at"] < self.now
+
     def _start(self, run: Run) -> None:
+        assert not any(self._is_late(row) for row in self.rows["jobs"] if row["id"] == run.job.id)
         assert run.job.id not in self.holder, "claimed while another held it"
         assert all(run.job.fence > before.job.fence for before in self.runs if before.job.id == run.job.id)
         self.holder[run.job.id] = run
@@ -339,9 +344,7 @@ class Store(RuleBasedStateMachine):
     def expire(self) -> None:
         (expired,) = self._write(job_changes.expire, None)
         assert set(expired) == {
-            row["id"]
-            for row in self.rows["jobs"]
-            if row["status"] == "PENDING" and row["expires_at"] is not None and row["expires_at"] < self.now
+            row["id"] for row in self.rows["jobs"] if row["status"] == "PENDING" and self._is_late(row)
         }
 
     @rule(survivor=st.sampled_from(OWNERS))
