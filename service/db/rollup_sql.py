@@ -35,7 +35,7 @@ class MillisecondsBetween(_Of):
 
 
 class ToMilliseconds(_Of):
-    """Seconds, not negative, as the nearest whole milliseconds."""
+    """Seconds, not negative, as the nearest whole milliseconds; a billion of them at most, so that sums have room."""
 
     type = sa.BigInteger()
 
@@ -80,12 +80,12 @@ def _postgresql_between(element: MillisecondsBetween, compiler: SQLCompiler, **m
 
 @compiles(ToMilliseconds, "sqlite")
 def _sqlite_milliseconds(element: ToMilliseconds, compiler: SQLCompiler, **more: Any) -> str:
-    return "CAST({} * 1000 + 0.5 AS INTEGER)".format(*_texts(element, compiler, more))
+    return "CAST(min({}, 1e9) * 1000 + 0.5 AS INTEGER)".format(*_texts(element, compiler, more))
 
 
 @compiles(ToMilliseconds, "postgresql")
 def _postgresql_milliseconds(element: ToMilliseconds, compiler: SQLCompiler, **more: Any) -> str:
-    return "CAST(floor({} * 1000 + 0.5) AS BIGINT)".format(*_texts(element, compiler, more))
+    return "CAST(floor(least({}, 1e9) * 1000 + 0.5) AS BIGINT)".format(*_texts(element, compiler, more))
 
 
 @compiles(MinuteOf, "sqlite")

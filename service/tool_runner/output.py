@@ -45,10 +45,10 @@ class Output:
             if self._rest is not None:
                 start, end = start - self._rest_start, None if end is None else end - self._rest_start
                 return self._rest[max(start, 0) : None if end is None else max(end, 0)][-TAIL_BYTES:]
-            if end is None:
-                end = os.fstat(self._descriptor).st_size
-            start = max(start, end - TAIL_BYTES, 0)
-            return os.pread(self._descriptor, max(end - start, 0), start)
+            size = os.fstat(self._descriptor).st_size
+            end = size if end is None else min(end, size)
+            start = min(max(start, end - TAIL_BYTES, 0), end)
+            return os.pread(self._descriptor, end - start, start)
 
     def close(self) -> None:
         """Close the file; its end can still be read."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-import shutil
 import subprocess
 import sys
 import uuid
@@ -21,6 +20,7 @@ from service.calls import Call
 from service.errors import StartupError
 from service.plugins.manifest import PluginManifest, PluginSource
 from service.settings import Settings
+from service.tool_runner import folders
 from service.tool_runner.executor import MB, Ceilings, Failure, Incident, Outcome, limits_of
 from service.tool_runner.launch import Child, start_guard, start_worker
 from service.tool_runner.sampler import Sampler
@@ -237,7 +237,7 @@ class WorkerPool:
         for left in self._scratch.iterdir():
             lock = _try_lock(left)
             if lock is not None:  # the service that worked there is dead
-                shutil.rmtree(left, ignore_errors=True)
+                folders.remove(left)
                 os.close(lock)
         folder = self._scratch / self.instance
         folder.mkdir()
@@ -254,7 +254,7 @@ class WorkerPool:
     def _clean_up(self) -> None:
         if self._guard is not None:
             self._guard.communicate()
-        shutil.rmtree(self._scratch / self.instance, ignore_errors=True)
+        folders.remove(self._scratch / self.instance)
         if self._lock is not None:
             os.close(self._lock)
 

@@ -112,6 +112,12 @@ def number_of(value: Any) -> float | None:
     return value if type(value) in (int, float) else None
 
 
+def measured(value: Any, most: float) -> float | None:
+    """What a worker says that it measured, as far as it can be true: 0 to `most`; None for what is no number."""
+    number = number_of(value)
+    return None if number is None else min(max(number, 0.0), most)
+
+
 def span_of(value: Any) -> tuple[int, int] | None:
     """Two places in a file; None for anything else."""
     if type(value) is list and len(value) == 2 and type(value[0]) is int and type(value[1]) is int:

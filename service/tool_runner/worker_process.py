@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
-import shutil
 import signal
 import sys
 from collections import deque
@@ -20,7 +19,7 @@ from service.calls import Call, CallReport
 from service.codec import check_document
 from service.errors import NotStorableError
 from service.plugins.manifest import PluginManifest, PluginSource
-from service.tool_runner import processes
+from service.tool_runner import folders, processes
 from service.tool_runner.channel import Channel
 from service.tool_runner.executor import MB, Ceilings, Failure, Incident, Limits, Outcome, Phase
 from service.tool_runner.frames import Frame, FrameError, Kind, pack, parse
@@ -31,6 +30,7 @@ from service.tool_runner.replies import (
     artifact_of,
     failure_of,
     manifest_of,
+    measured,
     metric_of,
     number_of,
     progress_of,
@@ -43,6 +43,10 @@ from service.tool_runner.sampler import Sampler, Watched
 CANCEL_GRACE_S: Final = 0.5
 TEARDOWN_GRACE_S: Final = 2.0
 PROGRESS_EVERY_S: Final = 0.1
+
+#: More than any machine has, and few enough to be written down.
+_MOST_MEMORY_BYTES: Final = 2**50
+_CORES: Final = os.cpu_count() or 1
 
 MAX_METRICS: Final = 1_000
 MAX_ARTIFACTS: Final = 1_000
@@ -328,12 +332,16 @@ class WorkerProcess:
         """Take over what the worker measured; where it said nothing, it is dead, and what it left is told."""
         if not reply:
             await settle(_wait(self.gone))
-        report.run_s = number_of(reply.get("run_s"))
+        limits = exchange.limits
+        # A second for what it does around its limits. Sums are made of this: no word of a plugin may break them.
+        most_s = 1.0 + (limits.setup_s + limits.run_s if limits else exchange.limit_s)
+        report.run_s = measured(reply.get("run_s"), most_s)
         if report.run_s is None and self._phase is Phase.RUN and exchange.began is not None:
             report.run_s = self._loop.time() - exchange.began
-        report.peak_memory_bytes = max(int(number_of(reply.get("peak_bytes")) or 0), exchange.peak_bytes) or None
-        cpu_s = number_of(reply.get("cpu_s")) if reply else self._cpu_total - self._cpu_s
-        report.cpu_s = None if cpu_s is None else max(cpu_s, 0.0)
+        peak_bytes = int(measured(reply.get("peak_bytes"), _MOST_MEMORY_BYTES) or 0)
+        report.peak_memory_bytes = max(peak_bytes, exchange.peak_bytes) or None
+        cpu_s = reply.get("cpu_s") if reply else self._cpu_total - self._cpu_s
+        report.cpu_s = measured(cpu_s, most_s * _CORES)
         self._cpu_s = max(self._cpu_s, number_of(reply.get("total_cpu_s")) or 0.0)
         start, end = span_of(reply.get("printed")) or (self._printed, None)
         if end is not None:
@@ -505,7 +513,7 @@ class WorkerProcess:
         self._output.close()
         child.connection.close()
         os.close(child.pidfd)
-        shutil.rmtree(child.folder, ignore_errors=True)
+        folders.remove(child.folder)
         return child.process.returncode
 
     def _crash(self, status: int | None = None) -> Failure:

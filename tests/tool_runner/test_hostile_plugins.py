@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from service.calls import Call, current_call
+from service.tool_runner.frames import Kind, pack
 from service.tool_runner.pool import WorkerPool
 from service.tool_runner.processes import marked
 from service.tool_runner.runner import ToolRunner
@@ -123,6 +124,22 @@ async def test_a_crash_shows_where_it_was_to_administrators_only(runner: ToolRun
     assert call.report.output is not None
     assert "hostile.py" in call.report.output
     assert "hostile.py" not in str(error)
+
+
+async def test_no_word_of_a_plugin_makes_a_figure_that_cannot_be(runner: ToolRunner) -> None:
+    figures = {"run_s": 1e308, "cpu_s": 1e308, "total_cpu_s": 1e308, "peak_bytes": 1e308, "printed": [0, 2**64 - 1]}
+    forged = b"".join(pack(Kind.REPLY, {"number": 2, "result": {"forged": True}, **figures}))
+    call = Call(job_id="j")
+    current_call.set(call)
+    assert await runner.run("writes_rubbish", {"hex": forged.hex()}) == ({"forged": True}, {})
+    report = call.report
+    assert report.run_s is not None
+    assert 0 <= report.run_s < 10
+    assert report.cpu_s is not None
+    assert 0 <= report.cpu_s < 10 * (os.cpu_count() or 1)
+    assert report.peak_memory_bytes is not None
+    assert report.peak_memory_bytes < 2**63
+    assert report.output is None
 
 
 async def test_a_traceback_is_in_the_report_and_not_in_the_error(runner: ToolRunner) -> None:
