@@ -70,6 +70,12 @@ class _Entry:
             return PluginState.AVAILABLE
         return PluginState.UNAVAILABLE if self.reason is not None else PluginState.LOADING
 
+    @property
+    def concurrency(self) -> int | None:
+        if self.manifest is not None:
+            return self.manifest.concurrency
+        return 1 if self.state is PluginState.LOADING else None  # it may be about to say that it takes no more
+
 
 class PluginManagementService:
     """Knows manifests, limits, health and metrics of plugins, and delegates their execution to ToolRunner."""
@@ -144,12 +150,8 @@ class PluginManagementService:
         return {name: entry.manifest for name, entry in sorted(self._entries.items()) if entry.manifest is not None}
 
     def concurrency_limits(self) -> dict[str, int]:
-        """How many jobs of a plugin may run at once, for the plugins that say so."""
-        return {
-            name: entry.manifest.concurrency
-            for name, entry in self._entries.items()
-            if entry.manifest is not None and entry.manifest.concurrency is not None
-        }
+        """How many jobs of a plugin may run at once, for the plugins that say so, or have not said anything yet."""
+        return {name: limit for name, entry in self._entries.items() if (limit := entry.concurrency) is not None}
 
     def calls_at_once(self, name: str) -> int:
         """How many calls of the plugin a worker may hold; it runs one after the other."""

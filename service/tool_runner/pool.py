@@ -162,8 +162,7 @@ class WorkerPool:
             await settle(_gone(worker))
             return loaded
         self._manifests[source.name] = loaded
-        if loaded.concurrency is not None:
-            self._shifts.limit(source.name, loaded.concurrency)
+        self._shifts.limit(source.name, loaded.concurrency)
         return worker
 
     async def _launch(self, source: PluginSource, ceilings: Ceilings) -> WorkerProcess | Failure:

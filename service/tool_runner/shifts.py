@@ -32,14 +32,15 @@ class Shifts:
     def __init__(self, slots: int, on_end: Callable[[WorkerProcess], None]) -> None:
         self._free = slots
         self._on_end = on_end
-        self._limits: dict[str, int] = {}
+        self._limits: dict[str, int | None] = {}
         self._open: list[Shift] = []
         self._at_work: Counter[str] = Counter()
         self._waiting: deque[tuple[PluginSource, asyncio.Future[Shift]]] = deque()
 
-    def limit(self, plugin_name: str, concurrency: int) -> None:
-        """Have no more than `concurrency` shifts of that plugin at once."""
+    def limit(self, plugin_name: str, concurrency: int | None) -> None:
+        """Have no more than `concurrency` shifts of that plugin at once; of one that was never limited, one."""
         self._limits[plugin_name] = concurrency
+        self.assign()
 
     async def take(self, source: PluginSource) -> Shift:
         """A place for one call, which must `leave` it again; without a worker it is the caller's to find one."""
@@ -82,7 +83,7 @@ class Shifts:
         self._waiting.extendleft(reversed(held))
 
     def _place_for(self, source: PluginSource) -> Shift | None:
-        limit = self._limits.get(source.name)
+        limit = self._limits.get(source.name, 1)
         if self._free and (limit is None or self._at_work[source.name] < limit):
             shift = Shift(source)
             self._open.append(shift)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -39,6 +40,13 @@ async def test_a_manifest_is_read_in_a_worker_and_never_imported_here(plugins):
     manifest = await plugins.manifest("one_at_a_time")
     assert manifest.concurrency == 1
     assert "hostile" not in sys.modules
+
+
+async def test_no_more_of_a_plugin_run_at_once_than_it_says_or_may_be_about_to_say(plugins):
+    assert plugins.concurrency_limits() == dict.fromkeys(plugins.names, 1)
+    for name in plugins.names:
+        with contextlib.suppress(PluginUnavailableError):
+            await plugins.manifest(name)
     assert plugins.concurrency_limits() == {"one_at_a_time": 1}
 
 

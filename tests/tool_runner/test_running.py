@@ -162,8 +162,10 @@ async def test_no_more_calls_run_at_once_than_there_are_slots(runner: ToolRunner
     assert time.monotonic() - begun >= 0.6
 
 
-async def test_a_plugin_that_may_run_once_at_a_time_does(runner: ToolRunner) -> None:
-    await runner.describe("one_at_a_time")
+@pytest.mark.parametrize("is_known", [True, False])
+async def test_a_plugin_that_may_run_once_at_a_time_does(runner: ToolRunner, is_known: bool) -> None:
+    if is_known:
+        await runner.describe("one_at_a_time")
     pairs = await asyncio.gather(*(runner.run("one_at_a_time", {"seconds": 0.1}) for _ in range(3)))
     spans = sorted((result["begun"], result["ended"]) for result, _ in pairs)
     assert all(earlier[1] <= later[0] for earlier, later in itertools.pairwise(spans))
