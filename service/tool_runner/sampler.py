@@ -90,16 +90,26 @@ class Sampler:
     def _tick(self) -> None:
         known, self._below = self._below, {pid: pid for pid in self._workers}
         members: dict[int, list[int]] = {pid: [] for pid in self._workers}
+        parents: dict[int, int] = {}  # of processes that were not there before
         for pid in processes.pids():
-            # A parent usually has the lower id and so is placed already. What was seen before keeps its place: orphans
-            # are adopted by the worker itself.
+            # What was seen before keeps its place: orphans are adopted by the worker itself.
             owner = self._below.get(pid)
             if owner is None:
                 owner = known.get(pid)
             if owner is None or (owner and owner not in members):
-                fields = processes.stat(pid)
-                owner = self._below.get(int(fields[1]), 0) if fields else 0
+                if (fields := processes.stat(pid)) is not None:
+                    parents[pid] = int(fields[1])
+                continue
             self._below[pid] = owner
+            if owner:
+                members[owner].append(pid)
+        for pid, above in parents.items():
+            # A parent may have the higher id. No more steps than there are: ids may be used again meanwhile.
+            for _ in parents:
+                if above in self._below or above not in parents:
+                    break
+                above = parents[above]
+            owner = self._below[pid] = self._below.get(above, 0)
             if owner:
                 members[owner].append(pid)
         for pid, worker in self._workers.items():
