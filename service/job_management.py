@@ -652,6 +652,8 @@ class JobManagementService:
             self._run_seconds(job.plugin).observe(ending.report.run_s)
         # What went well is told by the row and the metrics; a line for each job is a seventh of a short one's time.
         tell = log.debug if status is JobStatus.SUCCESS else log.info
+        # Whoever mends the plugin needs them, and no reader of the record may see them.
+        found = {"traceback": ending.report.traceback, "output": ending.report.output} if ending.error else {}
         tell(
             "job ended",
             plugin=job.plugin,
@@ -660,6 +662,7 @@ class JobManagementService:
             retry_in_s=ending.retry_in_s,
             run_s=ending.report.run_s,
             error=ending.error and ending.error["message"],
+            **{name: text for name, text in found.items() if text},
         )
 
     def _hold(self, task: asyncio.Task[Any]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import requests
 
 from tests.hostile_plugins import names
@@ -37,3 +39,14 @@ def test_a_plugin_that_cannot_be_loaded_takes_no_jobs_and_says_why(serve):
         assert "absent" in answer.json()["detail"]
         assert "Retry-After" not in answer.headers
     assert service.sql("SELECT count(*) FROM report_jobs") == [(0,)]
+
+
+def test_whoever_reads_the_log_sees_the_traceback_and_what_was_printed(serve):
+    service = serve("--log-format", "json", plugins=["raises", "prints"])
+    raised = service.job(service.submit("raises", {"message": "of its own"}), wait=30)
+    service.job(service.submit("prints", {"megabytes": 0, "then": "die"}), wait=30)
+    told = [json.loads(line) for line in service.log.read_text().splitlines() if '"job ended"' in line]
+    by_plugin = {line["plugin"]: line for line in told}
+    assert "hostile.py" in by_plugin["raises"]["traceback"]
+    assert by_plugin["prints"]["output"].endswith("the last line\n")
+    assert "hostile.py" not in json.dumps(raised)
