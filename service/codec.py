@@ -15,6 +15,8 @@ from service.errors import NotStorableError
 T = TypeVar("T")
 
 MAX_DEPTH: Final = 64
+#: The longest JSON of a payload or result, in bytes; bytes values count separately.
+MAX_JSON_BYTES: Final = 4 * 1024 * 1024
 #: Keys that stand for bytes in documents; nobody may use them for anything else.
 BYTES_KEY: Final = "$bytes"
 BLOB_KEY: Final = "$blob"

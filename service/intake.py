@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from uuid_utils import uuid7
 
-from service.codec import BLOB_KEY, check_document, encode, is_small, off_loop
+from service.codec import BLOB_KEY, MAX_JSON_BYTES, check_document, encode, is_small, off_loop
 from service.db import job_inserts, job_queries
 from service.db.database import Database
 from service.db.job_inserts import Inserted, NewJob
@@ -57,6 +57,9 @@ from service.webhook_urls import WebhookRules
 _TURN: Final = 20
 #: Of the ids of batches that are made from a key.
 _BATCHES: Final = uuid.UUID("0190e7a1-6f0c-7b3e-8f56-3d1c5c7e9a42")
+
+#: A reference to bytes takes no more than this in the text of a stored document.
+_REFERENCE_BYTES: Final = 200
 
 #: What is wrong with a request now and need not have been when it was made for the first time.
 _REFUSALS: Final = (
@@ -269,6 +272,11 @@ class Intake:
     ) -> tuple[NewJob, dict[str, Any]]:
         """A job to insert, and its payload as a stored document."""
         payload, stored, blobs = await self._documents.store(document)
+        size = len(payload) if payload.isascii() else len(payload.encode())
+        if size > MAX_JSON_BYTES + _REFERENCE_BYTES * len(blobs):  # no worker could be sent it
+            raise NotStorableError(
+                "", f"takes {size} bytes of JSON, more than {MAX_JSON_BYTES}: send bulk data as bytes"
+            )
         options, job_id = request.options, request.id or str(uuid7())
         new = NewJob(
             id=job_id,

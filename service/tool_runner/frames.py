@@ -10,9 +10,10 @@ from typing import Any, Final
 
 import orjson
 
-from service.codec import BYTES_KEY, check_document, replace_marked
+from service.codec import BYTES_KEY, MAX_JSON_BYTES, check_document, replace_marked
 
-MAX_HEADER_BYTES: Final = 4 * 1024 * 1024
+#: A document, and what is said beside it.
+MAX_HEADER_BYTES: Final = MAX_JSON_BYTES + 65_536
 MAX_ATTACHMENTS: Final = 65_536
 #: What either end reads at once. `recv` allocates all of it; from 128 KiB on that is a mapping, 13 us instead of 2.5.
 READ_SIZE: Final = 65_536

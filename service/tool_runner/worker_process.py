@@ -438,7 +438,7 @@ class WorkerProcess:
         artifact = artifact_of(frame)
         if (call := self._call()) is not None:
             exchange, artifacts = self._line[0], call.report.artifacts
-            exchange.received += frame.size
+            exchange.received += len(artifact.data)  # as the worker counts it
             if exchange.received > self._ceilings.result_bytes + SMALL or len(artifacts) >= MAX_ARTIFACTS:
                 raise FrameError("artifacts are larger than this service accepts")
             artifacts.append(artifact)

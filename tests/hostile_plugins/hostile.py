@@ -351,8 +351,8 @@ def exploding_result(payload: dict) -> Any:
 
 
 def large_artifacts(payload: dict, context: Any) -> dict:
-    for number in range(100):
-        context.artifact(f"{number}.bin", bytes(10_000_000))
+    for number in range(payload.get("count", 100)):
+        context.artifact(f"{number:0190}.bin", bytes(payload.get("size", 10_000_000)))
     return {}
 
 

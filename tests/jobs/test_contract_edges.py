@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from structlog.testing import capture_logs
 
-from service.codec import encode
+from service.codec import MAX_JSON_BYTES, encode
 from service.db import job_leases, plugin_metrics
 from service.db.statements import Statement
 from service.errors import JobNotFoundError, JobStateError, NotStorableError, ServiceUnavailableError
@@ -373,3 +373,12 @@ async def test_a_caller_cancelled_at_any_moment_leaves_no_job_running(jobs, exec
         caller.cancel()
         await asyncio.wait([caller])
         assert await jobs.run_job(job_id) == ({"n": 1}, {})
+
+
+async def test_a_payload_whose_json_no_worker_could_be_sent_makes_no_job(jobs):
+    room = MAX_JSON_BYTES - len(encode({"text": ""}))
+    for text in ("x" * (room + 1), "\u00e9" * (room // 2 + 1)):
+        with pytest.raises(NotStorableError, match="bytes of JSON"):
+            await jobs.create_job("p", {"text": text})
+    await jobs.create_job("p", {"text": "x" * (room - 100), "image": b"beside it"})
+    assert len((await jobs.list_jobs(JobQuery())).items) == 1

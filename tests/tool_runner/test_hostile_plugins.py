@@ -126,6 +126,13 @@ async def test_a_crash_shows_where_it_was_to_administrators_only(runner: ToolRun
     assert "hostile.py" not in str(error)
 
 
+async def test_artifacts_may_take_as_much_as_the_service_says_whatever_their_names(runner: ToolRunner) -> None:
+    call = Call(job_id="j")
+    current_call.set(call)
+    assert await runner.run("large_artifacts", {"count": 1_000, "size": 19_990}) == ({}, {})
+    assert len(call.report.artifacts) == 1_000
+
+
 async def test_no_word_of_a_plugin_makes_a_figure_that_cannot_be(runner: ToolRunner) -> None:
     figures = {"run_s": 1e308, "cpu_s": 1e308, "total_cpu_s": 1e308, "peak_bytes": 1e308, "printed": [0, 2**64 - 1]}
     forged = b"".join(pack(Kind.REPLY, {"number": 2, "result": {"forged": True}, **figures}))
