@@ -16,15 +16,23 @@ MAX_PROBLEMS: Final = 20
 #: Base64 is decoded in pieces of so many characters: the decoder holds the interpreter for each piece.
 _PIECE: Final = 1024 * 1024
 
+#: Longer chains of references lead in a circle.
+_MOST_REFERENCES: Final = 8
+#: What a schema says of members beside the named ones.
+_OF_ITEMS: Final = ("items", "prefixItems", "additionalProperties")
+
 JSONSchema = Mapping[str, Any]
 
 
 class InputSchema:
-    """A plugin's input schema (2020-12), where `contentEncoding: base64` marks bytes. Raises `ValueError` if broken."""
+    """A plugin's input schema (2020-12), where `contentEncoding: base64` marks bytes.
+
+    Raises `ValueError` if it is broken, or refers to anything outside itself: a schema is data, and opens nothing.
+    """
 
     def __init__(self, schema: JSONSchema) -> None:
         self._schema = schema
-        self._validator = jsonschema_rs.Draft202012Validator(_for_bytes(schema))
+        self._validator = jsonschema_rs.Draft202012Validator(_for_bytes(schema), retriever=_refuse)
         properties = schema.get("properties", {})
         self._bytes_fields = frozenset(name for name, field in properties.items() if "bytes" in self._kinds_of(field))
         #: Whether bytes may only stand at the top: a document without these fields then has none to decode.
@@ -76,50 +84,85 @@ class InputSchema:
             if kinds <= {"bytes", "null"} and (value is not None or "null" not in kinds):
                 problems.append(FieldProblem(pointer, 'must be bytes: base64 text, or {"$bytes": base64 text}'))
                 return b""
+        schema = self._resolved(schema, value)
         if type(value) is dict:
-            schema = self._resolved(schema)
-            properties = schema.get("properties", {})
-            others = schema.get("additionalProperties")
+            properties, others = schema.get("properties", {}), _schema(schema.get("additionalProperties"))
             return {
-                key: self._decoded(
-                    item,
-                    properties.get(key, others if isinstance(others, dict) else {}),
-                    f"{pointer}/{escape_pointer(key)}",
-                    problems,
-                )
+                key: self._decoded(item, properties.get(key, others), f"{pointer}/{escape_pointer(key)}", problems)
                 for key, item in value.items()
             }
         if type(value) is list:
-            items = self._resolved(schema).get("items")
-            schema = items if isinstance(items, dict) else {}
-            return [self._decoded(item, schema, f"{pointer}/{index}", problems) for index, item in enumerate(value)]
+            first, others = schema.get("prefixItems", ()), _schema(schema.get("items"))
+            return [
+                self._decoded(item, first[index] if index < len(first) else others, f"{pointer}/{index}", problems)
+                for index, item in enumerate(value)
+            ]
         return value
 
-    def _resolved(self, schema: JSONSchema) -> JSONSchema:
-        """`schema` without a reference at its top, and the object or list branch of a choice."""
-        for _ in range(8):
-            if "$ref" in schema:
-                schema = self._schema.get("$defs", {}).get(str(schema["$ref"]).removeprefix("#/$defs/"), {})
-            elif "anyOf" in schema:
-                branches = [self._resolved(branch) for branch in schema["anyOf"]]
-                schema = next((branch for branch in branches if branch.get("type") in ("object", "array")), {})
-            else:
+    def _referenced(self, schema: JSONSchema) -> JSONSchema:
+        """`schema` without a reference at its top."""
+        for _ in range(_MOST_REFERENCES):
+            if "$ref" not in schema:
                 return schema
+            schema = self._schema.get("$defs", {}).get(str(schema["$ref"]).removeprefix("#/$defs/"), {})
         return {}
 
-    def _kinds_of(self, schema: JSONSchema) -> set[str]:
+    def _resolved(self, schema: JSONSchema, value: Any, depth: int = 0) -> JSONSchema:
+        """What `schema` says of an object or list: of a choice, what all branches agree on that `value` may be of.
+
+        What they do not agree on is left to the worker: this check is never stricter than the plugin's types.
+        """
+        schema = self._referenced(schema)
+        choice = _choice(schema)
+        if choice is None or depth > _MOST_REFERENCES:
+            return schema
+        branches = [self._resolved(branch, value, depth + 1) for branch in choice]
+        fitting = [branch for branch in branches if self._may_be(value, branch)]
+        named = {name: field for branch in fitting for name, field in branch.get("properties", {}).items()}
+        agreed = {
+            name: field
+            for name, field in named.items()
+            if all(branch.get("properties", {}).get(name, field) == field for branch in fitting)
+        }
+        rest = {key: branch[key] for branch in fitting for key in _OF_ITEMS if key in branch}
+        same = {key: each for key, each in rest.items() if all(branch.get(key) == each for branch in fitting)}
+        return {"properties": agreed, **same}
+
+    def _may_be(self, value: Any, branch: JSONSchema) -> bool:
+        """Whether `value` is of the branch, as far as types, names and constants tell."""
+        if type(value) is list:
+            return branch.get("type") == "array"
+        if type(value) is not dict or branch.get("type") != "object":
+            return False
+        constants = {name: field["const"] for name, field in branch.get("properties", {}).items() if "const" in field}
+        return value.keys() >= set(branch.get("required", ())) and all(
+            value.get(name, constant) == constant for name, constant in constants.items()
+        )
+
+    def _kinds_of(self, schema: JSONSchema, depth: int = 0) -> set[str]:
         """The JSON types a field may have, `bytes` among them."""
-        kinds: set[str] = set()
-        for branch in schema.get("anyOf", [schema]):
-            if "$ref" in branch:
-                branch = self._resolved(branch)
-            if branch.get("contentEncoding") == "base64":
-                kinds.add("bytes")
-            elif isinstance(branch.get("type"), str):
-                kinds.add(branch["type"])
-            else:
-                kinds.update(branch.get("type", ()))
-        return kinds
+        schema = self._referenced(schema)
+        choice = _choice(schema)
+        if choice is not None and depth <= _MOST_REFERENCES:
+            return set().union(*(self._kinds_of(branch, depth + 1) for branch in choice))
+        if schema.get("contentEncoding") == "base64":
+            return {"bytes"}
+        kinds = schema.get("type", ())
+        return {kinds} if isinstance(kinds, str) else set(kinds)
+
+
+def _choice(schema: JSONSchema) -> Sequence[JSONSchema] | None:
+    """The branches of which a value is one."""
+    return schema.get("anyOf") or schema.get("oneOf")
+
+
+def _schema(rule: Any) -> JSONSchema:
+    """A rule that may be a plain yes or no, as a schema."""
+    return rule if isinstance(rule, dict) else {}
+
+
+def _refuse(uri: str) -> Any:
+    raise ValueError(f"a schema may only refer to itself, not to {uri}")
 
 
 def _from_base64(text: Any, pointer: str, problems: list[FieldProblem]) -> bytes:

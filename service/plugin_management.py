@@ -198,7 +198,7 @@ class PluginManagementService:
     async def _describe(self, entry: _Entry) -> None:
         try:
             manifest = await self._tool_runner.describe(entry.source.name)
-            entry.schema = InputSchema(manifest.input_schema)
+            entry.schema = await asyncio.to_thread(InputSchema, manifest.input_schema)
             entry.manifest, entry.reason = manifest, None
         except (PluginLoadError, ValueError) as error:
             entry.reason = error.reason if isinstance(error, PluginLoadError) else f"its input schema is wrong: {error}"

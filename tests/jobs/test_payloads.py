@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import socket
 
 import pytest
 
@@ -129,3 +130,51 @@ async def test_an_integer_beyond_64_bits_is_refused_in_a_document_without_bytes_
     schema = InputSchema({"type": "object", "properties": {"text": {"type": "string"}}})
     _, problems = await schema.accept({"text": "a", "count": 2**63})
     assert [problem.pointer for problem in problems] == ["/count"]
+
+
+@pytest.mark.parametrize("place", ["file://{path}", "http://127.0.0.1:{port}/x.json", "other.json"])
+def test_a_schema_opens_nothing_outside_itself(tmp_path, place):
+    (tmp_path / "x.json").write_text('{"type": "integer"}')
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.2)
+        uri = place.format(path=tmp_path / "x.json", port=server.getsockname()[1])
+        with pytest.raises(ValueError, match=r"other\.json|may only refer to itself"):
+            InputSchema({"type": "object", "properties": {"n": {"allOf": [{"$ref": uri}]}}})
+        with pytest.raises(TimeoutError):
+            server.accept()
+
+
+BYTES = {"type": "string", "contentEncoding": "base64"}
+TEXT = {"type": "string"}
+
+
+def model(data, **constants):
+    fields = {name: {"const": value} for name, value in constants.items()}
+    return {"type": "object", "properties": {"data": data, **fields}, "required": [*fields, "data"]}
+
+
+def item(schema, **more):
+    return {"type": "object", "properties": {"item": schema}, **more}
+
+
+@pytest.mark.parametrize(
+    ("schema", "value", "accepted"),
+    [
+        (item({"anyOf": [model(BYTES, kind="a"), model(TEXT, kind="b")]}), {"kind": "b", "data": "hello"}, None),
+        (item({"anyOf": [model(BYTES, kind="a"), model(TEXT, kind="b")]}), {"kind": "a", "data": B64}, b"abc"),
+        (item({"oneOf": [model(BYTES, kind="a"), model(TEXT, kind="b")]}), {"kind": "a", "data": B64}, b"abc"),
+        (item({"oneOf": [{"$ref": "#/$defs/A"}]}, **{"$defs": {"A": model(BYTES)}}), {"data": B64}, b"abc"),
+        (item({"anyOf": [model(BYTES), model(TEXT)]}), {"data": "hello"}, None),  # the worker tells which it is
+        (item({"anyOf": [model(BYTES), {**model(BYTES), "required": ["other"]}]}), {"data": B64}, b"abc"),
+        (item({"anyOf": [{"anyOf": [model(TEXT)]}, BYTES]}), {"data": "x"}, None),
+    ],
+)  # fmt: skip
+async def test_of_a_choice_bytes_are_decoded_where_all_that_fit_agree(schema, value, accepted):
+    document, problems = await InputSchema(schema).accept({"item": value})
+    assert problems == []
+    assert document == {"item": {**value, "data": value["data"] if accepted is None else accepted}}
+
+
+async def test_bytes_are_decoded_at_their_place_in_a_tuple():
+    pair = item({"type": "array", "prefixItems": [TEXT, BYTES], "items": BYTES})
+    assert await InputSchema(pair).accept({"item": ["a", B64, B64]}) == ({"item": ["a", b"abc", b"abc"]}, [])
