@@ -349,12 +349,16 @@ async def snapshot(settings: Settings, target: Path) -> None:
 
 
 @contextlib.asynccontextmanager
-async def open_keys(settings: Settings) -> AsyncIterator[KeyManagementService]:
+async def open_keys(settings: Settings, *, must_exist: bool = False) -> AsyncIterator[KeyManagementService]:
     """The API keys in the database, for as long as the block runs, whether a service uses it or not.
 
-    Raises `StartupError` when the database cannot be opened.
+    Raises `StartupError` when the database cannot be opened, or is not there and `must_exist`.
     """
     database_url = settings.resolved_database_url
+    if must_exist and database_kind(database_url) is DatabaseKind.SQLITE:
+        path = sqlite_path(database_url).absolute()
+        if not path.exists():
+            raise StartupError(f"There is no database at {path}. `--data-dir` says where the service has its data.")
     _make_data_dir(settings)
     with contextlib.ExitStack() as stack:
         try:

@@ -49,7 +49,7 @@ async def create_key(
     allowed = None if rate is None else Rate(per_s=rate, burst=max(1, math.ceil(rate)) if burst is None else burst)
     if rate is None and burst is not None:
         raise UsageError("--burst goes with --rate: how fast it may be filled again.")
-    async with _keys(settings) as management:
+    async with _keys(settings, must_exist=False) as management:
         key, secret = await management.create(
             name,
             tenant=tenant,
@@ -125,12 +125,12 @@ async def limit_tenant(
 
 
 @contextlib.asynccontextmanager
-async def _keys(settings: Settings | None) -> AsyncIterator[KeyManagementService]:
+async def _keys(settings: Settings | None, *, must_exist: bool = True) -> AsyncIterator[KeyManagementService]:
     settings = settings or Settings()
     # As in `serve`.
     from service.app import open_keys
 
-    async with open_keys(settings) as management:
+    async with open_keys(settings, must_exist=must_exist) as management:
         yield management
 
 

@@ -41,6 +41,8 @@ def copy(path: Path, target: Path) -> None:
             sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
         ) as reader:
             partial.unlink(missing_ok=True)
+            # Payloads and secrets are for its owner's eyes.
+            os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
             reader.execute("VACUUM INTO ?", (str(partial),))
         with partial.open("rb") as file:
             os.fsync(file.fileno())

@@ -52,7 +52,26 @@ def test_a_key_that_makes_no_sense_is_refused_in_a_line(here: Here, arguments: t
     assert (code, made, len(told.splitlines())) == (2, "", 1)
 
 
+@pytest.mark.parametrize(
+    "command", [("keys", "list"), ("keys", "revoke", "jsk_0"), ("tenants", "list"), ("tenants", "limit", "a", "3")]
+)
+def test_where_there_is_no_database_none_is_made_to_look_into(
+    here: Here, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    code, shown, told = here(*command)
+    assert (code != 0, shown) == (True, "")
+    assert f"There is no database at {tmp_path}/data/jobs.db." in told
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_snapshot_is_for_its_owner_alone(here: Here, tmp_path: Path) -> None:
+    here("keys", "create", "ci")
+    assert here("snapshot", "copy.db")[0] == 0
+    assert (tmp_path / "copy.db").stat().st_mode & 0o777 == 0o600
+
+
 def test_revoking_what_is_no_key_tells_where_they_are_listed(here: Here) -> None:
+    here("keys", "create", "ci")
     code, _, told = here("keys", "revoke", "jsk_0")
     assert code == 1
     assert "jobservice keys list" in told
