@@ -81,7 +81,12 @@ async def followed(client: Client, job_id: str) -> Job:
 async def show_submitted(client: Client, job: Job, output: Path | None, *, wait: bool, as_json: bool) -> Exit:
     """Print the id of a new job or, if asked to wait, its result."""
     if wait:
-        return await show_result(client, await followed(client, job.id), output, as_json=as_json)
+        try:
+            job = await followed(client, job.id)
+        except ApiError:
+            say(f"Job {job.id} was made; what became of it was not told.")
+            raise
+        return await show_result(client, job, output, as_json=as_json)
     put(job.document if as_json else job.id)
     return Exit.OK
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -17,6 +18,9 @@ from service.models import JobStatus
 #: Tables for a pipe are as wide as their content needs, not as a terminal that is not there.
 _PIPE_WIDTH: Final = 250
 _LINE_WIDTH: Final = 88
+#: Between columns; and what a column has at least that may be folded.
+_BETWEEN: Final = 2
+_FOLDED_WIDTH: Final = 40
 _STYLE_OF: Final[Mapping[str, str]] = {
     JobStatus.PENDING: "yellow",
     JobStatus.RUNNING: "cyan",
@@ -43,12 +47,26 @@ def put(value: Any) -> None:
 
 
 def print_table(table: Table) -> None:
-    """A table on stdout."""
+    """A table on stdout. On a terminal that is too narrow its lines go on in the next one: nothing is cut off."""
     terminal = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False)
+    terminal.width = max(terminal.width, _needed(table, terminal))
     with terminal.capture() as capture:
         terminal.print(table)
     # Cells are padded up to the widest one.
     sys.stdout.write("".join(line.rstrip() + "\n" for line in capture.get().splitlines()))
+
+
+def _needed(table: Table, terminal: Console) -> int:
+    """The width in which no column is cut, and what may be folded is not folded to shreds."""
+    widths = [
+        max(Measurement.get(terminal, terminal.options, cell).maximum for cell in (column.header, *column.cells))
+        for column in table.columns
+    ]
+    least = (
+        width if column.no_wrap else min(width, _FOLDED_WIDTH)
+        for column, width in zip(table.columns, widths, strict=True)
+    )
+    return sum(least) + _BETWEEN * len(widths)
 
 
 def say(text: str, *, style: str = "") -> None:
@@ -58,7 +76,7 @@ def say(text: str, *, style: str = "") -> None:
 
 def table_of(*columns: str) -> Table:
     """An empty table with a header."""
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, _BETWEEN, 0, 0))
     for column in columns:
         # The last column is the one that may be long.
         table.add_column(column, no_wrap=column != columns[-1], overflow="fold")

@@ -83,6 +83,13 @@ def test_a_key_made_beside_a_running_service_opens_it(own_service: RunningServic
     key = json.loads(made.stdout)
     listed = own_service.cli("jobs", "--json", JOBSERVICE_API_KEY=key["key"])
     assert (listed.returncode, listed.stdout) == (0, "[]\n")
+    may_submit = cli("keys", "create", "blind", "--tenant", "acme", "--role", "submit", cwd=own_service.folder)
+    submit = ("submit", "--plugin", "echo", "--payload", "{}", "--wait")
+    made_blindly = own_service.cli(*submit, JOBSERVICE_API_KEY=may_submit.stdout.strip())
+    assert (made_blindly.returncode, made_blindly.stdout) == (2, "")
+    (job,) = json.loads(own_service.cli("jobs", "--json", JOBSERVICE_API_KEY=key["key"]).stdout)
+    assert f"Job {job['id']} was made" in made_blindly.stderr
+    assert "role read" in made_blindly.stderr
     wrong = own_service.cli("jobs", JOBSERVICE_API_KEY="jsk_000000000000_wrong")
     assert wrong.returncode == 2
     assert "(401)" in wrong.stderr
