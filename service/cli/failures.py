@@ -65,9 +65,10 @@ def _explained(error: Exception) -> tuple[Exit, str, str | None]:
                 "Start it with `jobservice serve`, or name another: --url, JOBSERVICE_URL.",
             )
         case ApiError() if error.status >= 500 or error.status == 429:
-            return Exit.UNREACHABLE, f"The service cannot do this now ({error.status}): {error}", "Try again later."
+            hint = _ADVICE.get(_kind_of(error) or "unavailable", "Try again later.")
+            return Exit.UNREACHABLE, f"The service cannot do this now ({error.status}): {error}", hint
         case ApiError():
-            return Exit.USAGE, f"The service refused ({error.status}): {error}", _ADVICE.get(error.status)
+            return Exit.USAGE, f"The service refused ({error.status}): {error}", _ADVICE.get(_kind_of(error))
         case OSError():
             place = f"{error.filename}: " if error.filename else ""
             return Exit.FAILED, f"{place}{error.strerror or error}", None
@@ -75,14 +76,24 @@ def _explained(error: Exception) -> tuple[Exit, str, str | None]:
             return Exit.FAILED, str(error), None
 
 
-#: What to do about a refusal, where the refusal itself does not say.
-_ADVICE: Final[Mapping[int, str]] = {
-    401: "Set JOBSERVICE_API_KEY to a key of this service.",
-    404: "See what there is: `jobservice jobs`, `jobservice plugins`.",
-    409: "See what became of it: `jobservice show ID`.",
-    413: "The service's limit is its setting JOBSERVICE_MAX_BODY_MB.",
-    422: "See what the plugin takes: `jobservice plugins` lists them, `jobservice plugins NAME` tells all of one.",
+#: What to do about a refusal, by the kind of its problem, where the refusal itself does not say.
+_ADVICE: Final[Mapping[str, str]] = {
+    "unauthenticated": "Set JOBSERVICE_API_KEY to a key of this service.",
+    "unknown-job": "See what there is: `jobservice jobs`.",
+    "unknown-plugin": "See what there is: `jobservice plugins`.",
+    "unknown-schedule": "See what there is: `jobservice schedules list`.",
+    "wrong-state": "See what became of it: `jobservice show ID`.",
+    "job-cancelled": "See what became of it: `jobservice show ID`.",
+    "too-large": "The service's limit is its setting JOBSERVICE_MAX_BODY_MB.",
+    "invalid-payload": "See what the plugin takes: `jobservice plugins NAME` tells all of it.",
+    "plugin-unavailable": "`jobservice plugins NAME` says why; mend it and start the service again.",
+    "": "What answers there is no jobservice: --url or JOBSERVICE_URL says where it is.",
 }
+
+
+def _kind_of(error: ApiError) -> str:
+    """The kind of the problem; empty where the answer was none of a jobservice."""
+    return str((error.problem or {}).get("type", "")).rpartition("/")[2]
 
 
 def _misfit(place: ErrorDetails) -> str:

@@ -1,0 +1,41 @@
+"""What to do about a refusal goes by what was refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from service.api import problem_types
+from service.cli.failures import _ADVICE, Exit, tell
+from service.client import ApiError
+
+
+def problem(kind: str, detail: str) -> dict[str, str]:
+    return {"type": problem_types.url(kind), "detail": detail}
+
+
+@pytest.mark.parametrize(
+    ("status", "told", "exit_code", "advice"),
+    [
+        (409, problem("schedule-exists", "There is a schedule"), Exit.USAGE, None),
+        (409, problem("wrong-state", "It has SUCCESS"), Exit.USAGE, "jobservice show ID"),
+        (422, problem("idempotency-key-reused", "It was used"), Exit.USAGE, None),
+        (422, problem("invalid-payload", "/image: is required"), Exit.USAGE, "jobservice plugins NAME"),
+        (503, problem("plugin-unavailable", "No module"), Exit.UNREACHABLE, "start the service again"),
+        (503, problem("unavailable", "It is locked"), Exit.UNREACHABLE, "Try again later"),
+        (502, {}, Exit.UNREACHABLE, "Try again later"),
+        (404, {}, Exit.USAGE, "no jobservice"),
+    ],
+)
+def test_advice_goes_by_the_kind_of_the_problem(
+    status: int, told: dict[str, str], exit_code: Exit, advice: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tell(ApiError(status, told), as_json=False) == exit_code
+    first, *rest = capsys.readouterr().err.splitlines()
+    assert first.startswith("jobservice: ")
+    assert told.get("detail", "") in first
+    assert bool(rest) == (advice is not None)
+    assert (advice or "") in " ".join(rest)
+
+
+def test_there_is_advice_for_problems_that_there_are() -> None:
+    assert _ADVICE.keys() - {""} <= {each.kind for each in problem_types._TYPES}
