@@ -204,6 +204,7 @@ class Worker:
         self._output = fcntl.fcntl(sys.stdout.fileno(), fcntl.F_DUPFD_CLOEXEC, 512)
         self._cpu_s = 0.0  # taken until the last reply
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_loop_sound = True
         self._is_set_up = False
         self._residents: set[int] = set()  # processes that set-up left, which may stay
         self._meter = _MemoryMeter()
@@ -268,7 +269,8 @@ class Worker:
         execution.finish()
         self._tidy()
         measured["printed"] = [printed_before, self._printed_bytes()]
-        kind = Kind.REPLY if is_fit and not has_left_processes else Kind.LAST_REPLY
+        is_fit = is_fit and self._is_loop_sound and not has_left_processes
+        kind = Kind.REPLY if is_fit else Kind.LAST_REPLY
         try:
             buffers = _packed(kind, {**reply, **measured}, execution.result_bytes)
         except (FrameError, OutputInvalidError) as error:
@@ -330,17 +332,30 @@ class Worker:
             asyncio.set_event_loop(self._loop)
         loop, before = self._loop, asyncio.all_tasks(self._loop)
         task = loop.create_task(_awaited(returned))
-        if execution is not None:
-            loop.add_reader(self._channel.connection, _cancel_on_request, task, execution)
         try:
-            return loop.run_until_complete(task)
-        finally:
             if execution is not None:
-                loop.remove_reader(self._channel.connection)
-            if rest := asyncio.all_tasks(loop) - before - {task}:
-                for left in rest:
-                    left.cancel()
-                loop.run_until_complete(asyncio.wait(rest))
+                loop.add_reader(self._channel.connection, _cancel_on_request, task, execution)
+            return loop.run_until_complete(task)
+        except BaseException as error:
+            # What is not the task's own is the loop's: the plugin stopped it, or closed its descriptors.
+            self._is_loop_sound = task.done() and (task.cancelled() or task.exception() is error)
+            raise
+        finally:
+            if self._is_loop_sound:
+                if execution is not None:
+                    loop.remove_reader(self._channel.connection)
+                if rest := asyncio.all_tasks(loop) - before - {task}:
+                    self._end_tasks(loop, rest, before)
+
+    def _end_tasks(
+        self, loop: asyncio.AbstractEventLoop, rest: set[asyncio.Task[Any]], before: set[asyncio.Task[Any]]
+    ) -> None:
+        """Cancel what a call left running, and wait for it; a loop that does not get there is not used again."""
+        for left in rest:
+            left.cancel()
+        self._is_loop_sound = False
+        loop.run_until_complete(asyncio.wait(rest))
+        self._is_loop_sound = asyncio.all_tasks(loop) <= before
 
     def _survive(self) -> None:
         """End a copy of this process that foreign code made and let return: there is one that answers."""

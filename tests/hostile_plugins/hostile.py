@@ -1,4 +1,4 @@
-# ruff: noqa: BLE001, PTH115, PTH208, T201
+# ruff: noqa: ASYNC240, BLE001, PTH115, PTH208, T201
 """Plugins that do what a plugin must not do, each its own way, and a few that behave."""
 
 from __future__ import annotations
@@ -244,6 +244,45 @@ def prints(payload: dict) -> dict:
 def closes_descriptors(payload: dict) -> dict:
     os.closerange(0, payload.get("up_to", 10))
     return {"closed": True}
+
+
+async def harms_its_loop(payload: dict) -> dict:
+    match payload.get("do"):
+        case "close":
+            os.closerange(3, 256)
+        case "stop":
+            asyncio.get_running_loop().stop()
+        case "stop later":
+            _kept.append(asyncio.create_task(_stops_when_cancelled()))
+        case "start again":
+            _kept.append(asyncio.create_task(_starts_again(payload["trace"])))
+    await asyncio.sleep(0.1)
+    if "trace" in payload and payload["do"] == "stop":
+        Path(payload["trace"]).write_text("it went on")
+    return {"pid": os.getpid()}
+
+
+async def _stops_when_cancelled() -> None:
+    try:
+        await asyncio.sleep(3600)
+    finally:
+        asyncio.get_running_loop().stop()
+        await asyncio.sleep(0)
+
+
+async def _starts_again(trace: str) -> None:
+    try:
+        await asyncio.sleep(3600)
+    finally:
+        _kept.append(asyncio.create_task(_writes_later(trace)))
+
+
+async def _writes_later(trace: str) -> None:
+    await asyncio.sleep(0.05)
+    Path(trace).write_text("it went on")
+
+
+_kept: list[asyncio.Task] = []
 
 
 def writes_rubbish(payload: dict) -> dict:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -105,6 +106,19 @@ async def test_of_a_forked_plugin_only_one_answers(runner: ToolRunner) -> None:
 
 async def test_a_plugin_may_close_the_descriptors_it_did_not_open(runner: ToolRunner) -> None:
     assert await runner.run("closes_descriptors", {"up_to": 10}) == ({"closed": True}, {})
+
+
+@pytest.mark.parametrize("do", ["close", "stop", "stop later", "start again"])
+async def test_a_plugin_that_harms_its_event_loop_is_alone_with_it(runner: ToolRunner, tmp_path: Path, do: str) -> None:
+    trace = tmp_path / "trace"
+    before, _ = await runner.run("harms_its_loop", {})
+    _, error = await runner.run("harms_its_loop", {"do": do, "trace": str(trace)})
+    assert error == {} if do == "start again" else error["error"]["type"] == "ExecutionError"
+    for _ in range(2):
+        after, error = await runner.run("harms_its_loop", {})
+        assert error == {}
+        assert after["pid"] != before["pid"]
+    assert not trace.exists()
 
 
 async def test_what_was_printed_before_a_crash_is_in_the_report_and_bounded(runner: ToolRunner) -> None:
