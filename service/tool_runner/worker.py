@@ -267,9 +267,9 @@ class Worker:
         measured: dict[str, Any] = {"run_s": execution.run_s, "peak_bytes": self._meter.peak(), **self._cpu_taken()}
         has_left_processes = self._has_left_processes()
         execution.finish()
-        self._tidy()
+        is_tidy = self._is_tidied()
         measured["printed"] = [printed_before, self._printed_bytes()]
-        is_fit = is_fit and self._is_loop_sound and not has_left_processes
+        is_fit = is_fit and is_tidy and self._is_loop_sound and not has_left_processes
         kind = Kind.REPLY if is_fit else Kind.LAST_REPLY
         try:
             buffers = _packed(kind, {**reply, **measured}, execution.result_bytes)
@@ -385,12 +385,18 @@ class Worker:
         self._job_folder.mkdir(exist_ok=True)
         return self._job_folder
 
-    def _tidy(self) -> None:
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(Exception):
-                stream.flush()
-        if os.path.lexists(self._job_folder):  # a forked process may have asked for it too
-            shutil.rmtree(self._job_folder, ignore_errors=True)
+    def _is_tidied(self) -> bool:
+        """Put away what the call left; whether the next one would find none of it. Raises nothing."""
+        try:
+            for stream in (sys.stdout, sys.stderr):
+                with suppress(Exception):
+                    stream.flush()
+            if os.path.lexists(self._job_folder):  # a forked process may have asked for it too
+                shutil.rmtree(self._job_folder, ignore_errors=True)
+                return not os.path.lexists(self._job_folder)
+        except BaseException:  # noqa: BLE001  # a folder too deep to be removed, a stream that the plugin put there
+            return False
+        return True
 
 
 def _packed(kind: Kind, reply: dict[str, Any], result_bytes: int) -> list[bytes]:

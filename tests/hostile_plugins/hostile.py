@@ -1,4 +1,4 @@
-# ruff: noqa: ASYNC240, BLE001, PTH115, PTH208, T201
+# ruff: noqa: ASYNC240, BLE001, PTH102, PTH115, PTH208, T201
 """Plugins that do what a plugin must not do, each its own way, and a few that behave."""
 
 from __future__ import annotations
@@ -120,6 +120,36 @@ def generous(payload: dict, context: Any) -> dict:
 
 def tmp_content(payload: dict, context: Any) -> dict:
     return {"files": os.listdir(context.tmp)}
+
+
+def leaves_a_folder(payload: dict, context: Any) -> dict:
+    """Whose folder cannot just be removed afterwards; tells what was in it."""
+    folder = context.tmp
+    found = os.listdir(folder)
+    match payload.get("how"):
+        case "sealed":
+            _obey_permissions()
+            (folder / "sealed").mkdir()
+            (folder / "sealed" / "file").touch()
+            (folder / "sealed").chmod(0o500)
+        case "file":
+            folder.rmdir()
+            folder.touch()
+        case "link":
+            folder.rmdir()
+            folder.symlink_to("/")
+        case "deep":
+            os.chdir(folder)
+            for _ in range(1_500):
+                os.mkdir("down")
+                os.chdir("down")
+    return {"found": found, "pid": os.getpid()}
+
+
+def _obey_permissions() -> None:
+    """Without the capabilities of root, which sees no permissions."""
+    header, data = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    ctypes.CDLL(None).capset(header, data)
 
 
 def chatty(payload: dict, context: Any) -> dict:

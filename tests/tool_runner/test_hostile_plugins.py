@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 from service.calls import Call, current_call
 from service.tool_runner.frames import Kind, pack
+from service.settings import Settings
 from service.tool_runner.pool import WorkerPool
 from service.tool_runner.processes import marked
 from service.tool_runner.runner import ToolRunner
@@ -119,6 +121,22 @@ async def test_a_plugin_that_harms_its_event_loop_is_alone_with_it(runner: ToolR
         assert error == {}
         assert after["pid"] != before["pid"]
     assert not trace.exists()
+
+
+@pytest.mark.parametrize("how", ["sealed", "file", "link", "deep"])
+async def test_a_folder_that_cannot_be_removed_costs_no_job_its_result_and_meets_no_other_one(
+    runner: ToolRunner, pool: WorkerPool, settings: Settings, how: str
+) -> None:
+    first, error = await runner.run("leaves_a_folder", {"how": how})
+    assert error == {}
+    second, error = await runner.run("leaves_a_folder", {})
+    assert error == {}
+    assert second["found"] == []
+    assert second["pid"] != first["pid"]
+    await until(lambda: first["pid"] not in pool.worker_pids)
+    if how == "deep":
+        left = (settings.data_dir / "scratch").glob("*/*/job")
+        await asyncio.to_thread(subprocess.run, ["rm", "-rf", *left], check=True)
 
 
 async def test_what_was_printed_before_a_crash_is_in_the_report_and_bounded(runner: ToolRunner) -> None:
