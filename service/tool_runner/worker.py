@@ -43,6 +43,8 @@ PROGRESS_EVERY_S: Final = 0.1
 MAX_ARTIFACTS: Final = 1_000
 #: More than an exception may ask to wait before the next attempt, and still a number that every frame holds.
 MAX_SECONDS: Final = 1e9
+#: Made once in the life of a process by `multiprocessing`, which counts on it from then on.
+LASTING_PREFIX: Final = "pymp-"
 
 _KIND_OF: Final = {"progress": Kind.PROGRESS, "metric": Kind.METRIC, "artifact": Kind.ARTIFACT}
 
@@ -207,6 +209,7 @@ class Worker:
         self._is_loop_sound = True
         self._is_set_up = False
         self._residents: set[int] = set()  # processes that set-up left, which may stay
+        self._lasting: set[str] = set()  # what set-up left in the folder, which may stay
         self._meter = _MemoryMeter()
 
     def serve(self) -> None:
@@ -251,6 +254,7 @@ class Worker:
             try:
                 if plugin.setup is not None:
                     self._finished(plugin.setup())
+                self._lasting = self._names() - {self._job_folder.name}
             except BaseException as error:  # noqa: BLE001  # whatever foreign code raises
                 self._survive()
                 self._channel.send(pack(Kind.LAST_REPLY, _failure(_incident(error, Incident.SETUP), error)))
@@ -391,12 +395,28 @@ class Worker:
             for stream in (sys.stdout, sys.stderr):
                 with suppress(Exception):
                     stream.flush()
-            if os.path.lexists(self._job_folder):  # a forked process may have asked for it too
-                shutil.rmtree(self._job_folder, ignore_errors=True)
-                return not os.path.lexists(self._job_folder)
+            left = [f"{self._folder}/{name}" for name in self._names() if not self._may_stay(name)]
+            are_removed = [_is_removed(path) for path in left]
+            return all(are_removed)
         except BaseException:  # noqa: BLE001  # a folder too deep to be removed, a stream that the plugin put there
             return False
+
+    def _names(self) -> set[str]:
+        return {*os.listdir(self._folder)}  # noqa: PTH208  # no Path at hand
+
+    def _may_stay(self, name: str) -> bool:
+        """Whether what has this name in the folder is no matter of one call."""
+        is_lasting = name in self._lasting or name.startswith(LASTING_PREFIX)
+        # A process that set-up started may have made it just now.
+        return is_lasting or (bool(self._residents) and name != self._job_folder.name)
+
+
+def _is_removed(path: str) -> bool:
+    with suppress(OSError):
+        os.unlink(path)  # noqa: PTH108  # no Path at hand
         return True
+    shutil.rmtree(path, ignore_errors=True)
+    return not os.path.lexists(path)
 
 
 def _packed(kind: Kind, reply: dict[str, Any], result_bytes: int) -> list[bytes]:

@@ -1,15 +1,17 @@
-# ruff: noqa: ASYNC240, BLE001, PTH102, PTH115, PTH208, T201
+# ruff: noqa: ASYNC240, BLE001, PTH102, PTH112, PTH115, PTH208, T201
 """Plugins that do what a plugin must not do, each its own way, and a few that behave."""
 
 from __future__ import annotations
 
 import asyncio
 import ctypes
+import multiprocessing.util
 import os
 import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -120,6 +122,23 @@ def generous(payload: dict, context: Any) -> dict:
 
 def tmp_content(payload: dict, context: Any) -> dict:
     return {"files": os.listdir(context.tmp)}
+
+
+class LeavesFiles:
+    """Files of every kind beside those of its set-up; tells what it found."""
+
+    name = "leaves_files"
+
+    def setup(self) -> None:
+        self.lasting = tempfile.mkdtemp()
+
+    def run(self, payload: dict) -> dict:
+        found = os.listdir(tempfile.gettempdir())
+        Path("here").write_text("in the working directory")
+        tempfile.mkstemp()
+        Path(tempfile.mkdtemp(), "file").touch()
+        Path(multiprocessing.util.get_temp_dir(), "socket").touch()
+        return {"pid": os.getpid(), "found": len(found), "is_lasting": os.path.isdir(self.lasting)}
 
 
 def leaves_a_folder(payload: dict, context: Any) -> dict:
