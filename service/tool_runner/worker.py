@@ -257,7 +257,8 @@ class Worker:
                 self._lasting = self._names() - {self._job_folder.name}
             except BaseException as error:  # noqa: BLE001  # whatever foreign code raises
                 self._survive()
-                self._channel.send(pack(Kind.LAST_REPLY, _failure(_incident(error, Incident.SETUP), error)))
+                reply = {"number": header["number"], **_failure(_incident(error, Incident.SETUP), error)}
+                self._channel.send(pack(Kind.LAST_REPLY, reply))
                 return False
             self._survive()
             self._is_set_up = True
@@ -268,7 +269,12 @@ class Worker:
         self._meter.reset()
         printed_before = self._printed_bytes()
         reply, is_fit = self._execute(plugin, header, payload, execution)
-        measured: dict[str, Any] = {"run_s": execution.run_s, "peak_bytes": self._meter.peak(), **self._cpu_taken()}
+        measured: dict[str, Any] = {
+            "number": execution.number,
+            "run_s": execution.run_s,
+            "peak_bytes": self._meter.peak(),
+            **self._cpu_taken(),
+        }
         has_left_processes = self._has_left_processes()
         execution.finish()
         is_tidy = self._is_tidied()

@@ -210,16 +210,17 @@ class WorkerProcess:
                 return answer
             try:
                 if len(answer.header) <= SMALL:
-                    reply, result = reply_of(answer)
+                    said, result = reply_of(answer)
                 else:
-                    reply, result = await asyncio.to_thread(reply_of, answer)
+                    said, result = await asyncio.to_thread(reply_of, answer)
+                reply = _checked(said, exchange.number)
                 return failure_of(reply, self._phase, limits.memory_bytes / MB) if result is None else result
             except FrameError as error:
                 return await self._broken(error)
         except asyncio.CancelledError:
             if isinstance(exchange.last_word, Frame):
                 try:
-                    reply = parse(exchange.last_word)
+                    reply = _checked(parse(exchange.last_word), exchange.number)
                 except FrameError as error:
                     self.kill(_protocol(str(error)))
             raise
@@ -548,6 +549,16 @@ async def settle(work: Coroutine[Any, Any, None]) -> None:
 
 async def _wait(future: asyncio.Future[Any]) -> None:
     await asyncio.wait([future])
+
+
+def _checked(reply: dict[str, Any], number: int) -> dict[str, Any]:
+    """The reply to the call of that number; raises `FrameError` for any other.
+
+    Else what a plugin wrote to the channel would give each later call the result of the one before it.
+    """
+    if reply.get("number") != number:
+        raise FrameError("the reply is to another call")
+    return reply
 
 
 def _protocol(how: str) -> Failure:

@@ -16,11 +16,13 @@ import pytest
 from service.calls import Call, current_call
 from service.tool_runner.frames import Kind, pack
 from service.settings import Settings
+from service.tool_runner.frames import Kind
 from service.tool_runner.pool import WorkerPool
-from service.tool_runner.processes import marked
+from service.tool_runner.processes import marked, pids
 from service.tool_runner.runner import ToolRunner
 from tests.hostile_plugins.cases import CASES
 
+from .test_running import start
 from .waiting import until
 
 LIMIT_S = 1.5
@@ -158,6 +160,36 @@ async def test_a_folder_that_cannot_be_removed_costs_no_job_its_result_and_meets
         gc.collect()
         left = (settings.data_dir / "scratch").glob("*/*/job")
         await asyncio.to_thread(subprocess.run, ["rm", "-rf", *left], check=True)
+
+
+def forged(kind: Kind, says: dict[str, Any], seconds: float = 0) -> list[Any]:
+    return [int(kind), says, seconds]
+
+
+@pytest.mark.parametrize("seconds", [0, 0.2])
+async def test_a_forged_reply_gives_no_other_job_the_wrong_result(runner: ToolRunner, seconds: float) -> None:
+    await runner.run("forges", {})
+    frames = [forged(Kind.REPLY, {"result": {"n": "forged"}}, seconds)]
+    _, error = await runner.run("forges", {"frames": frames, "n": 0})
+    assert error["error"]["type"] == "WorkerCrashed"
+    assert error["error"]["details"] == {"reason": "protocol"}
+    for n in (1, 2):
+        assert await runner.run("forges", {"n": n}) == ({"n": n}, {})
+
+
+async def test_a_reply_forged_for_a_cancelled_call_is_none_to_the_next(runner: ToolRunner) -> None:
+    await runner.run("forges", {})
+    running = asyncio.Event()
+    call = Call(job_id="j", on_progress=lambda *_: running.set())
+    news = forged(Kind.PROGRESS, {"fraction": 0.5, "message": ""}, 0.1)
+    frames = [news, forged(Kind.REPLY, {"result": {"n": "forged"}}, 0.2)]
+    task = start(runner, "forges", {"frames": frames, "n": 0}, call)
+    await running.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert call.report.worker_pid not in pids()
+    assert await runner.run("forges", {"n": 1}) == ({"n": 1}, {})
 
 
 async def test_what_was_printed_before_a_crash_is_in_the_report_and_bounded(runner: ToolRunner) -> None:
