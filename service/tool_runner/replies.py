@@ -7,6 +7,7 @@ from typing import Any, Final, TypeGuard
 
 from service.errors import FieldProblem
 from service.models import Artifact
+from service.plugins.loading import ATTRIBUTES
 from service.plugins.manifest import PluginManifest, PluginSource
 from service.tool_runner.executor import Failure, Incident, Phase
 from service.tool_runner.frames import Frame, FrameError, document, parse
@@ -30,6 +31,10 @@ _MANIFEST_TYPES: Final[dict[str, tuple[type, ...]]] = {
     "max_attempts": (int, type(None)),
     "short": (bool,),
 }
+#: Name, version and description may be those of the entry point and of a docstring, which nothing constrains.
+_MANIFEST_RANGES: Final = {
+    name: ATTRIBUTES[name] for name in ("timeout_s", "setup_timeout_s", "memory_mb", "concurrency", "max_attempts")
+}
 
 
 def manifest_of(said: Mapping[str, Any], source: PluginSource) -> PluginManifest:
@@ -40,6 +45,9 @@ def manifest_of(said: Mapping[str, Any], source: PluginSource) -> PluginManifest
     for name, types in _MANIFEST_TYPES.items():
         if type(fields[name]) not in types:
             raise FrameError(f"{name} in the manifest is not what it must be")
+    for name, (is_valid, expected) in _MANIFEST_RANGES.items():
+        if fields[name] is not None and not is_valid(fields[name]):
+            raise FrameError(f"{name} in the manifest must be {expected}")
     return PluginManifest(**fields)
 
 
