@@ -78,11 +78,11 @@ class Limits:
 def limits_of(manifest: PluginManifest, call: Call, ceilings: Ceilings) -> Limits:
     """The limits of one call; the job's own time limit is for `run` alone."""
     plugin_s = ceilings.timeout_s if manifest.timeout_s is None else min(manifest.timeout_s, ceilings.timeout_s)
-    asked = ceilings.memory_bytes if manifest.memory_mb is None else int(manifest.memory_mb * MB)
+    asked = ceilings.memory_bytes if manifest.memory_mb is None else manifest.memory_mb * MB
     return Limits(
         setup_s=plugin_s if manifest.setup_timeout_s is None else min(manifest.setup_timeout_s, ceilings.timeout_s),
         run_s=plugin_s if call.timeout_s is None else min(call.timeout_s, plugin_s),
-        memory_bytes=min(asked, ceilings.memory_bytes),
+        memory_bytes=int(min(asked, ceilings.memory_bytes)),  # in this order: what is asked may be infinite by now
     )
 
 

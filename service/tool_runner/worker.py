@@ -242,7 +242,7 @@ class Worker:
             return None
         self._survive()
         if plugin.manifest.memory_mb is not None:
-            _limit_address_space(min(self._memory_bytes, int(plugin.manifest.memory_mb * 1_000_000)))
+            _limit_address_space(int(min(self._memory_bytes, plugin.manifest.memory_mb * 1_000_000)))
         self._channel.send(described)
         return plugin
 

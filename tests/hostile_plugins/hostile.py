@@ -272,6 +272,13 @@ def asks_for_everything(payload: dict) -> dict:
     return {"size": len(bytearray(10**12))}
 
 
+def asks_for_endless_memory(payload: dict) -> dict:
+    return {}
+
+
+asks_for_endless_memory.memory_mb = 1e305
+
+
 def uses_up_descriptors(payload: dict) -> dict:
     kept = []
     while True:

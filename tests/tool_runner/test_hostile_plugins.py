@@ -192,6 +192,10 @@ async def test_a_reply_forged_for_a_cancelled_call_is_none_to_the_next(runner: T
     assert await runner.run("forges", {"n": 1}) == ({"n": 1}, {})
 
 
+async def test_a_plugin_may_ask_for_more_memory_than_there_are_numbers_for(runner: ToolRunner) -> None:
+    assert await runner.run("asks_for_endless_memory", {}) == ({}, {})
+
+
 async def test_what_was_printed_before_a_crash_is_in_the_report_and_bounded(runner: ToolRunner) -> None:
     call = Call(job_id="j")
     current_call.set(call)
