@@ -16,6 +16,21 @@ from service.tool_runner.frames import Frame, FrameError, document, parse
 SMALL: Final = 65_536
 MAX_NAME_CHARS: Final = 200
 MAX_MESSAGE_CHARS: Final = 500
+MAX_PROBLEMS: Final = 20
+
+#: What a worker may report; the others are for the service to say, of a worker or of itself.
+_INCIDENTS: Final[Mapping[Any, Incident]] = {
+    str(incident): incident
+    for incident in (
+        Incident.REFUSED,
+        Incident.DEFINITION,
+        Incident.IMPORT,
+        Incident.SETUP,
+        Incident.RAISED,
+        Incident.OUTPUT,
+        Incident.MEMORY,
+    )
+}
 
 _MANIFEST_TYPES: Final[dict[str, tuple[type, ...]]] = {
     "name": (str,),
@@ -60,9 +75,10 @@ def reply_of(frame: Frame) -> tuple[dict[str, Any], dict[str, Any] | None]:
 def failure_of(reply: Mapping[str, Any], phase: Phase, limit_mb: float) -> Failure:
     """What went wrong in `phase`; `limit_mb` is the memory it had."""
     try:
-        incident = Incident(reply["incident"])
+        incident = _INCIDENTS[reply["incident"]]
         message, exception = str(reply["message"]), str(reply["exception"])
-        problems = [FieldProblem(str(pointer), str(text)) for pointer, text in reply.get("problems") or ()]
+        said = (reply.get("problems") or [])[:MAX_PROBLEMS]
+        problems = [FieldProblem(str(pointer), str(text)) for pointer, text in said]
     except (KeyError, TypeError, ValueError):
         raise FrameError("the reply is neither a result nor a failure") from None
     details: dict[str, Any] = {}

@@ -177,6 +177,15 @@ async def test_a_forged_reply_gives_no_other_job_the_wrong_result(runner: ToolRu
         assert await runner.run("forges", {"n": n}) == ({"n": n}, {})
 
 
+async def test_no_plugin_makes_its_failure_a_fault_of_the_service(runner: ToolRunner) -> None:
+    await runner.run("forges", {})
+    # The first exchange with its worker loaded the plugin, the second was the call above.
+    says = {"number": 3, "incident": "host", "message": "forged", "exception": "Error"}
+    _, error = await runner.run("forges", {"frames": [forged(Kind.REPLY, says, 0.2)]})
+    assert error["error"]["type"] == "WorkerCrashed"
+    assert "neither a result nor a failure" in error["error"]["message"]
+
+
 async def test_a_reply_forged_for_a_cancelled_call_is_none_to_the_next(runner: ToolRunner) -> None:
     await runner.run("forges", {})
     running = asyncio.Event()

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from service.plugins.manifest import PluginManifest, PluginSource
+from service.tool_runner.executor import Incident, Phase
 from service.tool_runner.frames import FrameError
-from service.tool_runner.replies import manifest_of
+from service.tool_runner.replies import failure_of, manifest_of
 
 SOURCE = PluginSource(name="plugin", value="module:run", distribution="plugins", distribution_version="")
 MANIFEST = PluginManifest(
@@ -41,3 +42,25 @@ def test_a_manifest_is_taken_as_it_was_described() -> None:
 def test_a_manifest_that_no_plugin_may_have_is_refused(forged: dict[str, Any]) -> None:
     with pytest.raises(FrameError, match="manifest"):
         manifest_of({"manifest": {**dataclasses.asdict(MANIFEST), **forged}}, SOURCE)
+
+
+def said(**fields: Any) -> dict[str, Any]:
+    return {"incident": "refused", "message": "no", "exception": "Error", **fields}
+
+
+def test_a_failure_names_no_more_problems_than_one_reads() -> None:
+    failure = failure_of(said(problems=[["/a", "is wrong"]] * 10_000), Phase.RUN, 1)
+    assert failure.incident is Incident.REFUSED
+    assert len(failure.problems) == 20
+
+
+@pytest.mark.parametrize("incident", ["host", "time", "crash", "protocol", "", None, [], {}, 1])
+def test_what_only_the_service_can_tell_is_not_taken_from_a_worker(incident: Any) -> None:
+    with pytest.raises(FrameError):
+        failure_of(said(incident=incident), Phase.RUN, 1)
+
+
+@pytest.mark.parametrize("problems", [1, "ab", {"a": 1}, [1], [["a"]], True])
+def test_problems_that_are_none_are_refused(problems: Any) -> None:
+    with pytest.raises(FrameError):
+        failure_of(said(problems=problems), Phase.RUN, 1)
