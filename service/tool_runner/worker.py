@@ -312,7 +312,12 @@ class Worker:
         try:
             if self._channel.is_cancelled(execution.number, look=False):
                 raise JobCancelledError("the job was cancelled before its turn had come")
-            arguments, options = plugin.bind(payload, context)
+            try:
+                arguments, options = plugin.bind(payload, context)
+            except InputInvalidError as error:  # from anywhere else it says nothing of the input
+                self._survive()
+                problems = [[problem.pointer, problem.message] for problem in error.problems]
+                return {**_failure(Incident.REFUSED, error), "traceback": None, "problems": problems}, True
             started = time.monotonic()
             try:
                 returned = self._finished(plugin.run(*arguments, **options), execution)
@@ -321,10 +326,6 @@ class Worker:
                 execution.run_s = time.monotonic() - started
             incident = Incident.OUTPUT
             return {"result": plain(returned)}, True
-        except InputInvalidError as error:
-            self._survive()
-            problems = [[problem.pointer, problem.message] for problem in error.problems]
-            return {**_failure(Incident.REFUSED, error), "traceback": None, "problems": problems}, True
         except OutputInvalidError as error:
             self._survive()
             return {**_failure(Incident.OUTPUT, error), "pointer": error.pointer}, True

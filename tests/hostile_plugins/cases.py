@@ -28,6 +28,7 @@ CASES: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
     ("forges_a_manifest", {}, "WorkerCrashed", {"reason": "protocol"}),
     ("closes_descriptors", {"up_to": 4096}, "WorkerCrashed", {}),
     ("raises", {}, "ExecutionError", {"exception": "ValueError"}),
+    ("blames_the_input", {}, "ExecutionError", {"exception": "InputInvalidError"}),
     ("system_exit", {"code": 3}, "ExecutionError", {"exception": "SystemExit"}),
     ("keyboard_interrupt", {}, "ExecutionError", {"exception": "KeyboardInterrupt"}),
     ("stop_iteration", {}, "ExecutionError", {"exception": "StopIteration"}),

@@ -18,6 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from service.errors import FieldProblem, InputInvalidError
+
 # --- well-behaved neighbours ---
 
 
@@ -365,6 +367,10 @@ def forges(payload: dict) -> dict:
 
 def raises(payload: dict) -> dict:
     raise ValueError(payload.get("message", "a wrong value"))
+
+
+def blames_the_input(payload: dict) -> dict:
+    raise InputInvalidError([FieldProblem("/a", "is not what run likes")])
 
 
 def system_exit(payload: dict) -> dict:
