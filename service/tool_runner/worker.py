@@ -48,6 +48,8 @@ LASTING_PREFIX: Final = "pymp-"
 
 _KIND_OF: Final = {"progress": Kind.PROGRESS, "metric": Kind.METRIC, "artifact": Kind.ARTIFACT}
 
+_TIMERS: Final = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
+
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 36, 38
 
 
@@ -210,6 +212,7 @@ class Worker:
         self._is_set_up = False
         self._residents: set[int] = set()  # processes that set-up left, which may stay
         self._lasting: set[str] = set()  # what set-up left in the folder, which may stay
+        self._timers: list[int] = []  # those that set-up did not start
         self._meter = _MemoryMeter()
 
     def serve(self) -> None:
@@ -263,6 +266,7 @@ class Worker:
             self._survive()
             self._is_set_up = True
             self._residents = self._children()
+            self._timers = [timer for timer in _TIMERS if not any(signal.getitimer(timer))]
             self._cpu_s = _cpu_seconds()
             self._channel.send(pack(Kind.READY, {"total_cpu_s": self._cpu_s}))
         execution = Execution(self._channel, header["number"], self._result_bytes)
@@ -399,6 +403,8 @@ class Worker:
     def _is_tidied(self) -> bool:
         """Put away what the call left; whether the next one would find none of it. Raises nothing."""
         try:
+            for timer in self._timers:
+                signal.setitimer(timer, 0)
             for stream in (sys.stdout, sys.stderr):
                 with suppress(Exception):
                     stream.flush()

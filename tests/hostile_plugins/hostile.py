@@ -356,6 +356,28 @@ def writes_rubbish(payload: dict) -> dict:
     return {}
 
 
+class LeavesATimer:
+    name = "leaves_a_timer"
+
+    def setup(self) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 60)
+
+    def run(self, payload: dict) -> dict:
+        if "timer" in payload:
+            signal.setitimer(payload["timer"], payload["seconds"])
+        ends = time.monotonic() + payload.get("spins", 0)
+        while time.monotonic() < ends:
+            pass
+        return {"pid": os.getpid(), "is_running": signal.getitimer(signal.ITIMER_REAL) != (0, 0)}
+
+
+def leaves_an_alarm(payload: dict) -> dict:
+    if "rings" in payload:
+        signal.setitimer(signal.ITIMER_REAL, payload["rings"])
+    time.sleep(payload.get("seconds", 0))
+    return {"pid": os.getpid()}
+
+
 def forges(payload: dict) -> dict:
     """Says what only its worker may say, then returns."""
     for kind, header, seconds in payload.get("frames", ()):

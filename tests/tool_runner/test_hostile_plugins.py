@@ -162,6 +162,20 @@ async def test_a_folder_that_cannot_be_removed_costs_no_job_its_result_and_meets
         await asyncio.to_thread(subprocess.run, ["rm", "-rf", *left], check=True)
 
 
+async def test_a_timer_that_a_call_left_does_not_end_the_next(runner: ToolRunner) -> None:
+    first, error = await runner.run("leaves_an_alarm", {"rings": 0.3})
+    assert error == {}
+    assert await runner.run("leaves_an_alarm", {"seconds": 0.6}) == (first, {})
+
+
+@pytest.mark.parametrize("timer", [signal.ITIMER_VIRTUAL, signal.ITIMER_PROF])
+async def test_nor_does_one_of_processor_time_and_what_set_up_started_runs_on(runner: ToolRunner, timer: int) -> None:
+    first, error = await runner.run("leaves_a_timer", {"timer": timer, "seconds": 0.2})
+    assert error == {}
+    assert first["is_running"]
+    assert await runner.run("leaves_a_timer", {"spins": 0.6}) == (first, {})
+
+
 def forged(kind: Kind, says: dict[str, Any], seconds: float = 0) -> list[Any]:
     return [int(kind), says, seconds]
 
