@@ -25,7 +25,6 @@ CASES: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
     ("writes_rubbish", {"hex": "ff" * 32}, "WorkerCrashed", {"reason": "protocol"}),
     ("writes_rubbish", {"hex": "15ffffffffffffffff"}, "WorkerCrashed", {"reason": "protocol"}),
     ("writes_rubbish", {"hex": "1502000000000000007b7d"}, "WorkerCrashed", {"reason": "protocol"}),
-    ("forges_a_manifest", {}, "WorkerCrashed", {"reason": "protocol"}),
     ("closes_descriptors", {"up_to": 4096}, "WorkerCrashed", {}),
     ("raises", {}, "ExecutionError", {"exception": "ValueError"}),
     ("blames_the_input", {}, "ExecutionError", {"exception": "InputInvalidError"}),

@@ -215,6 +215,12 @@ async def test_a_reply_forged_for_a_cancelled_call_is_none_to_the_next(runner: T
     assert await runner.run("forges", {"n": 1}) == ({"n": 1}, {})
 
 
+async def test_a_plugin_that_may_run_never_at_once_is_not_waited_for(runner: ToolRunner) -> None:
+    _, error = await runner.run("forges_a_manifest", {})
+    assert error["error"]["details"] == {"reason": "protocol"}
+    assert "concurrency" in error["error"]["message"]
+
+
 async def test_a_plugin_may_ask_for_more_memory_than_there_are_numbers_for(runner: ToolRunner) -> None:
     assert await runner.run("asks_for_endless_memory", {}) == ({}, {})
 
