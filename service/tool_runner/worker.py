@@ -12,7 +12,6 @@ import inspect
 import logging
 import os
 import resource
-import shutil
 import signal
 import socket
 import sys
@@ -31,7 +30,7 @@ from service.plugins.context import Context
 from service.plugins.loading import LoadedPlugin, load
 from service.plugins.manifest import PluginSource
 from service.plugins.output import plain
-from service.tool_runner import processes
+from service.tool_runner import folders, processes
 from service.tool_runner.executor import Incident
 from service.tool_runner.frames import READ_SIZE, Frame, FrameDecoder, FrameError, Kind, document, pack, parse
 
@@ -408,10 +407,11 @@ class Worker:
             for stream in (sys.stdout, sys.stderr):
                 with suppress(Exception):
                     stream.flush()
-            left = [f"{self._folder}/{name}" for name in self._names() if not self._may_stay(name)]
-            are_removed = [_is_removed(path) for path in left]
-            return all(are_removed)
-        except BaseException:  # noqa: BLE001  # a folder too deep to be removed, a stream that the plugin put there
+            left = [Path(self._folder, name) for name in self._names() if not self._may_stay(name)]
+            for path in left:
+                folders.remove(path)
+            return not any(map(os.path.lexists, left))
+        except BaseException:  # noqa: BLE001  # of a stream that the plugin put there, say
             return False
 
     def _names(self) -> set[str]:
@@ -422,14 +422,6 @@ class Worker:
         is_lasting = name in self._lasting or name.startswith(LASTING_PREFIX)
         # A process that set-up started may have made it just now.
         return is_lasting or (bool(self._residents) and name != self._job_folder.name)
-
-
-def _is_removed(path: str) -> bool:
-    with suppress(OSError):
-        os.unlink(path)  # noqa: PTH108  # no Path at hand
-        return True
-    shutil.rmtree(path, ignore_errors=True)
-    return not os.path.lexists(path)
 
 
 def _packed(kind: Kind, reply: dict[str, Any], result_bytes: int) -> list[bytes]:

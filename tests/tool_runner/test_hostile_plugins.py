@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -15,8 +13,6 @@ import pytest
 
 from service.calls import Call, current_call
 from service.tool_runner.frames import Kind, pack
-from service.settings import Settings
-from service.tool_runner.frames import Kind
 from service.tool_runner.pool import WorkerPool
 from service.tool_runner.processes import marked, pids
 from service.tool_runner.runner import ToolRunner
@@ -126,8 +122,8 @@ async def test_a_plugin_that_harms_its_event_loop_is_alone_with_it(runner: ToolR
     assert not trace.exists()
 
 
-@pytest.mark.parametrize("how", ["file", "link"])
-async def test_what_takes_the_place_of_a_folder_goes_as_the_folder_would(runner: ToolRunner, how: str) -> None:
+@pytest.mark.parametrize("how", ["file", "link", "sealed", "deep"])
+async def test_whatever_a_call_leaves_in_its_folder_the_next_one_finds_it_empty(runner: ToolRunner, how: str) -> None:
     first, error = await runner.run("leaves_a_folder", {"how": how})
     assert error == {}
     assert await runner.run("leaves_a_folder", {}) == (first, {})
@@ -142,24 +138,6 @@ async def test_files_that_a_call_leaves_are_gone_before_the_next_and_those_of_se
     assert first["found"] == 1
     # The folder of multiprocessing stays too: it is made once, for as long as the process lives.
     assert second == third == {**first, "found": 2}
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("how", ["sealed", "deep"])
-async def test_a_folder_that_cannot_be_removed_costs_no_job_its_result_and_meets_no_other_one(
-    runner: ToolRunner, pool: WorkerPool, settings: Settings, how: str
-) -> None:
-    first, error = await runner.run("leaves_a_folder", {"how": how})
-    assert error == {}
-    second, error = await runner.run("leaves_a_folder", {})
-    assert error == {}
-    assert second["found"] == []
-    assert second["pid"] != first["pid"]
-    await until(lambda: first["pid"] not in pool.worker_pids)
-    if how == "deep":  # so deep that the service may fail to remove it, too
-        gc.collect()
-        left = (settings.data_dir / "scratch").glob("*/*/job")
-        await asyncio.to_thread(subprocess.run, ["rm", "-rf", *left], check=True)
 
 
 async def test_a_timer_that_a_call_left_does_not_end_the_next(runner: ToolRunner) -> None:
