@@ -65,6 +65,7 @@ class JobSummaryView(TypedDict):
     error: ErrorView | None
     created_at: Timestamp
     run_at: Timestamp
+    expires_at: Timestamp | None
     started_at: Timestamp | None
     finished_at: Timestamp | None
     links: LinksView
@@ -206,6 +207,7 @@ def job_summary(job: JobRecord) -> JobSummaryView:
         "error": None if job.error is None else error_view(job.error),
         "created_at": job.created_at,
         "run_at": job.run_at,
+        "expires_at": job.expires_at,
         "started_at": job.started_at,
         "finished_at": job.finished_at,
         "links": {

@@ -12,7 +12,7 @@ from service.cli.following import followed, outcome_of, remark, show_result, sho
 from service.cli.output import coloured, moment, pretty, print_table, put, safe, sheet, table_of
 from service.cli.parameters import JobId, Output, Service, Wait
 from service.client import Job
-from service.models import JobStatus, Timestamp
+from service.models import JobStatus, Timestamp, timestamp
 
 
 async def jobs(
@@ -97,6 +97,8 @@ def _details(job: Job) -> Table:
         ("attempt", attempt if job.attempt else ""),
         ("tags", ", ".join(job.tags)),
         ("created", moment(job.created_at)),
+        ("waits", _waits(job)),
+        ("expires", moment(job.document.get("expires_at")) if job.status is JobStatus.PENDING else ""),
         ("started", moment(job.started_at)),
         ("finished", f"{moment(job.finished_at)} {_took(job) and f'(took {_took(job)})'}"),
         ("payload", pretty(job.payload)),
@@ -104,6 +106,19 @@ def _details(job: Job) -> Table:
         ("files", "\n".join(f"{name}  {path}" for name, path in job.artifacts.items())),
     ]
     return sheet(rows)
+
+
+def _waits(job: Job) -> str:
+    """What a job waits for that has not started."""
+    told = job.document
+    if job.status is not JobStatus.PENDING:
+        return ""
+    if told["run_at"] > timestamp():
+        return f"until {moment(told['run_at'])}"
+    if told["queue_position"] is None:
+        return ""
+    eta = "" if told["eta_s"] is None else f", about {told['eta_s']:.0f} s"
+    return f"for {told['queue_position']} others{eta}"
 
 
 def _took(job: Job) -> str:

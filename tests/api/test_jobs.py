@@ -15,7 +15,7 @@ from tests.api.conftest import Live, pointers, problem
 RECORD = {
     "id", "plugin", "plugin_version", "status", "priority", "tags", "metadata", "attempt", "max_attempts", "progress",
     "batch_id", "parent_id", "schedule_id", "webhook_id", "payload", "result", "error", "created_at", "run_at",
-    "started_at", "finished_at", "links", "queue_position", "eta_s",
+    "expires_at", "started_at", "finished_at", "links", "queue_position", "eta_s",
 }  # fmt: skip
 
 

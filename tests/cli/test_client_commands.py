@@ -260,3 +260,12 @@ def test_a_file_too_large_for_the_service_is_refused_and_not_called_unreachable(
     done = service.cli("submit", large, "--plugin", "image_info")
     assert done.returncode == 2, done.stderr
     assert "JOBSERVICE_MAX_BODY_MB" in done.stderr
+
+
+def test_a_job_that_waits_says_for_what(service: RunningService) -> None:
+    times = ("--run-at", "2100-01-01T00:00:00Z", "--expires-at", "2100-01-02T00:00:00Z")
+    job_id = service.cli("submit", "--plugin", "echo", "--payload", "{}", *times).stdout.strip()
+    shown = dict(line.split(None, 1) for line in service.cli("show", job_id).stdout.splitlines())
+    assert shown["waits"] == "until 2100-01-01 00:00:00"
+    assert shown["expires"] == "2100-01-02 00:00:00"
+    service.cli("cancel", job_id)
