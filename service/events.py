@@ -25,6 +25,7 @@ class EventBus:
         self._watchers: dict[str, set[asyncio.Event]] = collections.defaultdict(set)
         self._of_ends: dict[str, set[asyncio.Event]] = collections.defaultdict(set)
         self.work = asyncio.Event()
+        self.is_over = False  # the service stops: whoever waits for a job says how it is now
         self.claims = 0  # claims of due jobs that this process has asked the writer for
         self.controls = asyncio.Event()
         self.schedules = asyncio.Event()
@@ -78,6 +79,11 @@ class EventBus:
         for watchers in (self._watchers, self._of_ends) if ends else (self._watchers,):
             for changed in watchers.get(what, ()):
                 changed.set()
+
+    def close(self) -> None:
+        """Nothing ends here any more: everybody looks once more, and waits no longer."""
+        self.is_over = True
+        self.missed_some()
 
     def missed_some(self) -> None:
         """Others may have told anything meanwhile: everybody looks again."""

@@ -21,6 +21,7 @@ from service.errors import (
     IdempotencyConflictError,
     JobNotFoundError,
     JobStateError,
+    PluginPausedError,
     QueueFullError,
     ServiceError,
 )
@@ -283,7 +284,7 @@ class JobActions:
         self._jobs.intake.check_open()
         try:
             made = await self._record(retries, standings, tenant)
-        except QueueFullError:
+        except (QueueFullError, PluginPausedError):
             keys = {retry.parent_id: (tenant, retry.idempotency_key) for retry in retries if retry.idempotency_key}
             known = await job_inserts.find_by_key(self._reader, keys.values()) if keys else {}
             if not known:

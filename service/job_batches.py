@@ -35,11 +35,14 @@ class JobBatches:
         return state
 
     async def wait_for(self, batch_id: str, timeout_s: float, *, tenant: str = DEFAULT_TENANT) -> BatchState:
-        """How far a batch is as soon as all of its jobs have ended, or after `timeout_s`; raises as `get`."""
+        """How far a batch is as soon as all of its jobs have ended, after `timeout_s`, or when the service stops.
+
+        Raises as `get`.
+        """
         loop = asyncio.get_running_loop()
         end = loop.time() + timeout_s
         state = await self.get(batch_id, tenant=tenant)
-        while state.finished_at is None and (left := end - loop.time()) > 0:
+        while state.finished_at is None and (left := end - loop.time()) > 0 and not self._events.is_over:
             # Jobs start about in the order of their ids: the newest one is likely to be among the last to end.
             newest = await job_batches.newest_active(self._reader, state.id, tenant)
             if newest is not None:

@@ -226,7 +226,9 @@ class JobManagementService:
         known_events: int | None = None,
         seen: JobRecord | None = None,
     ) -> JobRecord:
-        """The record as soon as the job has ended, or after `timeout_s`; raises `JobNotFoundError`.
+        """The record as soon as the job has ended, after `timeout_s`, or when the service stops.
+
+        Raises `JobNotFoundError`.
 
         For whoever knows the job as it was at `known_events` events, as soon as there are others. Who has `seen` the
         record just now is not made to wait for it to be read once more.
@@ -241,7 +243,7 @@ class JobManagementService:
                 record = seen or await self.get_record(job_id, tenant=tenant)
                 left = end - asyncio.get_running_loop().time()
                 has_news = known_events is not None and record.event_count != known_events
-                if record.status.is_terminal or has_news or left <= 0:
+                if record.status.is_terminal or has_news or left <= 0 or self._events.is_over:
                     return record
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(min(left, patience_s)):
@@ -318,6 +320,8 @@ class JobManagementService:
                         pair = await asyncio.shield(task)
                         if pair is not None:
                             return pair
+                case JobStatus.RUNNING if self._events.is_over:
+                    raise ServiceUnavailableError("The service is shutting down; another process runs the job.")
                 case JobStatus.RUNNING:
                     await self.wait_for(record.id, _LOOK_AGAIN_S)
                 case JobStatus.SUCCESS:
@@ -475,6 +479,7 @@ class JobManagementService:
         self.hurry()
         while self._tasks:
             await asyncio.wait(self._tasks)
+        self._events.close()
 
     def hurry(self) -> None:
         """Give everything that runs back to the queue now."""

@@ -217,7 +217,9 @@ class PluginManagementService:
         reason = entry.reason
         is_failing = own.consecutive_errors >= FAILURES_OF_ILL_HEALTH
         if reason is None and is_failing:
-            reason = f"the last {own.consecutive_errors} executions failed; the newest with {own.last_error}"
+            # Of its error no more than the type: the message may hold what another tenant sent.
+            kind = (own.last_error or "").partition(":")[0]
+            reason = f"the last {own.consecutive_errors} executions failed; the newest with {kind}"
         return PluginInfo(
             name=name,
             state=entry.state,

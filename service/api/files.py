@@ -91,7 +91,8 @@ def content_disposition(name: str) -> str:
 def prefers_json(accept: str, media_type: str) -> bool:
     """Whether a client that sent `accept` would rather have JSON than `media_type`; on a tie it gets the bytes."""
     weights = _weights(accept)
-    return _rank(weights, "application/json") > _rank(weights, media_type.partition(";")[0].strip().lower())
+    json = _rank(weights, "application/json")
+    return json[0] > 0 and json > _rank(weights, media_type.partition(";")[0].strip().lower())
 
 
 def preferred(accept: str, media_types: Sequence[str]) -> str | None:

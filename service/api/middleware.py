@@ -118,12 +118,20 @@ def _refuse_foreign(request: web.Request, is_ours: Callable[[str], bool]) -> Non
         )
     origin = request.headers.get(hdrs.ORIGIN)
     # Without CORS headers no foreign page reads an answer; what it must not do either is cause anything.
-    if origin is not None and request.method not in _READING and urlsplit(origin).netloc.lower() != hosts[0].lower():
+    if origin is not None and request.method not in _READING and _host_of(origin) != hosts[0].lower():
         raise Problem(
             status=HTTPStatus.FORBIDDEN,
             kind="foreign-origin",
             detail=f"Pages of {origin!r} may not send {request.method} requests here.",
         )
+
+
+def _host_of(origin: str) -> str | None:
+    """Host and port of an origin; None for what is none."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
 
 
 def _host_check(bound: str) -> Callable[[str], bool]:

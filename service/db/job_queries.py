@@ -128,7 +128,8 @@ _NOT_RETRIED: Final = sa.and_(
         _child.c.idempotency_key == sa.bindparam("prefix", type_=sa.Text) + sa.cast(jobs.c.id, sa.Text),
     )
     .select_from(_child),
-    jobs.c.idempotency_key.is_(None)
+    jobs.c.parent_id.is_(None)  # a batch under the same key has keys with that beginning too
+    | jobs.c.idempotency_key.is_(None)
     | (
         sa.func.substr(jobs.c.idempotency_key, 1, sa.func.length(sa.bindparam("prefix", type_=sa.Text)))
         != sa.bindparam("prefix", type_=sa.Text)

@@ -184,3 +184,25 @@ def test_an_action_that_does_not_say_which_jobs_is_refused(live: Live, body: Any
 
 def test_an_unknown_action_is_no_route(live: Live) -> None:
     assert problem(live.post("/v1/jobs/actions/paint", json={"ids": ["x"]}), 404)
+
+
+def test_a_repeated_retry_is_answered_whatever_has_become_of_its_plugin(live: Live) -> None:
+    old, key = live.ended(live.submit("echo", {"n": 1})["id"]), {"Idempotency-Key": str(uuid.uuid4())}
+    first = live.post(f"/v1/jobs/{old['id']}/retry", headers=key).json()
+    assert live.post("/v1/plugins/echo/pause", json={"intake": True}).status_code == 200
+    try:
+        again = live.post(f"/v1/jobs/{old['id']}/retry", headers=key)
+        assert (again.status_code, again.json()["id"]) == (202, first["id"])
+        assert problem(live.post(f"/v1/jobs/{old['id']}/retry"), 409)["type"] == "/problems/plugin-paused"
+    finally:
+        live.post("/v1/plugins/echo/resume")
+
+
+def test_jobs_of_a_batch_are_retried_under_the_key_of_the_batch(live: Live) -> None:
+    tag, key = str(uuid.uuid4()), str(uuid.uuid4())
+    late = {"plugin": "echo", "payload": {}, "tags": [tag], "expires_at": "2020-01-01T00:00:00Z"}
+    made = live.post("/v1/jobs/batch", json=[late, late], headers={"Idempotency-Key": key}).json()
+    for item in made["items"]:
+        assert live.ended(item["id"])["status"] == "FAILED"
+    assert act(live, "retry", key, filter={"tag": tag})["done"] == 2
+    assert act(live, "retry", key, filter={"tag": tag})["done"] == 0

@@ -98,6 +98,7 @@ BAD = {
     "a key with a space": ({**JSON, "Idempotency-Key": "a b"}, job(), 400, ["/Idempotency-Key"]),
     "a foreign origin": ({**JSON, "Origin": "http://evil.example"}, job(), 403, []),
     "an opaque origin": ({**JSON, "Origin": "null"}, job(), 403, []),
+    "an origin that is none": ({**JSON, "Origin": "http://[x"}, job(), 403, []),
     "a foreign host": ({**JSON, "Host": "evil.example"}, job(), 421, []),
     "a host that only begins like ours": ({**JSON, "Host": "localhost.evil.example:80"}, job(), 421, []),
 }  # fmt: skip

@@ -22,6 +22,8 @@ def stored(size: int = 3) -> dict[str, object]:
         ("image/png;q=0.2, application/json", True),
         ("application/json;q=nonsense, image/png;q=0.1", False),
         ("application/*, image/*", False),
+        ("application/json;q=0", False),
+        ("application/json;q=0, image/jpeg", False),
     ],
 )
 def test_accept_chooses_between_bytes_and_json(accept: str, json_wanted: bool) -> None:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import requests
 
@@ -145,3 +146,24 @@ def test_a_running_service_keeps_the_books_and_closes_them_when_it_stops(serve):
     assert service.job(service.submit("echo"), wait=30)["status"] == "SUCCESS"
     assert service.stop() == 0
     assert service.sql("SELECT succeeded_count FROM report_plugins") == [(2,)]
+
+
+def test_whoever_waits_for_a_job_when_the_service_stops_is_told_how_it_is_then(serve):
+    service = serve("--drain-s", "0.5")
+    job = {"plugin": "sleep", "payload": {"seconds": 60}}
+    (batched,) = requests.post(f"{service.url}/v1/jobs/batch", json=[job], timeout=30).json()["items"]
+    batch = service.job(batched["id"])["batch_id"]
+    with ThreadPoolExecutor() as threads:
+        held = [
+            threads.submit(
+                requests.post, f"{service.url}/v1/jobs", json=job, headers={"Prefer": "wait=50"}, timeout=60
+            ),
+            threads.submit(requests.get, f"{service.url}/v1/jobs/{batched['id']}?wait=50", timeout=60),
+            threads.submit(requests.get, f"{service.url}/v1/batches/{batch}?wait=50", timeout=60),
+        ]
+        until(lambda: len(service.sql("SELECT 1 FROM report_jobs WHERE status = 'RUNNING'")) == 2)
+        assert service.stop() == 0
+        submitted, got, followed = (answer.result() for answer in held)
+    assert [answer.status_code for answer in (submitted, got, followed)] == [202, 200, 200]
+    assert submitted.json()["status"] == got.json()["status"] == "PENDING"
+    assert followed.json()["finished_at"] is None
