@@ -84,11 +84,8 @@ async def test_one_failure_is_not_ill_health_but_many_in_a_row_are(plugins, data
         assert error["error"]["type"] == "ExecutionError"
         healthy.append((await plugins.get_plugin("raises")).healthy)
     assert healthy == [True] * (FAILURES_OF_ILL_HEALTH - 1) + [False]
-    reason = (await plugins.get_plugin("raises")).reason
-    assert reason is not None
-    assert reason.endswith("the newest with ExecutionError")  # its message may hold what another tenant sent
     info = await plugins.get_plugin("raises")
-    assert "ExecutionError" in info.reason
+    assert info.reason.endswith("the newest with ExecutionError")  # its message may hold what another tenant sent
     assert info.metrics.error_count == FAILURES_OF_ILL_HEALTH
     await jobs.drain(5)
 
