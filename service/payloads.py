@@ -60,7 +60,7 @@ class InputSchema:
         if self._validator.is_valid(stand_in):
             return []
         found = (problem for error in self._validator.iter_errors(stand_in) for problem in _problems(error))
-        return list(itertools.islice(found, MAX_PROBLEMS))
+        return list(dict.fromkeys(itertools.islice(found, MAX_PROBLEMS)))
 
     def from_text(self, field: str, text: str) -> Any:
         """`text` as the value of a top-level field: as JSON where the schema wants no text, else as it is."""
@@ -198,13 +198,17 @@ def _count_bytes(schema: Any) -> int:
 
 
 def _for_bytes(schema: Any) -> Any:
-    """`schema` with each bytes field described as its stand-in."""
+    """`schema` with each bytes field described as its stand-in, and no other object that takes one."""
     if isinstance(schema, dict):
         if schema.get("contentEncoding") == "base64":
             bounds = {"minLength": "minimum", "maxLength": "maximum"}
             length = {bounds[name]: limit for name, limit in schema.items() if name in bounds}
             return {"type": "object", "required": [BYTES_KEY], "properties": {BYTES_KEY: {"type": "integer", **length}}}
-        return {key: _for_bytes(item) for key, item in schema.items()}
+        described = {key: _for_bytes(item) for key, item in schema.items()}
+        if "object" in schema.get("type", ()):
+            # The stand-in is an object too, which an object of any fields, or of integers, would let pass as its own.
+            described["properties"] = {**described.get("properties", {}), BYTES_KEY: False}
+        return described
     if isinstance(schema, list):
         return [_for_bytes(item) for item in schema]
     return schema
@@ -213,7 +217,14 @@ def _for_bytes(schema: Any) -> Any:
 def _problems(error: jsonschema_rs.ValidationError) -> Iterator[FieldProblem]:
     path: Sequence[str | int] = error.instance_path
     kinds = jsonschema_rs.ValidationErrorKind
+    is_stand_in = isinstance(error.instance, dict) and BYTES_KEY in error.instance
     match error.kind:
+        case kinds.FalseSchema() if path and path[-1] == BYTES_KEY:
+            yield FieldProblem(_pointer(*path[:-1]), "must not be bytes here")
+        case kinds.AnyOf() | kinds.OneOfNotValid() if is_stand_in:
+            yield FieldProblem(_pointer(*path), "must not be bytes here, or not of this length")
+        case _ if is_stand_in:
+            yield FieldProblem(_pointer(*path), "must not be bytes here")
         case kinds.Required():
             yield FieldProblem(_pointer(*path, error.kind.property), "is required")
         case kinds.AdditionalProperties():
@@ -221,8 +232,6 @@ def _problems(error: jsonschema_rs.ValidationError) -> Iterator[FieldProblem]:
                 yield FieldProblem(_pointer(*path, name), "is not a field of this plugin")
         case _ if path and path[-1] == BYTES_KEY:
             yield FieldProblem(_pointer(*path[:-1]), "is empty, or not of the length the plugin takes")
-        case kinds.Type() if isinstance(error.instance, dict) and BYTES_KEY in error.instance:
-            yield FieldProblem(_pointer(*path), "must not be bytes here")
         case _:
             yield FieldProblem(_pointer(*path), error.message[:500])
 

@@ -178,3 +178,38 @@ async def test_of_a_choice_bytes_are_decoded_where_all_that_fit_agree(schema, va
 async def test_bytes_are_decoded_at_their_place_in_a_tuple():
     pair = item({"type": "array", "prefixItems": [TEXT, BYTES], "items": BYTES})
     assert await InputSchema(pair).accept({"item": ["a", B64, B64]}) == ({"item": ["a", b"abc", b"abc"]}, [])
+
+
+NUMBERS = {"type": "object", "additionalProperties": {"type": "integer"}}
+SENT = {"$bytes": B64}
+
+
+@pytest.mark.parametrize(
+    ("schema", "payload", "pointer"),
+    [
+        (item(NUMBERS), {"item": SENT}, "/item"),
+        (item(NUMBERS), {"item": {"$bytes": 5}}, "/item"),
+        (item(NUMBERS), {"item": {"$bytes": 5, "a": 1}}, "/item"),
+        (item(NUMBERS), {"item": {"a": SENT}}, "/item/a"),
+        (item({"type": "object"}), {"item": SENT}, "/item"),
+        (item({"type": ["object", "null"]}), {"item": SENT}, "/item"),
+        (item({"anyOf": [NUMBERS, {"type": "null"}]}), {"item": SENT}, "/item"),
+        (item({"type": "array", "items": NUMBERS}), {"item": [SENT]}, "/item/0"),
+        (item({"$ref": "#/$defs/N"}, **{"$defs": {"N": NUMBERS}}), {"item": SENT}, "/item"),
+        (item(model(TEXT)), {"item": SENT}, "/item"),
+        (NUMBERS, SENT, ""),
+        ({"type": "object", "additionalProperties": True}, SENT, ""),
+    ],
+    ids=str,
+)  # fmt: skip
+async def test_bytes_are_no_object(schema, payload, pointer):
+    _, problems = await InputSchema(schema).accept(payload)
+    assert [problem.pointer for problem in problems] == [pointer]
+    assert "$bytes" not in problems[0].message or "reserved" in problems[0].message
+
+
+@pytest.mark.parametrize("schema", [{}, {"anyOf": [BYTES, NUMBERS]}, {"oneOf": [NUMBERS, BYTES]}], ids=str)
+async def test_bytes_may_stand_beside_objects_and_where_anything_may(schema):
+    assert await InputSchema(item(schema)).accept({"item": SENT}) == ({"item": b"abc"}, [])
+    if schema:
+        assert await InputSchema(item(schema)).accept({"item": {"a": 1}}) == ({"item": {"a": 1}}, [])
