@@ -47,8 +47,11 @@ class TypedInput:
         if schema is None:
             raise PluginDefinitionError("a payload is a JSON object: run must take a type that is made from one")
         self._parameters = parameters
-        self._is_closed = schema.setdefault("additionalProperties", False) is False
+        others = schema.setdefault("additionalProperties", False)
+        self._is_closed = others is False
         self._declared = frozenset(schema["properties"])
+        # A type for all other fields (`dict[str, int]`) does not ask for this one; a model open to any field does.
+        self._takes_mime_type = others is True or "mime_type" in self._declared
         self.schema = with_image_rule(schema)
         try:
             check_document(self.schema)
@@ -84,9 +87,9 @@ class TypedInput:
         """The arguments by name, `mime_type` among them only where the plugin takes it; raises `InputInvalidError`."""
         problems = list(image_problems(payload, declared=self._declared))
         document = dict(payload)
+        if not self._takes_mime_type:
+            document.pop("mime_type", None)
         if self._is_closed:
-            if "mime_type" not in self._declared:
-                document.pop("mime_type", None)
             unknown = [key for key in document if key not in self._declared]
             problems += [FieldProblem(f"/{escape_pointer(key)}", "is not a field of this plugin") for key in unknown]
         try:

@@ -172,6 +172,21 @@ def test_mime_type_is_always_accepted_and_passed_only_where_it_is_asked_for(
         assert "mime_type" not in kwargs
 
 
+@pytest.mark.parametrize(
+    ("annotation", "fields"),
+    [(dict[str, int], {"a": 1}), (dict[str, str], {"a": "b"}), (dict[str, bytes], {"a": b"b"})],
+)
+def test_a_payload_of_one_type_of_fields_comes_without_mime_type(
+    annotation: Any, fields: dict[str, Any], load_plugin: LoadPlugin, context: Context
+) -> None:
+    def run(payload):
+        return {}
+
+    run.__annotations__["payload"] = annotation
+
+    assert load_plugin(run).bind({**fields, "mime_type": "image/png"}, context)[1] == {"payload": fields}
+
+
 def test_mime_type_reaches_a_plugin_that_takes_it(load_plugin: LoadPlugin, context: Context) -> None:
     def run(image: bytes, mime_type: str) -> dict[str, Any]:
         return {}
