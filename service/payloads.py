@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import binascii
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -21,6 +22,12 @@ _MOST_REFERENCES: Final = 8
 #: What a schema says of members beside the named ones.
 _OF_ITEMS: Final = ("items", "prefixItems", "additionalProperties")
 
+#: Patterns are ECMA's in JSON Schema: `\w`, `\d` and `\b` know ASCII only, `\Z` is unknown, and a class in a class or
+#: an intersection means something else. Too many found is no harm: the worker reads them with the plugin's own engine.
+_CLASS_OF_TEXT: Final = re.compile(r"\\[abdswz]", re.IGNORECASE)
+_CLASS_OF_CLASSES: Final = re.compile(r"\[\^?\]?[^\]]*(?:\[|&&|--|~~)")
+_ESCAPED: Final = re.compile(r"\\.", re.DOTALL)
+
 JSONSchema = Mapping[str, Any]
 
 
@@ -32,7 +39,7 @@ class InputSchema:
 
     def __init__(self, schema: JSONSchema) -> None:
         self._schema = schema
-        self._validator = jsonschema_rs.Draft202012Validator(_for_bytes(schema), retriever=_refuse)
+        self._validator = jsonschema_rs.Draft202012Validator(_checkable(schema), retriever=_refuse)
         properties = schema.get("properties", {})
         self._bytes_fields = frozenset(name for name, field in properties.items() if "bytes" in self._kinds_of(field))
         #: Whether bytes may only stand at the top: a document without these fields then has none to decode.
@@ -180,7 +187,7 @@ def _from_base64(text: Any, pointer: str, problems: list[FieldProblem]) -> bytes
 
 
 def _stand_in(value: Any) -> Any:
-    """`value` with each bytes replaced by `{"$bytes": length of its base64}`, which `_for_bytes` schemas describe."""
+    """`value` with each bytes replaced by `{"$bytes": length of its base64}`, which `_checkable` schemas describe."""
     if type(value) is bytes:
         return {BYTES_KEY: 4 * -(-len(value) // 3)}
     if type(value) is dict:
@@ -197,21 +204,30 @@ def _count_bytes(schema: Any) -> int:
     return sum(map(_count_bytes, schema)) if isinstance(schema, list) else 0
 
 
-def _for_bytes(schema: Any) -> Any:
-    """`schema` with each bytes field described as its stand-in, and no other object that takes one."""
+def _checkable(schema: Any) -> Any:
+    """`schema` with bytes described as their stand-in, which no other object is, and without doubtful patterns."""
     if isinstance(schema, dict):
         if schema.get("contentEncoding") == "base64":
             bounds = {"minLength": "minimum", "maxLength": "maximum"}
             length = {bounds[name]: limit for name, limit in schema.items() if name in bounds}
             return {"type": "object", "required": [BYTES_KEY], "properties": {BYTES_KEY: {"type": "integer", **length}}}
-        described = {key: _for_bytes(item) for key, item in schema.items()}
+        described = {
+            key: _checkable(rule) for key, rule in schema.items() if not (key == "pattern" and _is_doubtful(rule))
+        }
         if "object" in schema.get("type", ()):
             # The stand-in is an object too, which an object of any fields, or of integers, would let pass as its own.
             described["properties"] = {**described.get("properties", {}), BYTES_KEY: False}
         return described
     if isinstance(schema, list):
-        return [_for_bytes(item) for item in schema]
+        return [_checkable(item) for item in schema]
     return schema
+
+
+def _is_doubtful(pattern: Any) -> bool:
+    """Whether `pattern` is one that this check may read more strictly than the plugin's types do."""
+    if not isinstance(pattern, str):
+        return False  # a field of that name
+    return bool(_CLASS_OF_TEXT.search(pattern) or _CLASS_OF_CLASSES.search(_ESCAPED.sub("", pattern)))
 
 
 def _problems(error: jsonschema_rs.ValidationError) -> Iterator[FieldProblem]:

@@ -213,3 +213,35 @@ async def test_bytes_may_stand_beside_objects_and_where_anything_may(schema):
     assert await InputSchema(item(schema)).accept({"item": SENT}) == ({"item": b"abc"}, [])
     if schema:
         assert await InputSchema(item(schema)).accept({"item": {"a": 1}}) == ({"item": {"a": 1}}, [])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text"),
+    [
+        (r"^\w+$", "Zoë"),
+        (r"^[\w-]+$", "Zoë"),
+        (r"^\d+$", "٣"),
+        (r"^\S$", "\ufeff"),
+        (r"^[[:alpha:]]+$", "Zoe"),
+        (r"^[]a-z&&[^b]]$", "a"),
+        (r"^[a-z--b]$", "a"),
+        (r"^Zoe\Z", "Zoe"),
+    ],
+)
+@pytest.mark.parametrize("place", [lambda text: text, lambda text: {"anyOf": [text, {"type": "null"}]}])
+async def test_a_pattern_that_the_types_may_read_otherwise_is_left_to_them(pattern, text, place):
+    schema = InputSchema(item(place({"type": "string", "pattern": pattern, "maxLength": 3})))
+    assert await schema.accept({"item": text}) == ({"item": text}, [])
+    _, problems = await schema.accept({"item": "longer"})
+    assert len(problems) == 1
+
+
+@pytest.mark.parametrize("pattern", ["^[a-z]+-[0-9]{2}$", r"^[\[a]$", r"^\p{L}\.$", "^(?i)a$"])
+async def test_other_patterns_are_checked(pattern):
+    _, problems = await InputSchema(item({"type": "string", "pattern": pattern})).accept({"item": "?"})
+    assert [problem.pointer for problem in problems] == ["/item"]
+
+
+async def test_a_field_may_be_called_pattern():
+    schema = InputSchema({"type": "object", "properties": {"pattern": TEXT}, "additionalProperties": False})
+    assert await schema.accept({"pattern": r"\w"}) == ({"pattern": r"\w"}, [])
