@@ -39,9 +39,10 @@ _AS_TEXT: Final[Mapping[type, Callable[[Any], str]]] = {
 def plain(value: Any) -> dict[str, Any]:
     """`value` as a document that `codec.check_document` accepts; nothing in it is shared with `value`.
 
-    The rule: a mapping, dataclass or pydantic model becomes a dict with text keys; list and tuple become a list; a
-    numpy scalar its Python value and a numpy array of at most 1,000,000 elements nested lists; an enum member its
-    value; bytearray and memoryview become bytes; dates and times (ISO 8601), UUIDs, decimals and paths become text.
+    The rule: a mapping, dataclass or pydantic model becomes a dict with text keys, a root model what its root becomes;
+    list and tuple become a list; a numpy scalar its Python value and a numpy array of at most 1,000,000 elements nested
+    lists; an enum member its value; bytearray and memoryview become bytes; dates and times (ISO 8601), UUIDs, decimals
+    and paths become text.
 
     Raises `OutputInvalidError` for everything else: a result that is no mapping at the top, NaN, infinities, integers
     beyond 64 bits, keys that are not text, nesting deeper than 64 levels (so a cycle), sets, generators, other objects.
@@ -81,6 +82,10 @@ def _convert(value: Any, pointer: str, depth: int) -> Any:
     for kind, as_text in _AS_TEXT.items():
         if isinstance(value, kind):
             return as_text(value)
+    # Who returns a pydantic model has imported pydantic; a plugin without it need not wait for it.
+    pydantic = sys.modules.get("pydantic")
+    if pydantic is not None and isinstance(value, pydantic.BaseModel):
+        return _convert(value.model_dump(by_alias=True), pointer, depth)  # a root model may dump to anything
     return _convert_array(value, pointer, depth)
 
 
@@ -92,10 +97,6 @@ def _fields(value: Any) -> list[tuple[Any, Any]] | None:
         return None
     if dataclasses.is_dataclass(value):
         return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
-    # Who returns a pydantic model has imported pydantic; a plugin without it need not wait for it.
-    pydantic = sys.modules.get("pydantic")
-    if pydantic is not None and isinstance(value, pydantic.BaseModel):
-        return list(value.model_dump(by_alias=True).items())
     return None
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, RootModel
 
 from service.codec import check_document
 from service.errors import OutputInvalidError
@@ -74,6 +74,11 @@ CONVERTED = [
     (
         {"m": [Model(first_name="Ada", box=Box(1))]},
         {"m": [{"firstName": "Ada", "box": {"x": 1, "scores": []}, "when": None}]},
+    ),
+    (RootModel[dict[str, int]]({"a": 1}), {"a": 1}),
+    (
+        {"a": RootModel[list[int]]([1]), "b": RootModel[bytes](b"x"), "c": [RootModel[Box](Box(1))]},
+        {"a": [1], "b": b"x", "c": [{"x": 1, "scores": []}]},
     ),
     ({"a": Colour.RED, "b": Level.HIGH, "c": Word.YES, "d": OldWord.NO}, {"a": "red", "b": 3, "c": "yes", "d": "no"}),
     ({Word.YES: 1, OldWord.NO: 2}, {"yes": 1, "no": 2}),
@@ -144,6 +149,9 @@ REFUSED = [
     (np.zeros(3), "", "not ndarray"),
     (SecretName(), "", "SecretName"),
     (Box, "", "type is neither"),
+    (RootModel[list[int]]([1]), "", "not RootModel"),
+    ({"a": RootModel[list[float]]([1.0, float("nan")])}, "/a/1", "finite"),
+    ({"a": [RootModel[set[int]]({1})]}, "/a/0", "set is neither"),
     ({"a": float("nan")}, "/a", "finite"),
     ({"a": [1, float("inf")]}, "/a/1", "finite"),
     ({"a": np.float32("nan")}, "/a", "finite"),
