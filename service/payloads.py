@@ -114,48 +114,67 @@ class InputSchema:
             schema = self._schema.get("$defs", {}).get(str(schema["$ref"]).removeprefix("#/$defs/"), {})
         return {}
 
-    def _resolved(self, schema: JSONSchema, value: Any, depth: int = 0) -> JSONSchema:
-        """What `schema` says of an object or list: of a choice, what all branches agree on that `value` may be of.
+    def _branches(self, schema: Any) -> list[JSONSchema]:
+        """What a value of `schema` may be: the branches of its choices, and of the choices in these, each once."""
+        found, pending, seen = [], [schema], set[int]()
+        for each in pending:
+            branch = self._referenced(_schema(each))
+            if id(branch) in seen:
+                continue
+            seen.add(id(branch))
+            choice = _choice(branch)
+            if choice is None:
+                found.append(branch)
+            else:
+                pending.extend(choice)
+        return found
 
-        What they do not agree on is left to the worker: this check is never stricter than the plugin's types.
+    def _resolved(self, schema: JSONSchema, value: Any) -> JSONSchema:
+        """What `schema` says of an object or list: of a choice, what the branches say that `value` may be of.
+
+        A member is then a choice itself, and what a value of different branches is, is left to the worker: this check
+        is never stricter than the plugin's types.
         """
-        schema = self._referenced(schema)
-        choice = _choice(schema)
-        if choice is None or depth > _MOST_REFERENCES:
-            return schema
-        branches = [self._resolved(branch, value, depth + 1) for branch in choice]
+        branches = self._branches(schema)
+        if len(branches) == 1:
+            return branches[0]
         fitting = [branch for branch in branches if self._may_be(value, branch)]
         named = {name: field for branch in fitting for name, field in branch.get("properties", {}).items()}
-        agreed = {
-            name: field
-            for name, field in named.items()
-            if all(branch.get("properties", {}).get(name, field) == field for branch in fitting)
+        members = {
+            name: {"anyOf": [_member(branch, name, field) for branch in fitting]} for name, field in named.items()
         }
         rest = {key: branch[key] for branch in fitting for key in _OF_ITEMS if key in branch}
         same = {key: each for key, each in rest.items() if all(branch.get(key) == each for branch in fitting)}
-        return {"properties": agreed, **same}
+        return {"properties": members, **same}
 
     def _may_be(self, value: Any, branch: JSONSchema) -> bool:
         """Whether `value` is of the branch, as far as types, names and constants tell."""
         if type(value) is list:
-            return branch.get("type") == "array"
-        if type(value) is not dict or branch.get("type") != "object":
+            return "array" in branch.get("type", "array")
+        if type(value) is not dict or "object" not in branch.get("type", "object"):
             return False
         constants = {name: field["const"] for name, field in branch.get("properties", {}).items() if "const" in field}
         return value.keys() >= set(branch.get("required", ())) and all(
             value.get(name, constant) == constant for name, constant in constants.items()
         )
 
-    def _kinds_of(self, schema: JSONSchema, depth: int = 0) -> set[str]:
+    def _kinds_of(self, schema: JSONSchema) -> set[str]:
         """The JSON types a field may have, `bytes` among them."""
-        schema = self._referenced(schema)
-        choice = _choice(schema)
-        if choice is not None and depth <= _MOST_REFERENCES:
-            return set().union(*(self._kinds_of(branch, depth + 1) for branch in choice))
-        if schema.get("contentEncoding") == "base64":
-            return {"bytes"}
-        kinds = schema.get("type", ())
-        return {kinds} if isinstance(kinds, str) else set(kinds)
+        return {kind for branch in self._branches(schema) for kind in _kinds(branch)}
+
+
+def _kinds(branch: JSONSchema) -> Sequence[str]:
+    if branch.get("contentEncoding") == "base64":
+        return ["bytes"]
+    kinds = branch.get("type", "string")  # what says nothing may be text, among others
+    return [kinds] if isinstance(kinds, str) else kinds
+
+
+def _member(branch: JSONSchema, name: str, unsaid: JSONSchema) -> JSONSchema:
+    """What `branch` says of a member of an object; `unsaid` where it would take no notice of it."""
+    others = branch.get("additionalProperties", "type" not in branch)
+    field: JSONSchema = branch.get("properties", {}).get(name, unsaid if others is False else _schema(others))
+    return field
 
 
 def _choice(schema: JSONSchema) -> Sequence[JSONSchema] | None:

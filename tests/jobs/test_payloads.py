@@ -167,12 +167,31 @@ def item(schema, **more):
         (item({"anyOf": [model(BYTES), model(TEXT)]}), {"data": "hello"}, None),  # the worker tells which it is
         (item({"anyOf": [model(BYTES), {**model(BYTES), "required": ["other"]}]}), {"data": B64}, b"abc"),
         (item({"anyOf": [{"anyOf": [model(TEXT)]}, BYTES]}), {"data": "x"}, None),
+        (item({"anyOf": [{"oneOf": [model(BYTES, kind="a"), model(TEXT, kind="b")]}, {"type": "null"}]}),
+            {"kind": "a", "data": B64}, b"abc"),
+        (item({"anyOf": [{"anyOf": [model(BYTES), model(TEXT)]}, model(BYTES)]}), {"data": "hello"}, None),
+        (item({"anyOf": [model(BYTES), {"type": "object", "additionalProperties": TEXT}]}), {"data": "hello"}, None),
+        (item({"anyOf": [model(BYTES), {"type": "object", "additionalProperties": True}]}), {"data": "hello"}, None),
+        (item({"anyOf": [model(BYTES), {}]}), {"data": "hello"}, None),
+        (item({"anyOf": [model(BYTES), model({**BYTES, "description": "A scan"})]}), {"data": B64}, b"abc"),
     ],
 )  # fmt: skip
 async def test_of_a_choice_bytes_are_decoded_where_all_that_fit_agree(schema, value, accepted):
     document, problems = await InputSchema(schema).accept({"item": value})
     assert problems == []
     assert document == {"item": {**value, "data": value["data"] if accepted is None else accepted}}
+
+
+@pytest.mark.parametrize("other", [{}, True, {"enum": [5, "abcd"]}], ids=str)
+@pytest.mark.parametrize("value", [5, "abcd"])
+async def test_beside_bytes_may_stand_what_has_no_type(other, value):
+    assert await InputSchema(item({"anyOf": [other, BYTES]})).accept({"item": value}) == ({"item": value}, [])
+
+
+@pytest.mark.timeout(20)
+async def test_a_choice_among_itself_is_looked_at_once():
+    schema = InputSchema(item({"$ref": "#/$defs/A"}, **{"$defs": {"A": {"anyOf": [{"$ref": "#/$defs/A"}] * 50}}}))
+    assert schema.bytes_field == "image"
 
 
 async def test_bytes_are_decoded_at_their_place_in_a_tuple():
