@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
@@ -72,8 +73,16 @@ async def _file_guarded(database_url: str) -> AsyncIterator[_Copy]:
     path = sqlite_path(database_url)
     path.parent.mkdir(parents=True, exist_ok=True)
     await asyncio.to_thread(preflight.inspect, path)
+    await asyncio.to_thread(_make_private, path)
     yield lambda connection, revision: _back_up(connection, path, revision)
     await asyncio.to_thread(preflight.remember, path)
+
+
+def _make_private(path: Path) -> None:
+    """Make the file, where there is none, for its owner alone: payloads and secrets are in it, and in its log."""
+    with contextlib.suppress(FileExistsError):
+        # SQLite takes an empty file for a new database, and gives the log the mode of the file.
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
 @contextlib.asynccontextmanager

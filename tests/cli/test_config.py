@@ -73,6 +73,14 @@ def test_migrate_makes_the_database_and_repeats_harmlessly(tmp_path: Path) -> No
         database.close()
 
 
+def test_a_database_is_made_for_its_owner_alone_and_an_older_one_is_left_as_it_is(tmp_path: Path) -> None:
+    database = tmp_path / "data/jobs.db"
+    for mode in (0o600, 0o640):
+        assert cli("migrate", cwd=tmp_path).returncode == 0
+        assert database.stat().st_mode & 0o777 == mode
+        database.chmod(0o640)
+
+
 def test_a_second_service_on_the_same_data_is_refused(service: RunningService) -> None:
     done = service.cli("serve", "--port", "0")
     assert done.returncode == 1
