@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from service.cli import inputs
 from service.cli.failures import Exit, UsageError
 from service.cli.folders import Folder, key_of
-from service.cli.following import BUSY, Trouble, outcome_of, remark
+from service.cli.following import BUSY, Trouble, outcome_of, remark, why_not_followed
 from service.cli.inputs import Order
 from service.cli.output import coloured, print_table, put, safe, say, table_of
 from service.cli.parameters import Service
@@ -64,6 +64,12 @@ async def submit_folder(
         sent = sum(outcome.job is not None for outcome in outcomes)
         if sent:
             say(f"{sent} of {len(names)} files are with the service, which keeps them. The same command goes on here.")
+        raise
+    except ApiError as error:
+        if made := [outcome for outcome in outcomes if outcome.job]:
+            _tell(made, waited=False, as_json=service.json)
+            sys.stdout.flush()
+            say(f"{len(made)} of {len(names)} jobs were made and go on, but {why_not_followed(error, 'them')}")
         raise
     return _tell(outcomes, waited=wait, as_json=service.json)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 
@@ -83,12 +84,19 @@ async def show_submitted(client: Client, job: Job, output: Path | None, *, wait:
     if wait:
         try:
             job = await followed(client, job.id)
-        except ApiError:
-            say(f"Job {job.id} was made; what became of it was not told.")
+        except ApiError as error:
+            say(f"Job {job.id} was made and goes on, but {why_not_followed(error)}")
             raise
         return await show_result(client, job, output, as_json=as_json)
     put(job.document if as_json else job.id)
     return Exit.OK
+
+
+def why_not_followed(error: ApiError, what: str = "it") -> str:
+    """What a refusal to follow jobs that were made means, as the end of a sentence."""
+    if error.status == HTTPStatus.FORBIDDEN:
+        return f"this key may not follow {what}: that takes the role read."
+    return f"what becomes of {what} was not told."
 
 
 async def show_result(client: Client, job: Job, output: Path | None, *, as_json: bool) -> Exit:
