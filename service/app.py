@@ -349,16 +349,19 @@ async def snapshot(settings: Settings, target: Path) -> None:
 
 
 @contextlib.asynccontextmanager
-async def open_keys(settings: Settings, *, must_exist: bool = False) -> AsyncIterator[KeyManagementService]:
+async def open_keys(
+    settings: Settings, *, must_exist: bool = False, on_made: Callable[[Path], object] | None = None
+) -> AsyncIterator[KeyManagementService]:
     """The API keys in the database, for as long as the block runs, whether a service uses it or not.
 
-    Raises `StartupError` when the database cannot be opened, or is not there and `must_exist`.
+    `on_made` is told of the file where it had to be made. Raises `StartupError` when the database cannot be opened, or
+    is not there and `must_exist`.
     """
     database_url = settings.resolved_database_url
-    if must_exist and database_kind(database_url) is DatabaseKind.SQLITE:
-        path = sqlite_path(database_url).absolute()
-        if not path.exists():
-            raise StartupError(f"There is no database at {path}. `--data-dir` says where the service has its data.")
+    path = sqlite_path(database_url).absolute() if database_kind(database_url) is DatabaseKind.SQLITE else None
+    is_missing = path is not None and not path.exists()
+    if must_exist and is_missing:
+        raise StartupError(f"There is no database at {path}. `--data-dir` says where the service has its data.")
     _make_data_dir(settings)
     with contextlib.ExitStack() as stack:
         try:
@@ -367,6 +370,8 @@ async def open_keys(settings: Settings, *, must_exist: bool = False) -> AsyncIte
             pass  # by a service, which has brought it to its schema; SQLite lets two write in turn
         else:
             await upgrade(database_url)
+        if path is not None and is_missing and on_made is not None:
+            on_made(path)
         async with Database.open(database_url, settings.data_dir / "blobs", inline_bytes=0) as database:
             yield KeyManagementService(database)
 

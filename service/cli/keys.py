@@ -130,7 +130,7 @@ async def _keys(settings: Settings | None, *, must_exist: bool = True) -> AsyncI
     # As in `serve`.
     from service.app import open_keys
 
-    async with open_keys(settings, must_exist=must_exist) as management:
+    async with open_keys(settings, must_exist=must_exist, on_made=lambda path: say(f"made {path}")) as management:
         yield management
 
 

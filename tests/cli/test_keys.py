@@ -48,6 +48,7 @@ def test_a_key_is_printed_once_and_never_again(here: Here) -> None:
     "arguments", [("", "--days", "1"), ("x", "--days", "-1"), ("x", "--rate", "0"), ("x", "--burst", "2")]
 )
 def test_a_key_that_makes_no_sense_is_refused_in_a_line(here: Here, arguments: tuple[str, ...]) -> None:
+    here("keys", "create", "first")  # which says that it makes the database
     code, made, told = here("keys", "create", *arguments)
     assert (code, made, len(told.splitlines())) == (2, "", 1)
 
@@ -62,6 +63,11 @@ def test_where_there_is_no_database_none_is_made_to_look_into(
     assert (code != 0, shown) == (True, "")
     assert f"There is no database at {tmp_path}/data/jobs.db." in told
     assert not (tmp_path / "data").exists()
+
+
+def test_a_key_says_that_a_database_was_made_for_it(here: Here, tmp_path: Path) -> None:
+    assert f"made {tmp_path}/data/jobs.db" in here("keys", "create", "first")[2].splitlines()
+    assert "made /" not in here("keys", "create", "second")[2]
 
 
 def test_a_snapshot_is_for_its_owner_alone(here: Here, tmp_path: Path) -> None:
@@ -88,8 +94,16 @@ def test_a_key_made_beside_a_running_service_opens_it(own_service: RunningServic
     made_blindly = own_service.cli(*submit, JOBSERVICE_API_KEY=may_submit.stdout.strip())
     assert (made_blindly.returncode, made_blindly.stdout) == (2, "")
     (job,) = json.loads(own_service.cli("jobs", "--json", JOBSERVICE_API_KEY=key["key"]).stdout)
-    assert f"Job {job['id']} was made" in made_blindly.stderr
-    assert "role read" in made_blindly.stderr
+    assert f"Job {job['id']} was made and goes on, but this key may not follow it" in made_blindly.stderr
+    assert "that takes the role read" in made_blindly.stderr
+    (own_service.folder / "inbox").mkdir()
+    (own_service.folder / "inbox/one.json").write_text("{}")
+    folder = ("submit", "inbox", "--plugin", "echo", "--wait")
+    all_blindly = own_service.cli(*folder, JOBSERVICE_API_KEY=may_submit.stdout.strip())
+    assert all_blindly.returncode == 2
+    newest, _ = json.loads(own_service.cli("jobs", "--json", JOBSERVICE_API_KEY=key["key"]).stdout)
+    assert newest["id"] in all_blindly.stdout
+    assert "1 of 1 jobs were made and go on, but this key may not follow them" in all_blindly.stderr
     wrong = own_service.cli("jobs", JOBSERVICE_API_KEY="jsk_000000000000_wrong")
     assert wrong.returncode == 2
     assert "(401)" in wrong.stderr
