@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Final
 
 import pydantic
-from cyclopts import CycloptsError
+from cyclopts import CycloptsError, UnusedCliTokensError
 from pydantic_core import ErrorDetails
 
 from service.cli.output import say
@@ -53,6 +53,11 @@ def _explained(error: Exception) -> tuple[Exit, str, str | None]:
                 "; ".join(map(_misfit, invalid.errors(include_url=False))),
                 "See: jobservice config --help",
             )
+        case UnusedCliTokensError():
+            chain = tuple(error.command_chain or ())
+            what = f"{' '.join(error.unused_tokens or ())}: more than `{' '.join(chain)}` takes."
+            command = " ".join(("jobservice", *chain))
+            return Exit.USAGE, " ".join((what, _TAKES.get(chain[:1], ""))).rstrip(), f"See: {command} --help"
         case CycloptsError():
             command = " ".join(("jobservice", *(error.command_chain or ())))
             return Exit.USAGE, str(error), f"See: {command} --help"
@@ -75,6 +80,22 @@ def _explained(error: Exception) -> tuple[Exit, str, str | None]:
         case _:
             return Exit.FAILED, str(error), None
 
+
+_ONE_ID: Final = "One ID at a time."
+_ONE_NAME: Final = "One NAME at a time."
+#: What to do about too many arguments, by the command that was given them.
+_TAKES: Final[Mapping[tuple[str, ...], str]] = {
+    ("submit",): "One FILE or a folder: for several, `jobservice submit DIR --match '*.png'`.",
+    ("show",): _ONE_ID,
+    ("result",): _ONE_ID,
+    ("watch",): _ONE_ID,
+    ("cancel",): _ONE_ID,
+    ("retry",): _ONE_ID,
+    ("snapshot",): "One FILE, which is made.",
+    ("plugins",): _ONE_NAME,
+    ("report",): _ONE_NAME,
+    ("schedules",): _ONE_NAME,
+}
 
 #: What to do about a refusal, by the kind of its problem, where the refusal itself does not say.
 _ADVICE: Final[Mapping[str, str]] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from service.api import problem_types
+from service.cli.app import run
 from service.cli.failures import _ADVICE, Exit, tell
 from service.client import ApiError
 
@@ -35,6 +36,29 @@ def test_advice_goes_by_the_kind_of_the_problem(
     assert told.get("detail", "") in first
     assert bool(rest) == (advice is not None)
     assert (advice or "") in " ".join(rest)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (
+            ("submit", "a.jpg", "b.png", "--plugin", "thumbnail"),
+            "b.png: more than `submit` takes. "
+            "One FILE or a folder: for several, `jobservice submit DIR --match '*.png'`.",
+        ),
+        (("show", "a", "b"), "b: more than `show` takes. One ID at a time."),
+        (("snapshot", "a", "b", "c"), "b c: more than `snapshot` takes. One FILE, which is made."),
+        (("schedules", "pause", "a", "b"), "b: more than `schedules pause` takes. One NAME at a time."),
+        (("serve", "now"), "now: more than `serve` takes."),
+    ],
+)
+def test_too_many_arguments_are_told_with_what_the_command_takes(
+    arguments: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == Exit.USAGE
+    first, hint = capsys.readouterr().err.splitlines()
+    assert first == f"jobservice: {told}"
+    assert hint.startswith("See: jobservice ")
 
 
 def test_there_is_advice_for_problems_that_there_are() -> None:
