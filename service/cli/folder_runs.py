@@ -52,7 +52,7 @@ async def submit_folder(
     """
     names = await asyncio.to_thread(folder.names, output)
     if not names:
-        raise UsageError(f"There is no such file in {folder.place}.")
+        raise UsageError(f"There is no file {folder.what}.")
     outcomes = [Outcome(name) for name in names]
     try:
         async with service.client(patience_s=patience_s, on_trouble=Trouble(patience_s)) as client:

@@ -26,6 +26,13 @@ class Folder:
     patterns: Sequence[str]
     run_name: str
 
+    @property
+    def what(self) -> str:
+        """Which files are meant, by the options that say so."""
+        place = f"in {self.place}" + (" or its folders (--recursive)" if self.recursive else "")
+        patterns = " or ".join(f"--match {pattern!r}" for pattern in self.patterns)
+        return f"{place} for {patterns}" if patterns else place
+
     def names(self, excluded: Path | None) -> list[str]:
         """The paths of the files in it, sorted, without hidden ones and what is below `excluded`. It blocks."""
         found: list[str] = []

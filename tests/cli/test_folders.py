@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from service.cli.app import run
+
 from .conftest import COMMAND, RunningService, running_service
 
 pytestmark = pytest.mark.xdist_group("cli")
@@ -231,7 +233,7 @@ def test_ctrl_c_says_that_the_same_command_goes_on(service: RunningService, tmp_
     ("arguments", "named"),
     [
         (("--plugin", "nope"), "nope"),
-        (("--plugin", "echo", "--match", "*.gif"), "no such file"),
+        (("--plugin", "echo", "--match", "*.gif"), " for --match '*.gif'."),
         (("--plugin", "echo", "--payload", "{}"), "--payload"),
         (("--plugin", "echo", "--idempotency-key", "k"), "--run"),
         (("--plugin", "echo", "--output", "x"), "--wait"),
@@ -245,6 +247,24 @@ def test_a_folder_that_cannot_be_sent_is_told_in_two_lines(
     assert (done.returncode, done.stdout) == (2, "")
     assert named in done.stderr
     assert len(done.stderr.splitlines()) <= 2
+
+
+@pytest.mark.parametrize(
+    ("options", "which"),
+    [
+        ((), ""),
+        (("--match", "*.png"), " for --match '*.png'"),
+        (
+            ("-r", "--match", "*.png", "--match", "*.gif"),
+            " or its folders (--recursive) for --match '*.png' or --match '*.gif'",
+        ),
+    ],
+)
+def test_a_folder_without_a_file_is_told_by_what_was_looked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], which: str
+) -> None:
+    assert run(("submit", str(tmp_path), "--plugin", "echo", *options)) == 2
+    assert capsys.readouterr().err == f"jobservice: There is no file in {tmp_path}{which}.\n"
 
 
 def test_options_of_folders_are_refused_for_a_file(service: RunningService) -> None:
