@@ -245,10 +245,13 @@ class PluginPausedError(ServiceError):
 
 
 class KeyNotFoundError(ServiceError, LookupError):
-    """No API key begins so."""
+    """There is no API key that is named so."""
 
     def __init__(self, prefix: str) -> None:
-        super().__init__(f"No API key begins with {prefix!r}: `jobservice keys list` shows them.")
+        super().__init__(
+            f"There is no API key {prefix!r}. A key is named by `jsk_` and all twelve digits behind it: "
+            "`jobservice keys list` shows them."
+        )
 
 
 class InvalidKeyError(ServiceError, ValueError):

@@ -90,7 +90,11 @@ async def revoke_key(
     settings: ServiceSettings = None,
     json: Json = False,
 ) -> None:
-    """Make the API key that begins with PREFIX worthless, for ever; a running service knows within 5 seconds."""
+    """Make an API key worthless, for ever; a running service knows within 5 seconds.
+
+    Args:
+        prefix: Which one, as `keys list` shows it: `jsk_` and the twelve digits behind it.
+    """
     async with _keys(settings) as management:
         key = await management.revoke(prefix)
     put(_key_document(key) if json else f"The key {key.prefix} ({key.name}) is revoked.")
