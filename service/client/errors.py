@@ -31,10 +31,11 @@ class ServiceUnreachableError(Exception):
 
 
 class NoResultError(Exception):
-    """The job has no result; `job` is its record, which says why: not ended yet, FAILED or CANCELLED."""
+    """The job has no result; the text says why, and `job` is its record: not ended yet, FAILED or CANCELLED."""
 
     def __init__(self, job: Job) -> None:
-        super().__init__(f"Job {job.id} is {job.status}: it has no result.")
+        why = f" ({job.error['type']}: {job.error['message']})" if job.error else ""
+        super().__init__(f"Job {job.id} is {job.status}: it has no result{why}.")
         self.job = job
 
 

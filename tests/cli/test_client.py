@@ -68,6 +68,12 @@ async def test_a_job_without_result_says_why(client: Client) -> None:
     with pytest.raises(NoResultError) as cancelled:
         await client.result(job.id)
     assert cancelled.value.job.status is JobStatus.CANCELLED
+    job = await client.submit("image_info", {"image": b"no picture", "mime_type": "image/png"})
+    error = (await client.wait(job.id)).error
+    with pytest.raises(NoResultError) as failed:
+        await client.result(job.id)
+    assert error
+    assert f"is FAILED: it has no result ({error['type']}: {error['message']})" in str(failed.value)
 
 
 async def test_a_refusal_carries_status_problem_and_place(client: Client) -> None:
