@@ -21,6 +21,7 @@ import service
 from service.db import preflight, views
 from service.db.engine import DatabaseKind, create_migration_engine, database_kind, sqlite_path
 from service.db.snapshot import copy as copy_file
+from service.db.sqlite_file import SqliteFile
 from service.errors import StartupError
 from service.models import timestamp
 
@@ -57,15 +58,57 @@ async def upgrade(database_url: str, *, script_location: Path | None = None) -> 
             return await connection.run_sync(_upgrade, alembic_config(script_location), copy)
     except (sa.exc.DBAPIError, OSError) as error:
         cause = getattr(error, "orig", None) or error
-        raise StartupError(
-            f"The database {_name(database_url)} cannot be opened or migrated: {str(cause).splitlines()[0]}."
-        ) from error
+        raise StartupError(_TROUBLES[database_kind(database_url)](database_url, cause)) from error
     finally:
         await engine.dispose()
 
 
-def _name(database_url: str) -> str:
-    return str(sa.make_url(database_url).set(drivername="sqlite").database)
+def _file_trouble(database_url: str, cause: BaseException) -> str:
+    path = sqlite_path(database_url).absolute()
+    if fault := SqliteFile(path).diagnose(cause):
+        return fault.reason
+    told = f"The database {path} cannot be opened or migrated: {_line(cause)}."
+    if isinstance(cause, OSError):
+        return f"{told} Make it and its directory writable, or choose another JOBSERVICE_DATA_DIR."
+    return told
+
+
+def _server_trouble(database_url: str, cause: BaseException) -> str:
+    """Names the server, and neither the user nor the password."""
+    url = sa.make_url(database_url)
+    told = f"The database {url.database} at {_server(url)} cannot be opened or migrated: {_line(cause)}."
+    if isinstance(cause, OSError):
+        return f"{told} Start PostgreSQL there, or correct JOBSERVICE_DATABASE_URL."
+    advice = _SERVER_ADVICE.get(str(getattr(cause, "sqlstate", None))[:2])
+    return f"{told} {advice}" if advice else told
+
+
+def _server(url: sa.URL) -> str:
+    if url.host:
+        return f"{url.host}:{url.port or _PORT}"
+    return ", ".join(url.normalized_query.get("host", ())) or "its server"
+
+
+def _line(cause: BaseException) -> str:
+    text = None
+    if isinstance(cause, OSError):
+        # The loop's own texts repeat the address; errors of a name server have numbers below 0.
+        number = cause.errno or 0
+        text = os.strerror(number) if number > 0 else cause.strerror
+    return (text or str(cause).partition("\n")[0] or type(cause).__name__).rstrip(".")
+
+
+_PORT: Final = 5432
+#: By the class of an SQLSTATE.
+_SERVER_ADVICE: Final[Mapping[str, str]] = {
+    "28": "Correct user and password in JOBSERVICE_DATABASE_URL.",
+    "3D": "Make it there, or correct JOBSERVICE_DATABASE_URL.",
+}
+#: What went wrong at the start, and what to do.
+_TROUBLES: Final[Mapping[DatabaseKind, Callable[[str, BaseException], str]]] = {
+    DatabaseKind.SQLITE: _file_trouble,
+    DatabaseKind.POSTGRESQL: _server_trouble,
+}
 
 
 @contextlib.asynccontextmanager

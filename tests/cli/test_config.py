@@ -95,6 +95,31 @@ def test_a_taken_port_is_told_with_what_to_do(service: RunningService, tmp_path:
     assert "Traceback" not in done.stderr
 
 
+def test_a_database_that_is_none_is_told_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/jobs.db").write_bytes(b"no database" * 100)
+    done = cli("migrate", cwd=tmp_path)
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    for piece in (f"{tmp_path}/data/jobs.db", "file is not a database", "restore a backup"):
+        assert piece in done.stderr
+
+
+def test_a_database_in_a_folder_that_takes_no_files_is_told_with_what_to_do(tmp_path: Path) -> None:
+    done = cli("migrate", cwd=tmp_path, JOBSERVICE_DATABASE_URL="sqlite+aiosqlite:////proc/self/jobs.db")
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert "JOBSERVICE_DATA_DIR" in done.stderr
+
+
+def test_a_database_server_that_does_not_answer_is_named_without_its_user(tmp_path: Path) -> None:
+    pytest.importorskip("asyncpg")
+    url = "postgresql+asyncpg://some_user:s3cret@127.0.0.1:9/jobs"
+    done = cli("migrate", cwd=tmp_path, JOBSERVICE_DATABASE_URL=url)
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert "The database jobs at 127.0.0.1:9 cannot be opened" in done.stderr
+    assert "Start PostgreSQL there" in done.stderr
+    assert not re.search("some_user|s3cret", done.stderr)
+
+
 def test_a_data_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for command in ("serve", "migrate"):
