@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource, SettingsConfigDict
 
 from service.retention_rules import Keep, Retention, parse_by_plugin
 from service.webhook_urls import WebhookRules, parse_networks
+
+#: What variables for drills and tests begin with, behind the prefix.
+_NO_SETTINGS: Final = ("failpoints", "test_")
 
 
 def _networks(text: str) -> str:
@@ -129,6 +133,19 @@ class ClientSettings(BaseSettings):
 
     url: str = Field("http://127.0.0.1:8080", description="Where the service is")
     api_key: str | None = Field(None, repr=False, description="Key that the service asks for, if it does")
+
+
+def unknown_variables() -> Mapping[str, str | None]:
+    """Names in the environment and `.env` that look like settings and are none, each with the one that may be meant."""
+    known = sorted(name for kind in (Settings, ClientSettings) for name in kind.model_fields)
+    given = {name for source in (EnvSettingsSource, DotEnvSettingsSource) for name in source(Settings).env_vars}
+    prefix = variable_of("").lower()
+    names = sorted(name.removeprefix(prefix) for name in given if name.startswith(prefix))
+    return {
+        variable_of(name): next(map(variable_of, difflib.get_close_matches(name, known, n=1)), None)
+        for name in names
+        if name not in known and not name.startswith(_NO_SETTINGS)
+    }
 
 
 def variable_of(setting: str) -> str:

@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource
 
 from service.cli.output import print_table, put, redacted, safe, table_of
-from service.cli.parameters import Service, ServiceSettings
+from service.cli.parameters import Service, ServiceSettings, warn_of_unknown_settings
 from service.models import JSON
 from service.settings import ClientSettings, Settings, option_of, variable_of
 
@@ -17,6 +17,7 @@ from service.settings import ClientSettings, Settings, option_of, variable_of
 def config(*, settings: ServiceSettings = None, service: Service = Service()) -> None:
     """Show every setting in effect and where it comes from; passwords and keys are hidden."""
     settings = settings or Settings()
+    warn_of_unknown_settings()
     calling = service.settings or ClientSettings()
     shown = {"database_url": redacted(settings.resolved_database_url), "url": redacted(calling.url)}
     if calling.api_key:

@@ -11,8 +11,9 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from service.cli.failures import UsageError
+from service.cli.output import say
 from service.client import PATIENCE_S, Client, Failure
-from service.settings import ClientSettings, Settings
+from service.settings import ClientSettings, Settings, unknown_variables
 
 Json = Annotated[bool, Parameter(negative=(), show_default=False, help="Print JSON, as the service sent it")]
 ServiceSettings = Annotated[Settings | None, Parameter(name="*")]
@@ -47,3 +48,9 @@ class Service:
             raise UsageError(f"--url (JOBSERVICE_URL): {error}") from error
         async with client:
             yield client
+
+
+def warn_of_unknown_settings() -> None:
+    """Say which variables are taken for settings by nobody but who wrote them."""
+    for variable, meant in unknown_variables().items():
+        say(f"{variable} is no setting and has no effect." + (f" Is {meant} meant?" if meant else ""), style="yellow")

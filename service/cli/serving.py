@@ -9,13 +9,14 @@ from cyclopts import Parameter
 
 from service.cli.loading import uncollected
 from service.cli.output import put, redacted
-from service.cli.parameters import MANY, Json, ServiceSettings
+from service.cli.parameters import MANY, Json, ServiceSettings, warn_of_unknown_settings
 from service.settings import Settings
 
 
 def serve(*, settings: ServiceSettings = None) -> int:
     """Run the service until SIGTERM or Ctrl-C; running jobs may then finish."""
     settings = settings or Settings()
+    warn_of_unknown_settings()
     # The service side takes a second to import, which neither a client command nor a wrong setting should pay for.
     with uncollected():
         from service.app import run_service
@@ -34,6 +35,7 @@ def work(
         plugin: Take jobs of this plugin only; may be repeated. Default: of every plugin installed here
     """
     settings = settings or Settings()
+    warn_of_unknown_settings()
     # As in `serve`.
     with uncollected():
         from service.app import run_service

@@ -61,6 +61,18 @@ def test_a_wrong_setting_is_named_as_option_and_as_variable(tmp_path: Path, comm
     assert not (tmp_path / "data").exists()
 
 
+@pytest.mark.parametrize("command", [("config",), ("serve", "--host", "0.0.0.0"), ("work", "-p", "nope")])
+def test_a_variable_that_is_no_setting_is_told_once(tmp_path: Path, command: tuple[str, ...]) -> None:
+    (tmp_path / ".env").write_text("JOBSERVICE_WRAM=3\nJOBSERVICE_WARM=2\nOTHER=1\n")
+    others = {"JOBSERVICE_FAILPOINTS": "", "JOBSERVICE_TEST_X": "1", "JOBSERVICE_URL": "http://127.0.0.1:1"}
+    done = cli(*command, cwd=tmp_path, JOBSERVICE_PROT="1", JOBSERVICE_QQQ="1", **others)
+    assert [line for line in done.stderr.splitlines() if "no setting" in line] == [
+        "JOBSERVICE_PROT is no setting and has no effect. Is JOBSERVICE_PORT meant?",
+        "JOBSERVICE_QQQ is no setting and has no effect.",
+        "JOBSERVICE_WRAM is no setting and has no effect. Is JOBSERVICE_WARM meant?",
+    ]
+
+
 def test_migrate_makes_the_database_and_repeats_harmlessly(tmp_path: Path) -> None:
     for _ in range(2):
         done = cli("migrate", "--json", cwd=tmp_path)
