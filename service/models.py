@@ -70,8 +70,11 @@ def ids_at(moment: Timestamp) -> tuple[str, str]:
 
 
 def later(moment: Timestamp, seconds: float) -> Timestamp:
-    """`seconds` after `moment`."""
-    return timestamp(datetime.fromisoformat(moment) + timedelta(seconds=seconds))
+    """`seconds` after `moment`; the first or last moment of the calendar where that is beyond it."""
+    try:
+        return timestamp(datetime.fromisoformat(moment) + timedelta(seconds=seconds))
+    except OverflowError:
+        return timestamp(datetime.max.replace(tzinfo=UTC) if seconds > 0 else datetime.min.replace(tzinfo=UTC))
 
 
 def rank(run_at: Timestamp, priority: int) -> int:

@@ -116,8 +116,8 @@ _ABANDON = _failing(jobs.c.run_at < sa.bindparam("before"))
 async def make_progress(tx: Transaction, items: Sequence[ProgressMade]) -> list[bool]:
     """Show progress on rows that are still held; False where the fence no longer holds."""
     now = tx.now
-    newest = {item.job.id: item for item in items}
-    events = []
+    newest = {(item.job.id, item.job.fence): item for item in items}
+    events, held = [], set()
     for item in newest.values():
         progress = item.progress
         rows = await tx.fetch(
@@ -129,9 +129,9 @@ async def make_progress(tx: Transaction, items: Sequence[ProgressMade]) -> list[
             message=progress.message,
         )
         events += [(item.job.id, n, "progress", now, dataclasses.asdict(progress)) for (n,) in rows]
+        held |= {(item.job.id, item.job.fence) for _ in rows}
     await add_events(tx, events)
-    held = {event[0] for event in events}
-    return [item.job.id in held for item in items]
+    return [(item.job.id, item.job.fence) in held for item in items]
 
 
 async def request_cancel(tx: Transaction, items: Sequence[CancelRequest]) -> list[JobStatus | None]:

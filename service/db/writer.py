@@ -173,7 +173,7 @@ class Writer:
             for write in writes:
                 write.fail(error)
             return
-        except (RefusedError, ValueError, TypeError, KeyError) as error:
+        except (RefusedError, ValueError, TypeError, KeyError, ArithmeticError) as error:
             if len(writes) == 1:
                 writes[0].fail(error)
                 return

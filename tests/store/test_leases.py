@@ -10,13 +10,13 @@ import sqlalchemy as sa
 from uuid_utils.compat import uuid7
 
 from service.db import job_changes, job_claims, job_endings, job_inserts, job_leases, job_queries, plugin_metrics
-from service.db.job_changes import CancelRequest
+from service.db.job_changes import CancelRequest, ProgressMade
 from service.db.job_claims import Claim
 from service.db.job_endings import Ending
 from service.db.job_leases import Renewal
 from service.db.statements import Statement, batch
 from service.errors import error_object
-from service.models import JobStatus, timestamp
+from service.models import JobStatus, Progress, later, timestamp
 from tests.store.test_jobs import ME, OTHER, after, claim, end, events, insert, record
 from tests.store.test_writer import new_job
 
@@ -258,6 +258,27 @@ async def test_a_retry_without_a_wait_is_due_at_once(database):
     (job,) = await claim(database)
     await fail(database, job, 0)
     assert len(await claim(database)) == 1
+
+
+@pytest.mark.parametrize("order", [1, -1])
+async def test_a_stale_word_on_progress_is_told_from_that_of_the_live_run(database, order):
+    (job_id,) = await insert(database, several(2))
+    (stale,) = await claim(database)
+    await fail(database, stale, 0)
+    (live,) = await claim(database)
+    assert (live.id, stale.id) == (job_id, job_id)
+    words = [
+        ProgressMade(job=job, owner=ME, progress=Progress(fraction=fraction, message=""))
+        for job, fraction in ((live, 0.75), (stale, 0.25))
+    ]
+    told = await asyncio.gather(*(database.writer.write(job_changes.make_progress, word) for word in words[::order]))
+    assert told == [True, False][::order]
+    assert (await record(database, job_id)).progress.fraction == 0.75
+
+
+def test_a_time_beyond_the_calendar_is_its_end():
+    assert later(timestamp(), float("inf")) == "9999-12-31T23:59:59.999Z"
+    assert later(timestamp(), -1e300) == "0001-01-01T00:00:00.000Z"
 
 
 async def test_a_retry_that_would_come_too_late_expires(database):
