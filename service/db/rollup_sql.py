@@ -85,7 +85,9 @@ def _sqlite_milliseconds(element: ToMilliseconds, compiler: SQLCompiler, **more:
 
 @compiles(ToMilliseconds, "postgresql")
 def _postgresql_milliseconds(element: ToMilliseconds, compiler: SQLCompiler, **more: Any) -> str:
-    return "CAST(floor(least({}, 1e9) * 1000 + 0.5) AS BIGINT)".format(*_texts(element, compiler, more))
+    (seconds,) = _texts(element, compiler, more)
+    # Not `least`: of NULL and a number it takes the number.
+    return f"CAST(floor(CASE WHEN {seconds} > 1e9 THEN 1e9 ELSE {seconds} END * 1000 + 0.5) AS BIGINT)"
 
 
 @compiles(MinuteOf, "sqlite")

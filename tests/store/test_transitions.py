@@ -15,9 +15,9 @@ from tests.store.test_jobs import ME, OTHER, after, claim, end, insert, record
 from tests.store.test_writer import new_job
 
 
-async def in_state(database, status: JobStatus):
-    """A job in `status`, and the claim of its runner where it has or had one."""
-    expires_at = after(-1) if status is JobStatus.PENDING else None
+async def in_state(database, status: JobStatus, *, is_late: bool = False):
+    """A job in `status`, its time to start passed if it waits; and the claim of its runner where it has or had one."""
+    expires_at = after(-1) if is_late and status is JobStatus.PENDING else None
     (job_id,) = await insert(database, new_job(expires_at=expires_at))
     (job,) = await claim(database, job_id=job_id) if status is not JobStatus.PENDING else [None]
     if status.is_terminal:
@@ -78,7 +78,7 @@ ATTEMPTED = (
 async def test_only_legal_moves_happen_and_every_one_of_them_can(database):
     seen = set()
     for before, attempt in itertools.product(JobStatus, ATTEMPTED):
-        job_id, job = await in_state(database, before)
+        job_id, job = await in_state(database, before, is_late=attempt is expire)
         await attempt(database, job_id, job)
         now = await record(database, job_id)
         if now is not None and now.status is not before:
