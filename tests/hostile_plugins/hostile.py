@@ -1,5 +1,8 @@
 # ruff: noqa: ASYNC240, BLE001, PTH102, PTH112, PTH115, PTH208, T201
-"""Plugins that do what a plugin must not do, each its own way, and a few that behave."""
+"""Plugins that do what a plugin must not do, each its own way, and a few that behave.
+
+The rules that are off here forbid just that: foreign code blocks, sleeps, prints and works on paths as it likes.
+"""
 
 from __future__ import annotations
 
