@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import requests
 
-from tests.service.conftest import until
+from tests.service.conftest import Process, until
 
 
 def test_killed_it_loses_nothing_and_leaves_no_worker(serve):
@@ -148,6 +149,11 @@ def test_a_running_service_keeps_the_books_and_closes_them_when_it_stops(serve):
     assert service.sql("SELECT succeeded_count FROM report_plugins") == [(2,)]
 
 
+def connections(service: Process) -> float:
+    metrics = requests.get(f"{service.url}/metrics", timeout=30).text
+    return float(re.search(r"^jobservice_connections (\S+)$", metrics, re.MULTILINE)[1])
+
+
 def test_whoever_waits_for_a_job_when_the_service_stops_is_told_how_it_is_then(serve):
     service = serve("--drain-s", "0.5")
     job = {"plugin": "sleep", "payload": {"seconds": 60}}
@@ -162,6 +168,7 @@ def test_whoever_waits_for_a_job_when_the_service_stops_is_told_how_it_is_then(s
             threads.submit(requests.get, f"{service.url}/v1/batches/{batch}?wait=50", timeout=60),
         ]
         until(lambda: len(service.sql("SELECT 1 FROM report_jobs WHERE status = 'RUNNING'")) == 2)
+        until(lambda: connections(service) == len(held) + 1)  # the one that asks is counted too
         assert service.stop() == 0
         submitted, got, followed = (answer.result() for answer in held)
     assert [answer.status_code for answer in (submitted, got, followed)] == [202, 200, 200]
