@@ -11,7 +11,7 @@ from service.db import blob_references, rollups
 from service.db.blob_references import Freed
 from service.db.schema import jobs, quoted
 from service.db.statements import Statement, batch, batch_table
-from service.db.transaction import Transaction
+from service.db.transaction import Transaction, apart
 from service.models import TERMINAL, later
 
 _doomed = batch_table("doomed", jobs.c.id)
@@ -59,6 +59,7 @@ class Pruned:
     freed: Freed
 
 
+@apart
 async def delete(tx: Transaction, items: Sequence[Removal]) -> list[set[str]]:
     """Delete those of the jobs that have ended, once the rollups have counted them; their ids."""
     return [await _delete(tx, item) for item in items]
@@ -71,6 +72,7 @@ async def _delete(tx: Transaction, item: Removal) -> set[str]:
     return set(found)
 
 
+@apart
 async def prune(tx: Transaction, items: Sequence[Overdue]) -> list[Pruned]:
     """Delete those of the jobs, of whatever tenant, that ended so long ago, as `delete` does."""
     return [await _prune(tx, item) for item in items]

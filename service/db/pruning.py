@@ -24,7 +24,7 @@ from service.db.schema import (
     webhook_deliveries,
 )
 from service.db.statements import Statement, batch, batch_table, literal
-from service.db.transaction import Transaction
+from service.db.transaction import Transaction, apart
 from service.models import JobPart, JobStatus, Timestamp, later
 
 #: A place among ended jobs, in the order in which they ended.
@@ -148,6 +148,7 @@ async def find_ended(reader: Reader, after: Place, before: Timestamp, limit: int
     ]
 
 
+@apart
 async def release(tx: Transaction, items: Sequence[OverdueParts]) -> list[tuple[int, Freed]]:
     """Let those parts name their bytes no more; how many did, and what went because nobody else names it."""
     outcomes = []

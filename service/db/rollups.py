@@ -26,7 +26,7 @@ from service.db.schema import (
     rollups,
 )
 from service.db.statements import Statement, batch, batch_table, literal
-from service.db.transaction import Transaction
+from service.db.transaction import Transaction, apart
 from service.models import Timestamp, later
 
 #: Rates of the backlog are means over this time, up to the last whole minute.
@@ -123,6 +123,7 @@ _COUNT_DELETED = Statement(
 )
 
 
+@apart
 async def fold(tx: Transaction, items: Sequence[int]) -> list[int]:
     """Fold the next events into the rollups, at most `items[i]` of them; how many, 0 when somebody else does it now."""
     return [await _fold(tx, most) for most in items]

@@ -16,7 +16,7 @@ from service.db.blobs import NewBlob
 from service.db.reader import Reader
 from service.db.schema import schedules
 from service.db.statements import Statement
-from service.db.transaction import Transaction
+from service.db.transaction import Transaction, apart
 from service.errors import ScheduleExistsError, ScheduleNotFoundError, ServiceError, TooManySchedulesError
 from service.models import Timestamp
 from service.schedule_models import Misfire, ScheduleOptions, ScheduleRecord, Timing
@@ -112,6 +112,7 @@ async def _insert(tx: Transaction, item: NewSchedule) -> ScheduleRecord | Servic
     return record(rows[0])
 
 
+@apart
 async def replace(tx: Transaction, items: Sequence[NewSchedule]) -> list[ScheduleRecord | ServiceError]:
     """Make schedules be what `items` say, or say why not: `ScheduleNotFoundError`, `ScheduleExistsError`.
 
@@ -157,6 +158,7 @@ async def _set_paused(tx: Transaction, item: ScheduleKey, *, paused: bool) -> Sc
     return record(row)
 
 
+@apart
 async def delete(tx: Transaction, items: Sequence[ScheduleKey]) -> list[bool]:
     """Forget schedules; their jobs stay. False for an unknown one."""
     return [await _delete(tx, item) for item in items]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from service.db.statements import Insert, Statement
 from service.events import EventBus
@@ -42,6 +42,24 @@ class Operation(Protocol[Item, Outcome]):
 
     def __call__(self, tx: Transaction, items: Sequence[Item], /) -> Awaitable[Sequence[Outcome]]:
         """Apply `items`; raise and none of them has happened."""
+
+
+_APART: Final[set[Operation[Any, Any]]] = set()
+_Marked = TypeVar("_Marked", bound=Operation[Any, Any])
+
+
+def apart(operation: _Marked) -> _Marked:
+    """Mark an operation that waits for rows on which others depend: it shares no transaction with other operations.
+
+    Beside what such a transaction holds already, it could wait for another process that waits for that.
+    """
+    _APART.add(operation)
+    return operation
+
+
+def is_apart(operation: Operation[Any, Any]) -> bool:
+    """Whether the operation is marked so."""
+    return operation in _APART
 
 
 class RefusedError(Exception):

@@ -12,7 +12,16 @@ import structlog
 
 from service import failpoints
 from service.db.ground import AwayError, Fault, Ground, Healing
-from service.db.transaction import Backend, Item, Operation, Outcome, RefusedError, Transaction, WriteConnection
+from service.db.transaction import (
+    Backend,
+    Item,
+    Operation,
+    Outcome,
+    RefusedError,
+    Transaction,
+    WriteConnection,
+    is_apart,
+)
 from service.errors import ServiceUnavailableError
 
 MAX_BATCH: Final = 500
@@ -36,6 +45,8 @@ class _Write:
 
 class Writer:
     """Group commit: takes all queued writes, runs them in one transaction, commits once, then resolves the waiters.
+
+    Operations that are `apart` have a transaction of their own.
 
     `write` returns only after the commit, so what it answers is durable. Cancelling a waiter cancels nothing: its write
     happens or fails as a whole with its batch. When a batch is refused, its items are tried again each alone, so that
@@ -80,7 +91,9 @@ class Writer:
             await asyncio.wait([self._task])
 
     async def write(self, operation: Operation[Item, Outcome], item: Item, *, last: bool = False) -> Outcome:
-        """Apply one item; its outcome, once committed. With `last` it sees everything that was asked for before it.
+        """Apply one item; its outcome, once committed.
+
+        With `last` it sees what was asked for before it, unless that is `apart`.
 
         Raises `ServiceUnavailableError` when the database takes no writes now (locked from outside, disk full, away,
         closed), `RefusedError` when it refuses this item.
@@ -110,7 +123,8 @@ class Writer:
                     taken = await self._take()
                     stopping = None in taken
                     writes = [write for write in taken if write is not None]
-                    await self._commit(connection, writes)
+                    for each in _transactions(writes):
+                        await self._commit_unless_away(connection, each)
                     await self._tidy(connection)
         finally:
             self._refuse(writes, ServiceUnavailableError("The database is closed."))
@@ -160,9 +174,15 @@ class Writer:
             taken.append(self._queue.get_nowait())
         return taken
 
-    async def _commit(self, connection: WriteConnection, writes: Sequence[_Write]) -> None:
-        if not writes:
+    async def _commit_unless_away(self, connection: WriteConnection, writes: Sequence[_Write]) -> None:
+        """Commit, unless the database has gone away meanwhile."""
+        if (fault := self.ground.fault) is None:
+            await self._commit(connection, writes)
             return
+        for write in writes:
+            write.fail(AwayError(fault))
+
+    async def _commit(self, connection: WriteConnection, writes: Sequence[_Write]) -> None:
         try:
             outcomes = await self._apply(connection, writes)
         except AwayError as error:
@@ -179,10 +199,7 @@ class Writer:
                 return
             log.warning("batch refused, trying its writes one by one", size=len(writes), error=str(error))
             for write in writes:
-                if (fault := self.ground.fault) is None:
-                    await self._commit(connection, [write])
-                else:
-                    write.fail(AwayError(fault))
+                await self._commit_unless_away(connection, [write])
             return
         self.on_commit(len(writes))
         for write, outcome in zip(writes, outcomes, strict=True):
@@ -214,6 +231,18 @@ class Writer:
         for operation in groups:
             await failpoints.reach(_point(operation, "after_commit"))
         return applied
+
+
+def _transactions(writes: Sequence[_Write]) -> list[list[_Write]]:
+    """What is committed together: everything, but each operation that is `apart`, which comes last, by itself."""
+    shared: list[_Write] = []
+    by_operation: dict[Operation[Any, Any], list[_Write]] = {}
+    for write in writes:
+        if is_apart(write.operation):
+            by_operation.setdefault(write.operation, []).append(write)
+        else:
+            shared.append(write)
+    return [each for each in (shared, *by_operation.values()) if each]
 
 
 def _point(operation: Operation[Any, Any], place: str) -> str:

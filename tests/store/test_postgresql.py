@@ -7,11 +7,13 @@ import contextlib
 
 import asyncpg
 import pytest
+from structlog.testing import capture_logs
 from uuid_utils.compat import uuid7
 
-from service.db import job_inserts
+from service.db import job_inserts, job_removals
 from service.db.database import Database
 from service.db.engine import DatabaseKind, database_kind
+from service.db.job_removals import Removal
 from service.errors import ServiceUnavailableError, StartupError
 from service.events import EventBus
 from service.models import JobStatus
@@ -144,6 +146,36 @@ async def test_processes_that_end_jobs_of_the_same_plugins_never_block_each_othe
         *(end(database, job) for database, half in zip(shared, halves, strict=True) for job in half)
     )
     assert ended == [JobStatus.SUCCESS] * 60
+
+
+async def delete(database, job_id):
+    return await database.writer.write(job_removals.delete, Removal(tenant="default", job_ids=[job_id]))
+
+
+async def test_processes_that_delete_beside_what_else_they_write_never_block_each_other(shared, admin):
+    one, other = shared
+    doomed = await insert(one, new_job(), new_job())
+    for job in await claim(one):
+        await end(one, job)
+    await insert(one, new_job(), new_job())
+    first, second = await claim(one)
+
+    async def waiting():
+        return await admin.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted")
+
+    with capture_logs() as logs:
+        async with admin.transaction():
+            await admin.fetch("SELECT 1 FROM jobs WHERE id = $1 FOR UPDATE", doomed[0])
+            # What was asked for at once would share a transaction, in this order.
+            ones = asyncio.gather(end(one, first), delete(one, doomed[0]))
+            while not await waiting():
+                await asyncio.sleep(0.01)
+            others = asyncio.gather(delete(other, doomed[1]), end(other, second))
+            while await waiting() < 2 and not others.done():
+                await asyncio.sleep(0.01)
+        assert await ones == [JobStatus.SUCCESS, {doomed[0]}]
+        assert await others == [{doomed[1]}, JobStatus.SUCCESS]
+    assert [line["event"] for line in logs if line["log_level"] != "debug"] == []
 
 
 async def test_times_and_ids_read_as_they_were_written(shared):

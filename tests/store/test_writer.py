@@ -11,10 +11,11 @@ from service.db import job_inserts, job_queries, schema
 from service.db.database import Database
 from service.db.job_inserts import NewJob
 from service.db.statements import Statement
-from service.db.transaction import RefusedError
+from service.db.transaction import RefusedError, apart
 from service.errors import ServiceUnavailableError
 from service.models import JobOptions, JobQuery, timestamp
 
+_COUNT = Statement(sa.select(sa.func.count()).select_from(schema.jobs))
 _SLOW = Statement(sa.select(sa.literal_column("1")))
 
 
@@ -52,12 +53,30 @@ async def test_writes_made_at_once_share_a_commit(database):
     assert len(sizes) < 10
 
 
+async def test_an_operation_that_is_apart_shares_no_commit_with_others(database):
+    sizes: list[int] = []
+    database.writer.on_commit = sizes.append
+
+    @apart
+    async def look(tx, items):
+        ((found,),) = await tx.fetch(_COUNT)
+        return [found] * len(items)
+
+    found = await asyncio.gather(
+        *(
+            database.writer.write(*each)
+            for each in ((look, None), (job_inserts.insert, new_job()), (look, None), (job_inserts.insert, new_job()))
+        )
+    )
+    assert (sizes, found[0], found[2]) == ([2, 2], 2, 2)
+
+
 async def test_a_last_write_sees_all_that_was_asked_for_before_it(database):
     sizes: list[int] = []
     database.writer.on_commit = sizes.append
 
     async def count(tx, items):
-        ((found,),) = await tx.fetch(Statement(sa.select(sa.func.count()).select_from(schema.jobs)))
+        ((found,),) = await tx.fetch(_COUNT)
         return [found] * len(items)
 
     await asyncio.gather(
