@@ -13,6 +13,8 @@ from service.models import DEFAULT_TENANT, TERMINAL, JobStatus
 Id = sa.String(36).with_variant(postgresql.UUID(as_uuid=False), "postgresql")
 # On SQLite a `models.Timestamp`, declared DATETIME so that SQL clients know it for a time.
 Time = sa.DateTime().with_variant(postgresql.TIMESTAMP(timezone=True), "postgresql")
+# INTEGER on SQLite, whose integers are of 64 bits, and which numbers rows by a key of that type alone.
+BigInt = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 Json = sa.Text().with_variant(postgresql.JSONB(), "postgresql")
 
 metadata: Final = sa.MetaData(
@@ -170,7 +172,7 @@ job_attempts = sa.Table(
 job_events = sa.Table(
     "job_events",
     metadata,
-    sa.Column("position", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), sa.Identity(), primary_key=True),
+    sa.Column("position", BigInt, sa.Identity(), primary_key=True),
     sa.Column("tx", sa.BigInteger),
     sa.Column("job_id", Id, sa.ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
     sa.Column("n", sa.Integer, nullable=False),
@@ -243,13 +245,13 @@ plugin_metrics = sa.Table(
     "plugin_metrics",
     metadata,
     sa.Column("plugin", sa.Text, primary_key=True),
-    sa.Column("success_count", sa.Integer, nullable=False),
-    sa.Column("error_count", sa.Integer, nullable=False),
-    sa.Column("timed_count", sa.Integer, nullable=False),
+    sa.Column("success_count", BigInt, nullable=False),
+    sa.Column("error_count", BigInt, nullable=False),
+    sa.Column("timed_count", BigInt, nullable=False),
     sa.Column("total_run_s", sa.Float, nullable=False),
     sa.Column("last_run_s", sa.Float),
     sa.Column("last_used_at", Time, nullable=False),
-    sa.Column("consecutive_errors", sa.Integer, nullable=False),
+    sa.Column("consecutive_errors", BigInt, nullable=False),
     sa.Column("last_error", sa.Text),
 )
 
@@ -501,7 +503,7 @@ rollup_buckets = sa.Table(
 rollup_bounds = sa.Table(
     "rollup_bounds",
     metadata,
-    sa.Column("up_to_ms", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), primary_key=True, autoincrement=False),
+    sa.Column("up_to_ms", BigInt, primary_key=True, autoincrement=False),
     sa.Column("value_s", sa.Float, nullable=False),
 )
 

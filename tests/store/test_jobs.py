@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 from uuid_utils.compat import uuid7
 
+from service.calls import CallReport
 from service.db import job_changes, job_claims, job_endings, job_inserts, job_leases, job_queries, plugin_metrics
 from service.db.job_changes import CancelRequest
 from service.db.job_claims import Claim
@@ -171,6 +172,19 @@ async def test_a_stale_fence_or_a_foreign_owner_changes_nothing(database):
     assert not await end(database, first, owner=OTHER)
     assert await record(database, job_id) == before
     assert await end(database, second, owner=OTHER)
+
+
+@pytest.mark.parametrize("status", [JobStatus.SUCCESS, JobStatus.FAILED])
+async def test_executions_are_counted_beyond_32_bits(database, database_url, status):
+    most = 2**31 - 1
+    columns = "success_count, error_count, timed_count, total_run_s, last_used_at, consecutive_errors"
+    values = f"'p', {most}, {most}, {most}, 0, '{timestamp()}', {most}"
+    await asyncio.to_thread(sql, database_url, f"INSERT INTO plugin_metrics (plugin, {columns}) VALUES ({values})")
+    await insert(database, new_job())
+    (job,) = await claim(database)
+    assert await end(database, job, status, report=CallReport(run_s=0.1)) is status
+    metrics = (await plugin_metrics.load(database.reader))["p"]
+    assert metrics.success_count + metrics.error_count == 2 * most + 1
 
 
 async def test_lost_runs_use_no_attempt_but_have_a_cap(database):
