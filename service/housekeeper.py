@@ -22,8 +22,9 @@ log = structlog.get_logger(__name__)
 class Housekeeper:
     """Makes scheduled jobs due, fails expired ones, and those whose plugin was missing for `plugin_wait_s`.
 
-    None as `plugin_wait_s` leaves the last to others: where several processes share the work, what is not installed
-    here may be installed there.
+    The wait counts from the start of the process at the earliest: before, a job may have been due for long only because
+    many others were. None as `plugin_wait_s` leaves the last to others: where several processes share the work, what is
+    not installed here may be installed there.
     """
 
     def __init__(
@@ -38,10 +39,11 @@ class Housekeeper:
         self._plugins = plugins
         self._events = events
         self._plugin_wait_s = plugin_wait_s
-        self._looked_at = float("-inf")
+        self._look_at = 0.0
 
     async def run(self) -> None:
         """Tick until cancelled."""
+        self._look_at = asyncio.get_running_loop().time() + (self._plugin_wait_s or 0.0)
         while True:
             try:
                 await self.tick()
@@ -55,6 +57,6 @@ class Housekeeper:
             self._events.work_arrived()
         now = asyncio.get_running_loop().time()
         wait_s = self._plugin_wait_s
-        if wait_s is not None and now - self._looked_at >= min(LOOK_FOR_ABANDONED_S, wait_s):
+        if wait_s is not None and now >= self._look_at:
             await self._jobs.fail_abandoned(self._plugins.names, wait_s)
-            self._looked_at = now
+            self._look_at = now + min(LOOK_FOR_ABANDONED_S, wait_s)

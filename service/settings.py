@@ -55,7 +55,11 @@ class Settings(BaseSettings):
     lease_s: float = Field(30, ge=1, description="How long a runner may be silent before its jobs are taken back")
     retry_base_s: float = Field(2, ge=0, description="Longest wait before a second attempt; doubled for each next one")
     retry_cap_s: float = Field(600, ge=0, description="Longest wait before any attempt")
-    plugin_wait_s: float = Field(86400, gt=0, description="How long jobs wait for a plugin that is not installed")
+    plugin_wait_s: float = Field(
+        86400,
+        gt=0,
+        description="How long jobs wait, from the start of the service on, for a missing plugin",
+    )
     max_body_mb: float = Field(20, gt=0, description="Largest request body accepted")
     max_result_mb: float = Field(64, gt=0, description="Largest result (JSON, bytes and artifacts together) accepted")
     inline_blob_kb: float = Field(64, ge=0, description="Up to this size bytes live in the database")

@@ -77,8 +77,12 @@ def test_jobs_of_a_plugin_that_is_gone_wait_for_it_and_then_fail(serve):
     assert service.job(service.submit("echo", {}), wait=30)["status"] == "SUCCESS"
     assert service.job(job)["status"] == "PENDING"
     assert service.stop() == 0
-    service = serve("--plugin-wait-s", "1")
+    service = serve("--plugin-wait-s", "2")
     record = service.job(job, wait=30)
+    # It had been due for longer; this process has missed the plugin only since it started.
+    last_start = "SELECT max(started_at) FROM instances"
+    waited = f"SELECT (julianday(finished_at) - julianday(({last_start}))) * 86400 FROM jobs WHERE status = 'FAILED'"
+    assert service.sql(waited)[0][0] >= 2
     assert (record["status"], record["error"]["type"]) == ("FAILED", "PluginError")
     assert "slowly" in record["error"]["message"]
 
