@@ -76,11 +76,14 @@ def _tell_postgresql(now: Timestamp) -> None:
 
 
 async def fold_all(database: Database) -> None:
-    """Fold until nothing is left. Events are not settled while a transaction before theirs is open, on any database."""
+    """Fold until nothing is left. Events are not settled while a transaction before theirs is open, on any database.
+
+    After a full page the reports tell of its last event, not of now: the last page must not be full.
+    """
     async with asyncio.timeout(300):  # thousands of small pages in the long proof
-        await database.writer.write(rollups.fold, PAGE)
-        while await database.reader.fetch(_BEHIND):
-            await database.writer.write(rollups.fold, PAGE)
+        folded = PAGE
+        while folded == PAGE or await database.reader.fetch(_BEHIND):
+            folded = await database.writer.write(rollups.fold, PAGE)
 
 
 async def check(database: Database) -> None:
