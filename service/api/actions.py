@@ -22,7 +22,7 @@ async def retry_job(services: Services, request: web.Request, arguments: Argumen
         tenant=arguments.caller.tenant,
         idempotency_key=arguments.headers.get("Idempotency-Key"),
     )
-    return await handlers.accepted(services, arguments, submission)
+    return await handlers.accepted(services, request, arguments, submission)
 
 
 async def delete_job(services: Services, request: web.Request, arguments: Arguments) -> web.Response:

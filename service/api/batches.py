@@ -11,7 +11,7 @@ from aiohttp import hdrs, web
 
 from service.api import bodies, bulk_views
 from service.api.bulk_inputs import MAX_BATCH, MAX_BATCH_VALUES, check_batch
-from service.api.connections import TAKE_S
+from service.api.connections import TAKE_S, for_whoever_waits
 from service.api.handlers import Arguments, json_response
 from service.api.inputs import Submitted
 from service.api.problems import Problem, item_view, problem_of
@@ -85,9 +85,10 @@ def _item_view(index: int, item: Submitted | Problem, outcome: Accepted | Servic
 
 async def get_batch(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
     """How far a batch is, once all its jobs have ended or the wait is over."""
-    batch = await services.batches.wait_for(
-        request.match_info["batch_id"], arguments.query.get("wait", 0), tenant=arguments.caller.tenant
-    )
+    with for_whoever_waits(request):
+        batch = await services.batches.wait_for(
+            request.match_info["batch_id"], arguments.query.get("wait", 0), tenant=arguments.caller.tenant
+        )
     return json_response(bulk_views.batch_view(batch))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 from collections.abc import Callable, Iterator, Mapping
@@ -59,6 +60,28 @@ def when_lost(request: web.Request, call: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         protocol.on_lost = None
+
+
+@contextlib.contextmanager
+def for_whoever_waits(request: web.Request) -> Iterator[None]:
+    """Hold an answer back inside the block; raises `ConnectionResetError` there as soon as nobody waits for it."""
+    if request.transport is None:
+        raise ConnectionResetError
+    task = asyncio.current_task()
+    is_lost = False
+
+    def give_up() -> None:
+        nonlocal is_lost
+        if task is not None:
+            is_lost = task.cancel()
+
+    with when_lost(request, give_up):
+        try:
+            yield
+        except asyncio.CancelledError:
+            if is_lost and task is not None and not task.uncancel():
+                raise ConnectionResetError from None
+            raise
 
 
 class _Runner(web.AppRunner):

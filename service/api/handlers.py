@@ -18,6 +18,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from service.access import Caller
 from service.api import files, views
 from service.api.bulk_inputs import check_chosen_id
+from service.api.connections import for_whoever_waits
 from service.api.ended_jobs import Answer
 from service.api.inputs import job_query, preferred_wait_s
 from service.api.problems import Problem
@@ -51,24 +52,26 @@ class Arguments:
 async def submit_job(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
     """Record a job; its row is committed before the answer."""
     asked = arguments.submitted.request(idempotency_key=arguments.headers.get("Idempotency-Key"))
-    return await _submit(services, arguments, asked)
+    return await _submit(services, request, arguments, asked)
 
 
 async def put_job(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
     """Record a job under the id in the path; its row is committed before the answer."""
     job_id = check_chosen_id(request.match_info["job_id"])
-    return await _submit(services, arguments, arguments.submitted.request(job_id=job_id))
+    return await _submit(services, request, arguments, arguments.submitted.request(job_id=job_id))
 
 
-async def _submit(services: Services, arguments: Arguments, asked: JobRequest) -> web.Response:
+async def _submit(services: Services, request: web.Request, arguments: Arguments, asked: JobRequest) -> web.Response:
     try:
         submission = await services.jobs.submit(asked, tenant=arguments.caller.tenant)
     except ServiceError as error:
         raise arguments.submitted.place(error) from None
-    return await accepted(services, arguments, submission)
+    return await accepted(services, request, arguments, submission)
 
 
-async def accepted(services: Services, arguments: Arguments, submission: Submission) -> web.Response:
+async def accepted(
+    services: Services, request: web.Request, arguments: Arguments, submission: Submission
+) -> web.Response:
     """A job that was taken: 202, or 200 if it ended within the wait that was asked for."""
     job = submission.record
     structlog.contextvars.bind_contextvars(job_id=job.id)
@@ -78,7 +81,8 @@ async def accepted(services: Services, arguments: Arguments, submission: Submiss
     wait_s = preferred_wait_s(arguments.headers.get("Prefer"))
     if wait_s is not None:
         headers["Preference-Applied"] = f"wait={wait_s}"
-        job = await services.jobs.wait_for(job.id, wait_s, tenant=arguments.caller.tenant, seen=job)
+        with for_whoever_waits(request):
+            job = await services.jobs.wait_for(job.id, wait_s, tenant=arguments.caller.tenant, seen=job)
     ended = wait_s is not None and job.status.is_terminal
     return await job_response(job, HTTPStatus.OK if ended else HTTPStatus.ACCEPTED, headers)
 
@@ -106,9 +110,10 @@ async def get_job(services: Services, request: web.Request, arguments: Arguments
             return _body(answer.body, headers={hdrs.ETAG: answer.etag})
         services.ended_jobs.forget(job_id)
     counted = _COUNT_IN_ETAG.search(known)
-    job = await services.jobs.wait_for(
-        job_id, arguments.query.get("wait", 0), tenant=tenant, known_events=int(counted[1]) if counted else None
-    )
+    with for_whoever_waits(request):
+        job = await services.jobs.wait_for(
+            job_id, arguments.query.get("wait", 0), tenant=tenant, known_events=int(counted[1]) if counted else None
+        )
     place = await services.following.queue_place(job)
     etag = views.job_etag(job, place)
     if _is_known(known, etag):

@@ -163,3 +163,36 @@ async def test_a_client_that_leaves_after_its_body_still_has_its_job(tmp_path: P
                 async with session.get("/v1/jobs") as answer:
                     if (await answer.json())["items"]:
                         break
+
+
+async def test_who_leaves_while_an_answer_is_held_back_is_waited_for_no_longer(tmp_path: Path) -> None:
+    settings = Settings(_env_file=None, data_dir=tmp_path, port=0, workers=1)
+    async with Service.open(settings) as service, aiohttp.ClientSession(service.url) as session:
+        await service.plugins.manifest("echo")
+        job = {"plugin": "echo", "payload": {}, "run_at": "2100-01-01T00:00:00Z"}
+        async with session.post("/v1/jobs/batch", json=[job]) as answer:
+            made = await answer.json()
+        batch_id, job_id = made["batch_id"], made["items"][0]["id"]
+        body = json.dumps(job).encode()
+        heads = (
+            b"GET /v1/jobs/%s?wait=60 HTTP/1.1\r\n" % job_id.encode(),
+            b"GET /v1/batches/%s?wait=60 HTTP/1.1\r\n" % batch_id.encode(),
+            b"POST /v1/jobs HTTP/1.1\r\nPrefer: wait=60\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
+            % len(body),
+        )
+        before = len(asyncio.all_tasks())
+        writers = []
+        for head in heads:
+            _, writer = await asyncio.open_connection("127.0.0.1", int(service.url.rpartition(":")[2]))
+            writer.write(head + b"Host: localhost\r\n\r\n" + (body if head.startswith(b"POST") else b""))
+            writers.append(writer)
+        async with asyncio.timeout(20):
+            while len(service.jobs._events._of_ends) < len(heads) - 1:  # the wait for the batch is one for its job
+                await asyncio.sleep(0.01)
+        for writer in writers:
+            writer.transport.abort()
+        async with asyncio.timeout(20):
+            while len(asyncio.all_tasks()) > before or service.jobs._events._of_ends:
+                await asyncio.sleep(0.01)
+        async with session.get(f"/v1/jobs/{job_id}") as answer:
+            assert answer.status == 200
