@@ -12,6 +12,7 @@ from aiohttp import hdrs, web
 
 from service.api import strict_json
 from service.api.problems import Problem, bad_request, too_large, unsupported_media_type
+from service.codec import escape_pointer
 from service.errors import FieldProblem
 
 #: In each such time a body must end or bring so much: who drips is not waited for, whatever he sent before.
@@ -137,7 +138,8 @@ def _parts(body: bytes, content_type: str) -> list[Part]:
     names: set[str] = set()
     for part in parts:
         if part.name in names:
-            raise bad_request("A part is given twice.", FieldProblem(f"/{part.name}", "the part is given twice"))
+            place = f"/{escape_pointer(part.name)}"
+            raise bad_request("A part is given twice.", FieldProblem(place, "the part is given twice"))
         names.add(part.name)
     return parts
 
@@ -159,7 +161,8 @@ def _part(section: bytes) -> Part:
         )
     if headers.get("content-transfer-encoding", "binary").lower() not in ("binary", "8bit", "7bit"):
         raise bad_request(
-            "Parts are taken as plain bytes only.", FieldProblem(f"/{name}", "its transfer encoding is not supported")
+            "Parts are taken as plain bytes only.",
+            FieldProblem(f"/{escape_pointer(name)}", "its transfer encoding is not supported"),
         )
     return Part(
         name=name,

@@ -8,6 +8,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from aiohttp import hdrs, web
+from multidict import MultiMapping
 
 from service.codec import BLOB_KEY
 from service.models import JSON, BlobRef
@@ -86,6 +87,11 @@ def content_disposition(name: str) -> str:
     plain = _UNSAFE_IN_NAME.sub("_", name)[:100]
     encoded = quote(name[:100], safe="", errors="replace")
     return f'attachment; filename="{plain}"' + (f"; filename*=UTF-8''{encoded}" if plain != name else "")
+
+
+def accepted(headers: MultiMapping[str]) -> str:
+    """What a client accepts, of however many lines; anything, if it does not say."""
+    return ", ".join(headers.getall(hdrs.ACCEPT, ("*/*",)))
 
 
 def prefers_json(accept: str, media_type: str) -> bool:

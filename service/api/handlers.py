@@ -29,9 +29,9 @@ from service.models import JSON, JobPart, JobRecord, JobRequest, JobStatus, Subm
 
 #: When to ask again for a result that is not there yet.
 RETRY_AFTER_S: Final = 1
-_ETAG: Final = re.compile(r'(?:W/)?"[^"]*"')
+_OPAQUE_TAG: Final = re.compile(r'"[^"]*"')
 #: How often a job had changed when the client read it; see `views.job_etag`.
-_COUNT_IN_ETAG: Final = re.compile(r'W/"(\d{1,9})[."]', re.ASCII)
+_COUNT_IN_ETAG: Final = re.compile(r'"(\d{1,9})[."]', re.ASCII)
 
 _Made = TypeVar("_Made")
 
@@ -125,8 +125,8 @@ async def get_job(services: Services, request: web.Request, arguments: Arguments
 
 
 def _is_known(known: str, etag: str) -> bool:
-    """Whether a client that has what `If-None-Match` says needs no other answer."""
-    return known.strip() == "*" or etag in _ETAG.findall(known)
+    """Whether a client that has what `If-None-Match` says needs no other answer; weak tags count like strong ones."""
+    return known.strip() == "*" or etag.removeprefix("W/") in _OPAQUE_TAG.findall(known)
 
 
 def _not_modified(etag: str) -> web.Response:
@@ -158,7 +158,7 @@ async def get_result(services: Services, request: web.Request, arguments: Argume
     if pointer is not None:
         return await _bytes_at(services, job, JobPart.RESULT, result, pointer)
     blob = await _beside(lambda: files.only_blob(result), result)
-    if blob and not files.prefers_json(request.headers.get(hdrs.ACCEPT, "*/*"), blob.media_type):
+    if blob and not files.prefers_json(files.accepted(request.headers), blob.media_type):
         return files.response(
             await services.jobs.read_bytes(job, JobPart.RESULT, blob), blob.media_type, f"{job.plugin}-{job.id}"
         )

@@ -252,6 +252,7 @@ class PutHeaders(TypedDict):
 
 KeyHeaders = TypedDict("KeyHeaders", {"Idempotency-Key": NotRequired[IdempotencyKey]})
 
+_LISTS: Final = frozenset({"If-None-Match", "Prefer"})
 _job: Final = TypeAdapter[JobInput](JobInput)
 _options: Final = TypeAdapter[OptionsInput](OptionsInput)
 #: Options whose text in a query is JSON; the others are text already, and `tags` may be repeated.
@@ -260,25 +261,25 @@ _JSON_OPTIONS: Final = frozenset({"priority", "timeout_s", "max_attempts", "meta
 
 def check_job(value: Any) -> Submitted:
     """A job as a JSON body; raises a 422 problem."""
-    job = _checked(_job, value, "", unacceptable)
+    job = _checked(_job, value, "/", unacceptable)
     return Submitted(plugin=job["plugin"], payload=job["payload"], options=job_options(job), payload_pointer="/payload")
 
 
-def check_options(value: Any, pointer: str = "") -> JobOptions:
-    """The options in a JSON value that stands at `pointer`; raises a 422 problem."""
-    return job_options(_checked(_options, value, pointer, unacceptable))
+def check_options(value: Any, root: str) -> JobOptions:
+    """The options in a JSON value; raises a 422 problem. `root` is what stands before their names in its places."""
+    return job_options(_checked(_options, value, root, unacceptable))
 
 
 def check_body(adapter: TypeAdapter[Any], value: Any, pointer: str = "") -> Any:
     """A JSON body, or what stands in it at `pointer`, as `adapter` types it; raises a 422 problem naming every field
     that does not fit.
     """
-    return _checked(adapter, value, pointer, unacceptable)
+    return _checked(adapter, value, f"{pointer}/", unacceptable)
 
 
 def check_plugin_name(name: str) -> str:
     """`name` of a form; raises a 422 problem."""
-    _checked(_PLUGIN_NAME, name, "/plugin", unacceptable)
+    _checked(_PLUGIN_NAME, name, "/plugin/", unacceptable)
     return name
 
 
@@ -302,7 +303,7 @@ def split_query(query: MultiMapping[str]) -> tuple[dict[str, str], JobOptions]:
             options[option] = values[0]
         else:
             fields[name] = values[0]
-    return fields, check_options(options) if options else JobOptions()
+    return fields, check_options(options, f"/{OPTION_PREFIX}") if options else JobOptions()
 
 
 def _option_value(name: str, text: str) -> Any:
@@ -310,7 +311,7 @@ def _option_value(name: str, text: str) -> Any:
         return strict_json.parse(text.encode(errors="surrogatepass"))
     except strict_json.MalformedJSONError as error:
         raise bad_request(
-            "A query parameter is not acceptable.", FieldProblem(f"/{name}", error.problem.message)
+            "A query parameter is not acceptable.", FieldProblem(f"/{escape_pointer(name)}", error.problem.message)
         ) from error
 
 
@@ -325,13 +326,22 @@ def check_query(adapter: TypeAdapter[Any], query: MultiMapping[str]) -> Any:
     for name in query:
         if len(query.getall(name)) > 1:
             raise _given_twice(name)
-    return _checked(adapter, dict(query), "", _bad_query)
+    return _checked(adapter, dict(query), "/", _bad_query)
 
 
 def check_headers(adapter: TypeAdapter[Any], names: Sequence[str], headers: MultiMapping[str]) -> Any:
-    """Those of `names` that `headers` have, as `adapter` types them; raises a 400 problem."""
-    given = {name: headers[name] for name in names if name in headers}
-    return _checked(adapter, given, "", _bad_header) if given else given
+    """Those of `names` that `headers` have, as `adapter` types them; raises a 400 problem.
+
+    Lines of a header that is a list are one list (RFC 9110, 5.3); any other may have one line.
+    """
+    given = {}
+    for name in names:
+        if name in headers:
+            lines = headers.getall(name)
+            if len(lines) > 1 and name not in _LISTS:
+                raise _bad_header("", FieldProblem(f"/{name}", "the header is given twice"))
+            given[name] = ", ".join(lines)
+    return _checked(adapter, given, "/", _bad_header) if given else given
 
 
 def _bad_query(_: str, *errors: FieldProblem) -> Problem:
@@ -342,19 +352,20 @@ def _bad_header(_: str, *errors: FieldProblem) -> Problem:
     return bad_request("A header is not acceptable.", *errors)
 
 
-def _checked(adapter: TypeAdapter[Any], value: Any, pointer: str, refusal: Callable[..., Problem]) -> Any:
+def _checked(adapter: TypeAdapter[Any], value: Any, root: str, refusal: Callable[..., Problem]) -> Any:
+    """`value` as `adapter` types it. `root` is what stands before the first name of a place in it."""
     try:
         return adapter.validate_python(value)
     except ValidationError as error:
-        problems = [_field_problem(detail, pointer) for detail in error.errors(include_url=False, include_input=False)]
+        problems = [_field_problem(detail, root) for detail in error.errors(include_url=False, include_input=False)]
         raise refusal(
             "; ".join(f"{place.pointer or 'The body'}: {place.message}" for place in problems[:3]), *problems
         ) from None
 
 
-def _field_problem(detail: ErrorDetails, pointer: str) -> FieldProblem:
-    place = pointer + "".join(f"/{escape_pointer(str(step))}" for step in detail["loc"])
-    return FieldProblem(place, _MESSAGES.get(detail["type"]) or detail["msg"])
+def _field_problem(detail: ErrorDetails, root: str) -> FieldProblem:
+    steps = "/".join(escape_pointer(str(step)) for step in detail["loc"])
+    return FieldProblem(root + steps if steps else root[:-1], _MESSAGES.get(detail["type"]) or detail["msg"])
 
 
 _MESSAGES: Final[Mapping[str, str]] = {

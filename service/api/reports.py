@@ -13,7 +13,7 @@ from aiohttp import hdrs, web
 from service.api import report_views as views
 from service.api.access import ADMIN, OPERATOR_REPORT, REPORT, Policy
 from service.api.connections import TAKE_S
-from service.api.files import content_disposition, preferred
+from service.api.files import accepted, content_disposition, preferred
 from service.api.handlers import Arguments, json_response
 from service.api.problems import not_acceptable
 from service.api.report_formats import CSV_TYPE, FORMATS, PARQUET_TYPE, Encoder, Format, row_object
@@ -50,7 +50,7 @@ async def list_reports(services: Services, request: web.Request, arguments: Argu
 def _reading(report: Report) -> Handler:
     async def get_report(services: Services, request: web.Request, arguments: Arguments) -> web.StreamResponse:
         """The rows of the caller's tenant; of all that is asked for, or a page of JSON."""
-        form = _form(arguments.query.get("format"), request.headers.get(hdrs.ACCEPT, "*/*"))
+        form = _form(arguments.query.get("format"), accepted(request.headers))
         query = report_query(report, arguments.caller.tenant, arguments.query)
         encoder = await _encoder(form, query.columns) if form.encoder else None
         reading = await services.reports.begin(query)

@@ -48,7 +48,7 @@ async def from_form(services: Services, request: web.Request) -> Submitted:
     plugin = check_plugin_name(_text(parts[_PLUGIN]))
     options = JobOptions()
     if _JOB in parts:
-        options = check_options(await _json_part(parts[_JOB]), "/job")
+        options = check_options(await _json_part(parts[_JOB]), f"/{_JOB}/")
     payload: dict[str, JSON] = {}
     if _PAYLOAD in parts:
         payload = _object(await _json_part(parts[_PAYLOAD]), "/payload")

@@ -104,9 +104,9 @@ def test_a_query_holds_fields_and_options() -> None:
         ([("job.priority", "high")], 400, "/job.priority"),
         ([("job.priority", "NaN")], 400, "/job.priority"),
         ([("job.metadata", '{"a":1,"a":2}')], 400, "/job.metadata"),
-        ([("job.priority", "500")], 422, "/priority"),
-        ([("job.unknown", "1")], 422, "/unknown"),
-        ([("job.run_at", "soon")], 422, "/run_at"),
+        ([("job.priority", "500")], 422, "/job.priority"),
+        ([("job.unknown", "1")], 422, "/job.unknown"),
+        ([("job.run_at", "soon")], 422, "/job.run_at"),
     ],
 )
 def test_an_unfit_query_is_refused_naming_the_parameter(

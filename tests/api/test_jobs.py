@@ -89,6 +89,40 @@ def test_bytes_stand_in_records_as_references_that_lead_to_them(live: Live, png:
     problem(live.get(job["links"]["payload"] + "?pointer=nothing"), 400)
 
 
+def test_lines_of_a_header_that_is_a_list_are_one_list(live: Live, png: bytes) -> None:
+    host = f"Host: {live.netloc}\r\nConnection: close\r\n".encode()
+    body = b'{"plugin": "echo", "payload": {}}'
+    post = b"POST /v1/jobs HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n" % len(body) + host
+    status, headers, _ = live.raw(post + b"Prefer: respond-async\r\nPrefer: wait=30\r\n\r\n" + body)
+    assert (status, headers["preference-applied"]) == (200, "wait=30")
+    path = headers["location"].encode()
+    known = live.get(path.decode()).headers["ETag"].encode()
+    status, _, _ = live.raw(
+        b'GET %s HTTP/1.1\r\n%bIf-None-Match: "other"\r\nIf-None-Match: %b\r\n\r\n' % (path, host, known)
+    )
+    assert status == 304
+    job = live.ended(
+        live.post("/v1/plugins/thumbnail/jobs", data=png, headers={"Content-Type": "image/png"}).json()["id"]
+    )
+    result = job["links"]["result"].encode()
+    accept = b"Accept: image/*;q=0.1\r\nAccept: application/json\r\n\r\n"
+    _, headers, _ = live.raw(b"GET %s HTTP/1.1\r\n%b%b" % (result, host, accept))
+    assert headers["content-type"].startswith("application/json")
+
+
+def test_any_other_header_may_have_one_line(live: Live) -> None:
+    before = live.rows()
+    body = b'{"plugin": "echo", "payload": {}}'
+    status, _, answer = live.raw(
+        b"POST /v1/jobs HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n" % len(body)
+        + f"Host: {live.netloc}\r\n".encode()
+        + b"Connection: close\r\nIdempotency-Key: a\r\nIdempotency-Key: b\r\n\r\n"
+        + body
+    )
+    assert (status, json.loads(answer)["errors"][0]["pointer"]) == (400, "/Idempotency-Key")
+    assert live.rows() == before
+
+
 def test_reserved_parts_of_a_form_hold_options_and_payload(live: Live) -> None:
     answer = live.post(
         "/v1/jobs",

@@ -21,11 +21,12 @@ async def test_a_record_that_is_known_already_is_not_sent_again(client: Client) 
     async with client.get(path) as answer:
         assert answer.status == 200
         etag = answer.headers["ETag"]
-    for known in (etag, f'"other", {etag}', "*", f'W/"999", {etag}'):
+    assert etag.startswith("W/")
+    for known in (etag, f'"other", {etag}', "*", f'W/"999", {etag}', etag.removeprefix("W/")):
         async with client.get(path, headers={"If-None-Match": known}) as answer:
             assert (answer.status, await answer.read()) == (304, b"")
             assert answer.headers["ETag"] == etag
-    for known in ('W/"1"', etag.strip("W/"), "nonsense", '"' * 3):
+    for known in ('W/"1"', etag.strip('W/"'), "nonsense", '"' * 3):
         async with client.get(path, headers={"If-None-Match": known}) as answer:
             assert answer.status == 200
             assert (await answer.json())["id"] == job_id
