@@ -11,6 +11,7 @@ from service.db.rollup_sql import FenceOf, HourOf, MillisecondsBetween, MinuteOf
 from service.db.rollup_sums import ENDS
 from service.db.schema import job_attempts, job_events, jobs, rollup_bounds
 from service.db.statements import Settled, Statement, batch_table, literal
+from service.models import TERMINAL
 
 _places: Final = [sa.bindparam(name, type_=sa.BigInteger) for name in ("after_tx", "after", "until_tx", "until")]
 _after_tx, _after, _until_tx, _until = _places
@@ -54,22 +55,6 @@ def _page_end(database: str) -> sa.ClauseElement:
 #: The place of the last of the next `limit` events, and how many they are; on SQLite also when there are none.
 PAGE_END = _per_database(_page_end)
 
-_ended_by_run: Final = sa.case(
-    (job_events.c.type == literal("success"), sa.true()),
-    (
-        job_events.c.type.in_([literal("failed"), literal("cancelled")]),
-        sa.exists()
-        .where(
-            job_attempts.c.job_id == jobs.c.id,
-            job_attempts.c.fence == jobs.c.fence,
-            job_attempts.c.finished_at == jobs.c.finished_at,
-            job_attempts.c.outcome != literal("RELEASED"),
-        )
-        .correlate(jobs),
-    ),
-    else_=sa.false(),
-)
-
 
 def _moment() -> sa.ColumnElement[str]:
     """The minute of an event, or its hour if that is long ago: single minutes are kept for recent ones only."""
@@ -91,6 +76,9 @@ def _beginnings(*conditions: sa.ColumnElement[bool]) -> sa.Select[Any]:
 def _endings(*conditions: sa.ColumnElement[bool]) -> sa.Select[Any]:
     """Ends of executions and of jobs that meet `conditions`, summed up as `rollup_sums.EventSum`."""
     execution = job_attempts.alias("execution")
+    # Not every job ends by an execution; the time alone would not tell, for one may have ended just before.
+    is_end = job_events.c.type.in_([literal(status.lower()) for status in sorted(TERMINAL)])
+    ended_by_run = is_end & execution.c.fence.is_not(None)
     events = (
         sa.select(
             _moment().label("minute"),
@@ -103,8 +91,8 @@ def _endings(*conditions: sa.ColumnElement[bool]) -> sa.Select[Any]:
             execution.c.peak_memory_bytes,
             ToMilliseconds(execution.c.cpu_s).label("cpu_ms"),
             MillisecondsBetween(execution.c.started_at, execution.c.finished_at).label("busy_ms"),
-            sa.case((_ended_by_run, _waited)).label("queue_ms"),
-            sa.case((_ended_by_run, MillisecondsBetween(jobs.c.started_at, jobs.c.finished_at))).label("run_ms"),
+            sa.case((ended_by_run, _waited)).label("queue_ms"),
+            sa.case((ended_by_run, MillisecondsBetween(jobs.c.started_at, jobs.c.finished_at))).label("run_ms"),
         )
         .join_from(job_events, jobs, jobs.c.id == job_events.c.job_id)
         .join(

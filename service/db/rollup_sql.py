@@ -29,7 +29,7 @@ class FenceOf(_Of):
 
 
 class MillisecondsBetween(_Of):
-    """From one time to another, exact: times have whole milliseconds."""
+    """From one time to a later one, exact: times have whole milliseconds. 0 where a clock was put back between them."""
 
     type = sa.BigInteger()
 
@@ -69,13 +69,15 @@ def _postgresql_fence(element: FenceOf, compiler: SQLCompiler, **more: Any) -> s
 @compiles(MillisecondsBetween, "sqlite")
 def _sqlite_between(element: MillisecondsBetween, compiler: SQLCompiler, **more: Any) -> str:
     start, end = _texts(element, compiler, more)
-    return f"CAST(round((julianday({end}) - julianday({start})) * 86400000.0) AS INTEGER)"
+    return f"max(CAST(round((julianday({end}) - julianday({start})) * 86400000.0) AS INTEGER), 0)"
 
 
 @compiles(MillisecondsBetween, "postgresql")
 def _postgresql_between(element: MillisecondsBetween, compiler: SQLCompiler, **more: Any) -> str:
     start, end = _texts(element, compiler, more)
-    return f"CAST(round(extract(epoch FROM {end} - {start}) * 1000) AS BIGINT)"
+    # `greatest` of NULL and a number would be the number.
+    later = f"CASE WHEN {end} < {start} THEN {start} ELSE {end} END"
+    return f"CAST(round(extract(epoch FROM {later} - {start}) * 1000) AS BIGINT)"
 
 
 @compiles(ToMilliseconds, "sqlite")

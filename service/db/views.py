@@ -15,9 +15,11 @@ from service.db.view_versions import v2
 # A view is added, or one changed, in a module for the next version; those before stay as they were promised.
 _VIEWS: Final = v2.VIEWS
 
+# 0 where a clock was put back between the two.
 _SECONDS: Final[Mapping[str, str]] = {
-    "sqlite": "round((julianday({end}) - julianday({start})) * 86400.0, 3)",
-    "postgresql": "round(extract(epoch FROM {end} - {start}), 3)::double precision",
+    "sqlite": "CASE WHEN {end} < {start} THEN 0.0 ELSE round((julianday({end}) - julianday({start})) * 86400.0, 3) END",
+    "postgresql": "CASE WHEN {end} < {start} THEN 0.0"
+    " ELSE round(extract(epoch FROM {end} - {start}), 3)::double precision END",
 }
 _DURATION: Final = re.compile(r"\{seconds\((?P<start>[\w.]+), (?P<end>[\w.]+)\)\}")
 

@@ -7,12 +7,20 @@ import itertools
 import shutil
 from pathlib import Path
 
+import sqlalchemy as sa
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import sqlite_url
+from service.db import job_changes
+from service.db.job_changes import CancelRequest
+from service.db.statements import Statement
+from service.errors import error_object
+from service.models import JobStatus
+from tests.conftest import sql, sqlite_url
 from tests.reports.history import WEIGHTS, Step, random_steps
-from tests.reports.proof import check, lived, say_the_same
+from tests.reports.proof import check, fold_all, lived, say_the_same
+from tests.store.test_jobs import claim, end, insert
+from tests.store.test_writer import new_job
 
 KINDS = [kind for kind, weight in WEIGHTS.items() for _ in range(weight)]
 STEPS = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 10**6)), min_size=40, max_size=120)
@@ -45,3 +53,36 @@ async def test_two_databases_at_one_clock_agree_row_for_row(database_file, postg
     steps = list(itertools.islice(random_steps(2), 150))
     async with lived(sqlite_url(database_file), tmp_path, steps) as one, lived(postgres_url, tmp_path, steps) as other:
         assert await say_the_same(one, other) > 30
+
+
+async def test_a_clock_that_was_put_back_makes_no_time_negative(database, database_url):
+    await insert(database, new_job())
+    (job,) = await claim(database)
+    for table in ("jobs", "job_attempts"):
+        await asyncio.to_thread(sql, database_url, f"UPDATE {table} SET started_at = '2100-01-01T00:00:00.000Z'")
+    await end(database, job)
+    await fold_all(database)
+    ((run_s, busy_s, job_s, attempt_s, total_s),) = await database.reader.fetch(
+        Statement(
+            sa.text(
+                "SELECT p.run_total_s, w.busy_ms, j.run_s, a.run_s, j.total_s FROM report_plugins AS p, "
+                "rollup_workers AS w, report_jobs AS j, report_attempts AS a"
+            )
+        )
+    )
+    assert (run_s, busy_s, job_s, attempt_s) == (0, 0, 0, 0)
+    assert total_s >= 0
+
+
+async def test_a_job_that_is_cancelled_just_after_an_attempt_has_not_ended_by_it(database):
+    (job_id,) = await insert(database, new_job())
+    (job,) = await claim(database)
+    retrying = end(
+        database, job, JobStatus.PENDING, retry_in_s=5, error=error_object("ExecutionError", "no", plugin=job.plugin)
+    )
+    cancel = database.writer.write(job_changes.request_cancel, CancelRequest(job_id=job_id, reason="no more"))
+    assert await asyncio.gather(retrying, cancel) == [JobStatus.PENDING, JobStatus.CANCELLED]  # in one transaction
+    await fold_all(database)
+    counts = "attempt_count, retry_count, cancelled_count, pending_count, running_count, timed_count"
+    rows = await database.reader.fetch(Statement(sa.text(f"SELECT {counts} FROM report_plugins")))
+    assert rows == [(1, 1, 1, 0, 0, 0)]
