@@ -50,6 +50,13 @@ _CONSTANTS: Final = {
     "max_lost": sa.text(str(MAX_LOST)), "fence": sa.text("0"), "event_count": sa.text("1"),
     "artifacts": sa.text("'[]'"),
 }  # fmt: skip
+_parent = batch_table("parent", jobs.c.id)
+_HOLD_PARENTS = Statement(
+    sa.select(jobs.c.id)
+    .where(jobs.c.id.in_(sa.select(_parent.c.id)))
+    .order_by(jobs.c.id)
+    .with_for_update(read=True, key_share=True)
+)
 _RETRY = Statement(
     postgresql.insert(jobs)
     .from_select(
@@ -87,7 +94,10 @@ async def retry(tx: Transaction, items: Sequence[Retry]) -> list[Inserted | None
 
     None where the tenant has no such job, where it has not ended, or where bytes of its payload are gone.
     """
-    await blob_references.hold_payloads(tx, {item.parent_id for item in items})
+    parents = {item.parent_id for item in items}
+    # What belongs to them is copied by several statements: nobody may delete it between two.
+    await tx.fetch(_HOLD_PARENTS, batch=batch((parent_id,) for parent_id in parents))
+    await blob_references.hold_payloads(tx, parents)
     rows = await tx.fetch(_RETRY, batch=batch(map(_row, items)))
     made = {job_id for (job_id,) in rows}
     await add_events(tx, ((item.id, 1, "submitted", item.created_at, {}) for item in items if item.id in made))

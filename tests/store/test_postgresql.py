@@ -10,13 +10,14 @@ import pytest
 from structlog.testing import capture_logs
 from uuid_utils.compat import uuid7
 
-from service.db import job_inserts, job_removals
+from service.db import job_inserts, job_removals, job_retries
 from service.db.database import Database
 from service.db.engine import DatabaseKind, database_kind
 from service.db.job_removals import Removal
+from service.db.job_retries import Retry
 from service.errors import ServiceUnavailableError, StartupError
 from service.events import EventBus
-from service.models import JobStatus
+from service.models import JobStatus, timestamp
 from tests.conftest import driver_url
 from tests.store.test_jobs import claim, end, insert, record
 from tests.store.test_writer import all_ids, new_job
@@ -176,6 +177,41 @@ async def test_processes_that_delete_beside_what_else_they_write_never_block_eac
         assert await ones == [JobStatus.SUCCESS, {doomed[0]}]
         assert await others == [{doomed[1]}, JobStatus.SUCCESS]
     assert [line["event"] for line in logs if line["log_level"] != "debug"] == []
+
+
+async def test_a_retry_beside_a_deletion_of_its_parent_is_whole(shared, admin):
+    one, _ = shared
+    (parent_id,) = await insert(one, new_job(tags=("a", "b")))
+    (job,) = await claim(one)
+    await end(one, job)
+    deleting = []
+
+    class Beside:
+        """A transaction beside which somebody else deletes the parent as soon as the new job is there."""
+
+        def __init__(self, tx):
+            self._tx, self.now = tx, tx.now
+
+        async def fetch(self, statement, **values):
+            rows = await self._tx.fetch(statement, **values)
+            if statement is job_retries._RETRY:
+                deletion = asyncio.create_task(admin.execute("DELETE FROM jobs WHERE id = $1", parent_id))
+                await asyncio.wait([deletion], timeout=0.5)
+                deleting.append(deletion)
+            return rows
+
+        def __getattr__(self, name):
+            return getattr(self._tx, name)
+
+    async def retry_beside(tx, items):
+        return await job_retries.retry(Beside(tx), items)
+
+    again = Retry(id=str(uuid7()), parent_id=parent_id, tenant="default", created_at=timestamp())
+    made = await one.writer.write(retry_beside, again)
+    await deleting[0]
+    assert (made.id, made.replayed) == (again.id, False)
+    assert sorted(tag for (tag,) in await admin.fetch("SELECT tag FROM job_tags")) == ["a", "b"]
+    assert await all_ids(one) == {again.id}
 
 
 async def test_times_and_ids_read_as_they_were_written(shared):
