@@ -45,10 +45,7 @@ class BytesGoneError(ServiceError):
 
 
 class EventNotFoundError(ServiceError, LookupError):
-    """Nobody can resume behind an event that the job does not have."""
-
-    def __init__(self, job_id: str, n: int, count: int) -> None:
-        super().__init__(f"Job {job_id} has {count} events: there is no event {n} to resume behind.")
+    """Nobody can resume behind an event that has not happened."""
 
 
 class ReportWindowOpenError(ServiceError):

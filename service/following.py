@@ -98,9 +98,16 @@ class FollowingService:
 
     @contextlib.asynccontextmanager
     async def all_jobs(self, wanted: EventFilter, after: Place | None) -> AsyncIterator[AllFollower]:
-        """Follow all of a tenant's jobs from behind `after`, or from now on; raises `ServiceUnavailableError`."""
+        """Follow all of a tenant's jobs from behind `after`, or from now on.
+
+        Raises `EventNotFoundError` for a place to which no event has come yet, and `ServiceUnavailableError`.
+        """
         with self._tail.follow() as changed:
             place = await self._newest() if after is None else after
+            if after is not None and not await self._is_reached(after):
+                raise EventNotFoundError(
+                    f"No event has come to place {after} yet: it is of another database, or of a newer state of this."
+                )
             yield AllFollower(wanted, place, changed, self._tail, lambda place: self._page(place, wanted))
 
     async def queue_place(self, job: JobRecord) -> QueuePlace:
@@ -145,6 +152,10 @@ class FollowingService:
 
     async def _newest(self) -> Place:
         return await event_reads.newest(self._database.reader)
+
+    async def _is_reached(self, place: Place) -> bool:
+        reader = self._database.reader
+        return await self._once(place, lambda: event_reads.is_reached(reader, place))
 
     async def _page(self, place: Place, wanted: EventFilter | None) -> EventPage:
         key, now, reader = (place, wanted), asyncio.get_running_loop().time(), self._database.reader
@@ -202,7 +213,9 @@ class JobFollower:
             self.has_ended = True
             return []
         if self._after > news.event_count:
-            raise EventNotFoundError(self._job_id, self._after, news.event_count)
+            raise EventNotFoundError(
+                f"Job {self._job_id} has {news.event_count} events: there is no event {self._after} to resume behind."
+            )
         self._is_known = True
         if news.events:
             self._after = news.events[-1].n

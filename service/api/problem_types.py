@@ -129,8 +129,10 @@ _TYPES: Final = (
         kind="unknown-event",
         statuses=(400,),
         title="Unknown event",
-        meaning="The job has fewer events than the one behind which its stream was to be resumed.",
-        remedy="Resume behind an event that you have heard of this very job, or leave `Last-Event-ID` away.",
+        meaning="The event behind which a stream was to be resumed has not happened: the job has fewer, or the "
+        "database was put back to an older copy since that event was heard.",
+        remedy="Resume behind an event of this very stream, or leave `Last-Event-ID` away. The beginning is `0`, of "
+        "all jobs `0-0`.",
         detail="Job 0198f6c2-7c1e-7d3a-9b60-3f1d2a4c5e6f has 3 events: there is no event 9 to resume behind.",
     ),
     ProblemType(

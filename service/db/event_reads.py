@@ -40,6 +40,18 @@ _NEWEST = Statement(
     .limit(sa.bindparam("limit"))
 )
 
+# Events that were deleted count: their numbers never come again.
+_IS_REACHED = Statement(
+    sa.text(
+        "SELECT :after_tx = 0 AND :after_position <= "
+        "(SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'job_events')"
+    ).bindparams(*_AFTER),
+    on_postgresql=sa.text(
+        "SELECT :after_tx < CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS TEXT) AS BIGINT) AND "
+        ":after_position <= coalesce(pg_sequence_last_value(pg_get_serial_sequence('job_events', 'position')), 0)"
+    ).bindparams(*_AFTER),
+)
+
 _page: Final = (
     sa.select(job_events.c.tx, job_events.c.position, job_events.c.job_id, *_EVENT)
     .where(
@@ -111,6 +123,12 @@ async def newest(reader: Reader) -> Place:
     """The place of the newest settled event: behind it is everything that is still to come."""
     row = await reader.fetch_one(_NEWEST, after_tx=FIRST_PLACE.tx, after_position=FIRST_PLACE.position, limit=1)
     return FIRST_PLACE if row is None else Place(row[0] or 0, row[1])
+
+
+async def is_reached(reader: Reader, place: Place) -> bool:
+    """Whether events have come to a place, or past it, be they still there or not."""
+    ((reached,),) = await reader.fetch(_IS_REACHED, after_tx=place.tx, after_position=place.position)
+    return bool(reached)
 
 
 async def of_all(reader: Reader, after: Place, wanted: EventFilter | None, *, limit: int) -> EventPage:

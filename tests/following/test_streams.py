@@ -70,6 +70,8 @@ async def test_what_cannot_be_followed_is_told_before_anything_is_sent(client: C
         (f"/v1/jobs/{job_id}/events?plugin=x", None, 400),
         ("/v1/events", "12", 400),
         ("/v1/events", "1-2-3", 400),
+        ("/v1/events", "0-100000000000000000", 400),
+        ("/v1/events", "100000000000000000-1", 400),
         ("/v1/events?type=succes", None, 400),
         ("/v1/events?type=success,", None, 400),
         ("/v1/events?plugin=", None, 400),

@@ -206,3 +206,20 @@ async def test_postgresql_reads_events_by_their_indexes(postgres_url):
 def test_a_place_is_spelled_and_ordered_by_transaction_then_position():
     assert str(Place(7, 12)) == "7-12"
     assert Place(7, 12) < Place(8, 1) < Place(8, 2)
+
+
+async def test_a_place_is_reached_once_an_event_has_come_to_it_and_for_ever(database):
+    assert await event_reads.is_reached(database.reader, FIRST_PLACE)
+    await insert(database, new_job(), new_job())
+    _, place = await everything(database)
+    assert await event_reads.is_reached(database.reader, place)
+    assert not await event_reads.is_reached(database.reader, Place(place.tx, place.position + 1))
+    assert not await event_reads.is_reached(database.reader, Place(place.tx + 1_000_000, place.position))
+
+    async def forget_all(tx, items):
+        await tx.fetch(Statement(sa.text("DELETE FROM jobs")))
+        return [None] * len(items)
+
+    await database.writer.write(forget_all, None)
+    assert await everything(database) == ([], FIRST_PLACE)
+    assert await event_reads.is_reached(database.reader, place)
