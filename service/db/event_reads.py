@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from service.db.reader import Reader
 from service.db.schema import job_events, jobs
 from service.db.statements import Behind, PlaceOrder, Settled, Statement, batch, batch_table
-from service.models import FIRST_PLACE, EventFilter, EventPage, JobEvent, JobNews, JobStatus, Place
+from service.models import FIRST_PLACE, EventFilter, EventPage, JobEvent, JobNews, JobStatus, Place, Timestamp
 
 _EVENT: Final = (job_events.c.n, job_events.c.type, job_events.c.at, job_events.c.data)
 
@@ -70,6 +70,9 @@ _FILTERS: Final[Mapping[str, sa.ColumnElement[bool]]] = {
 }
 
 
+_JOB_ID: Final = 4  # its place in a row of a page
+
+
 @functools.lru_cache(maxsize=16)
 def _page_statement(filters: frozenset[str]) -> Statement:
     """The page is cut before it is filtered: however rare the wanted events are, each read is short.
@@ -87,6 +90,13 @@ def _page_statement(filters: frozenset[str]) -> Statement:
     )  # fmt: skip
 
 
+def _event(
+    tx: int | None, position: int, tenant: str, plugin: str, job_id: str, n: int, kind: str, at: Timestamp, data: str
+) -> JobEvent:
+    place = Place(tx or 0, position)
+    return JobEvent(place=place, tenant=tenant, plugin=plugin, job_id=job_id, n=n, type=kind, at=at, data=data)
+
+
 async def of_job(reader: Reader, job_id: str, tenant: str, *, after_n: int, limit: int) -> JobNews | None:
     """The first `limit` events of the job behind number `after_n`; None if the tenant has no such job."""
     rows = await reader.fetch(_OF_JOB, of_job=job_id, of_tenant=tenant, after_n=after_n, limit=limit)
@@ -97,16 +107,7 @@ async def of_job(reader: Reader, job_id: str, tenant: str, *, after_n: int, limi
         status=JobStatus(status),
         event_count=event_count,
         events=[
-            JobEvent(
-                place=Place(tx or 0, position),
-                tenant=tenant,
-                plugin=plugin,
-                job_id=job_id,
-                n=n,
-                type=kind,
-                at=at,
-                data=data,
-            )
+            _event(tx, position, tenant, plugin, job_id, n, kind, at, data)
             for plugin, _, _, tx, position, n, kind, at, data in rows
             if n is not None
         ],
@@ -144,20 +145,7 @@ async def of_all(reader: Reader, after: Place, wanted: EventFilter | None, *, li
         _page_statement(frozenset(values)), after_tx=after.tx, after_position=after.position, limit=limit, **values
     )
     return EventPage(
-        events=[
-            JobEvent(
-                place=Place(tx or 0, position),
-                tenant=tenant,
-                plugin=plugin,
-                job_id=job_id,
-                n=n,
-                type=kind,
-                at=at,
-                data=data,
-            )
-            for tx, position, tenant, plugin, job_id, n, kind, at, data in rows
-            if job_id is not None
-        ],
+        events=[_event(*row) for row in rows if row[_JOB_ID] is not None],
         end=Place(rows[-1][0] or 0, rows[-1][1]) if rows else after,
         is_full=len(rows) == limit,
     )
