@@ -53,14 +53,9 @@ def _explained(error: Exception) -> tuple[Exit, str, str | None]:
                 "; ".join(map(_misfit, invalid.errors(include_url=False))),
                 "See: jobservice config --help",
             )
-        case UnusedCliTokensError():
-            chain = tuple(error.command_chain or ())
-            what = f"{' '.join(error.unused_tokens or ())}: more than `{' '.join(chain)}` takes."
-            command = " ".join(("jobservice", *chain))
-            return Exit.USAGE, " ".join((what, _TAKES.get(chain[:1], ""))).rstrip(), f"See: {command} --help"
         case CycloptsError():
-            command = " ".join(("jobservice", *(error.command_chain or ())))
-            return Exit.USAGE, str(error), f"See: {command} --help"
+            chain = tuple(error.command_chain or ())
+            return Exit.USAGE, _misuse(error, chain), f"See: {' '.join(('jobservice', *chain))} --help"
         case UsageError() | InvalidKeyError():
             return Exit.USAGE, str(error), None
         case ServiceUnreachableError():
@@ -79,6 +74,13 @@ def _explained(error: Exception) -> tuple[Exit, str, str | None]:
             return Exit.FAILED, f"{place}{error.strerror or error}", None
         case _:
             return Exit.FAILED, str(error), None
+
+
+def _misuse(error: CycloptsError, chain: tuple[str, ...]) -> str:
+    if not isinstance(error, UnusedCliTokensError):
+        return str(error)
+    what = f"{' '.join(error.unused_tokens or ())}: more than `{' '.join(chain)}` takes."
+    return " ".join((what, _TAKES.get(chain[:1], ""))).rstrip()
 
 
 _ONE_ID: Final = "One ID at a time."
