@@ -122,4 +122,9 @@ def _kind_of(error: ApiError) -> str:
 def _misfit(place: ErrorDetails) -> str:
     """What is wrong with one setting, by the names under which it may have been given."""
     name = "_".join(map(str, place["loc"]))
-    return f"{option_of(name)} ({variable_of(name)}): {place['msg']}, not {place['input']!r}"
+    message = place["msg"].removeprefix(_OWN_WORDS)
+    return f"{option_of(name)} ({variable_of(name)}): {message}; given: {place['input']!r}"
+
+
+#: What pydantic sets before the message of a check of ours.
+_OWN_WORDS: Final = "Value error, "

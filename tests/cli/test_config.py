@@ -61,6 +61,24 @@ def test_a_wrong_setting_is_named_as_option_and_as_variable(tmp_path: Path, comm
     assert not (tmp_path / "data").exists()
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "told"),
+    [
+        ("WEBHOOK_RETRIES_S", "-1", "--webhook-retries-s (JOBSERVICE_WEBHOOK_RETRIES_S): waits are seconds"),
+        ("KEEP_BY_PLUGIN", "soon", "--keep-by-plugin (JOBSERVICE_KEEP_BY_PLUGIN): is not JSON"),
+        ("LOG_LEVEL", "loud", "--log-level (JOBSERVICE_LOG_LEVEL): Input should be 'debug', 'info'"),
+    ],
+)
+def test_what_is_wrong_in_a_setting_is_told_without_words_of_the_library(
+    tmp_path: Path, variable: str, value: str, told: str
+) -> None:
+    done = cli("config", cwd=tmp_path, **{f"JOBSERVICE_{variable}": value})
+    assert done.returncode == 2
+    first, _ = done.stderr.splitlines()
+    assert first.startswith(f"jobservice: {told}")
+    assert first.endswith(f"; given: {value!r}")
+
+
 @pytest.mark.parametrize("command", [("config",), ("serve", "--host", "0.0.0.0"), ("work", "-p", "nope")])
 def test_a_variable_that_is_no_setting_is_told_once(tmp_path: Path, command: tuple[str, ...]) -> None:
     (tmp_path / ".env").write_text("JOBSERVICE_WRAM=3\nJOBSERVICE_WARM=2\nOTHER=1\n")
