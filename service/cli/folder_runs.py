@@ -23,6 +23,7 @@ from service.cli.following import BUSY, Trouble, outcome_of, remark, why_not_fol
 from service.cli.inputs import Order
 from service.cli.output import coloured, print_table, put, safe, say, table_of
 from service.cli.parameters import Service
+from service.cli.targets import whole
 from service.client import ApiError, Client, File, Job, ServiceUnreachableError
 from service.models import JobStatus
 
@@ -138,7 +139,7 @@ async def _written(client: Client, job: Job, place: Path) -> Path:
         data, suffix = (json.dumps(found, ensure_ascii=False, indent=2) + "\n").encode(), ".json"
     path = place.with_name(place.name + suffix)
     try:
-        await asyncio.to_thread(_replace, path, data)
+        await asyncio.to_thread(_write, path, data)
     except OSError as error:
         raise UsageError(
             f"Cannot write {path}: {(error.strerror or str(error)).lower()}. The service keeps the results."
@@ -146,12 +147,10 @@ async def _written(client: Client, job: Job, place: Path) -> Path:
     return path
 
 
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
+def _write(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(data)
-    part.replace(path)
+    with whole(path) as file:
+        file.write(data)
 
 
 def _tell(outcomes: Sequence[Outcome], *, waited: bool, as_json: bool) -> Exit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime
 
 from rich.table import Table
@@ -11,6 +12,7 @@ from service.cli.failures import Exit, UsageError
 from service.cli.following import followed, outcome_of, remark, show_result, show_submitted
 from service.cli.output import coloured, moment, pretty, print_table, put, safe, sheet, table_of
 from service.cli.parameters import JobId, Output, Service, Wait
+from service.cli.targets import check_file
 from service.client import Job
 from service.models import JobStatus, Timestamp, timestamp
 
@@ -60,6 +62,7 @@ async def show(job_id: JobId, /, *, wait: Wait = False, service: Service = Servi
 
 async def result(job_id: JobId, /, *, output: Output = None, wait: Wait = False, service: Service = Service()) -> Exit:
     """Print the result of a job, or write it to a file; bytes as they are, everything else as JSON."""
+    await asyncio.to_thread(check_file, output)
     async with service.client() as client:
         job = await (followed(client, job_id) if wait else client.get(job_id))
         if not job.status.is_terminal:
@@ -83,6 +86,7 @@ async def retry(job_id: JobId, /, *, wait: Wait = False, output: Output = None, 
     """Make a new job of one that has ended, and print its id; with --wait its result."""
     if output and not wait:
         raise UsageError("--output needs --wait: there is no result before the job has ended.")
+    await asyncio.to_thread(check_file, output)
     async with service.client() as client:
         return await show_submitted(client, await client.retry(job_id), output, wait=wait, as_json=service.json)
 

@@ -14,6 +14,7 @@ from cyclopts import Parameter
 from service.cli.failures import UsageError
 from service.cli.output import clean, moment, print_table, put, safe, table_of
 from service.cli.parameters import Service
+from service.cli.targets import check_file, whole
 from service.client import ApiError, Client, Report
 
 _Form = Literal["table", "json", "csv", "ndjson", "parquet"]
@@ -59,6 +60,7 @@ async def report(
         by: The time of jobs that is meant, finished_at or created_at.
         limit: At most so many rows; of a table 50 if not given.
     """
+    await asyncio.to_thread(check_file, output)
     async with service.client() as client:
         if name is None:
             _show_list(service, await client.reports.list())
@@ -114,7 +116,8 @@ async def _show_rows(client: Client, name: str, form: _Form, output: Path | None
         if output is None:
             put(text.rstrip("\n"))
         else:
-            await asyncio.to_thread(output.write_text, text)
+            with whole(output) as file:
+                await asyncio.to_thread(file.write, text.encode())
         return
     names = wanted["columns"] or list(rows[0] if rows else ())
     table = table_of(*names)
@@ -139,14 +142,6 @@ async def _save(pieces: AsyncIterator[bytes], output: Path | None) -> None:
             await asyncio.to_thread(sys.stdout.buffer.write, piece)
         await asyncio.to_thread(sys.stdout.buffer.flush)
         return
-    begun = output.with_name(f"{output.name}.partial")
-    file = await asyncio.to_thread(begun.open, "wb")
-    try:
+    with whole(output) as file:
         async for piece in pieces:
             await asyncio.to_thread(file.write, piece)
-        await asyncio.to_thread(file.close)
-        await asyncio.to_thread(begun.replace, output)
-    except BaseException:
-        file.close()
-        begun.unlink(missing_ok=True)
-        raise

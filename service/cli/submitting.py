@@ -17,6 +17,7 @@ from service.cli.folders import Folder
 from service.cli.following import show_submitted
 from service.cli.inputs import STDIO, Input, Order, json_object, pair
 from service.cli.parameters import MANY, Output, Service, Wait
+from service.cli.targets import check_file, check_folder
 from service.models import JobOptions, Timestamp
 
 
@@ -111,6 +112,7 @@ async def submit(
         ),
     )
     is_folder = await asyncio.to_thread(os.path.isdir, file) if file else False
+    await asyncio.to_thread(check_folder if is_folder else check_file, output)
     if file and is_folder:
         if idempotency_key is not None:
             raise UsageError("--idempotency-key is for one job: name the run of a folder with --run.")

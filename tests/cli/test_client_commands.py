@@ -202,11 +202,32 @@ def test_a_result_for_a_pipe_is_exact(service: RunningService) -> None:
 
 
 def test_a_result_that_cannot_be_written_is_not_lost(service: RunningService) -> None:
-    done = service.cli("submit", "photo.jpg", "--plugin", "thumbnail", "--wait", "-o", "missing/small.jpg")
+    done = service.cli("submit", "photo.jpg", "--plugin", "thumbnail", "--wait", "-o", "/dev/full")
     assert done.returncode == 2
     again = re.search(r"jobservice (result \S+) --output", done.stderr)
     assert again
     assert service.cli(*again[1].split(), "-o", "found.jpg").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("output", "told"),
+    [
+        ("missing/out", "--output missing/out: there is no folder missing."),
+        ("photo.jpg/out", "--output photo.jpg/out: there is no folder photo.jpg."),
+        ("site", "--output site is a folder: name a file in it."),
+    ],
+)
+@pytest.mark.parametrize(
+    "command",
+    [("submit", "photo.jpg", "--plugin", "nope", "--wait"), ("retry", "nope", "--wait"), ("result", "nope")],
+    ids=lambda command: command[0],
+)
+def test_an_output_that_cannot_be_is_told_before_anything_is_sent(
+    service: RunningService, command: tuple[str, ...], output: str, told: str
+) -> None:
+    # The service would refuse each of them.
+    done = service.cli(*command, "--output", output)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"jobservice: {told}\n")
 
 
 REFUSED = {

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import subprocess
 
 import pyarrow.parquet
 import pytest
@@ -49,7 +51,21 @@ def test_a_report_is_a_table_or_a_file(service: RunningService) -> None:
     assert [json.loads(line)["job_id"] for line in (read / "jobs.ndjson").read_text().splitlines()] == ids
     assert pyarrow.parquet.read_table(read / "jobs.parquet").column("job_id").to_pylist() == ids
     assert [row["job_id"] for row in json.loads((read / "jobs.json").read_text())] == ids
-    assert not list(read.glob("*.partial"))
+    assert not list(read.glob("*.part"))
+
+
+@pytest.mark.parametrize("form", ["csv", "json"])
+def test_a_report_for_a_pipe_is_written_into_it(service: RunningService, form: str) -> None:
+    pipe = service.folder / f"pipe.{form}"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE) as reader:
+        done = service.cli("report", "buckets", "--limit", "3", "-o", pipe)
+        if not pipe.is_fifo():
+            reader.kill()
+        written, _ = reader.communicate()
+    assert done.returncode == 0, done.stderr
+    assert pipe.is_fifo()
+    assert b"up_to_ms" in written
 
 
 @pytest.mark.parametrize(
@@ -58,6 +74,8 @@ def test_a_report_is_a_table_or_a_file(service: RunningService) -> None:
         (("nothing",), "There is no report 'nothing'. See: jobservice report"),
         (("jobs", "-o", "jobs"), "give --format"),
         (("jobs", "-o", "jobs.csv", "--format", "table"), "A table is for people"),
+        (("nothing", "-o", "missing/jobs.csv"), "--output missing/jobs.csv: there is no folder missing."),
+        (("nothing", "-o", "site", "--format", "csv"), "--output site is a folder: name a file in it."),
         (("jobs", "--until", "2999-01-01T00:00:00Z"), "The window is not over"),
         (("jobs", "--columns", "a"), "is no column of this report"),
     ],

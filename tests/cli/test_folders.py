@@ -237,6 +237,8 @@ def test_ctrl_c_says_that_the_same_command_goes_on(service: RunningService, tmp_
         (("--plugin", "echo", "--payload", "{}"), "--payload"),
         (("--plugin", "echo", "--idempotency-key", "k"), "--run"),
         (("--plugin", "echo", "--output", "x"), "--wait"),
+        (("--plugin", "nope", "--wait", "--output", "photo.jpg"), "photo.jpg is no folder"),
+        (("--plugin", "nope", "--wait", "--output", "photo.jpg/a/b"), "photo.jpg is no folder"),
     ],
 )
 def test_a_folder_that_cannot_be_sent_is_told_in_two_lines(

@@ -1,0 +1,55 @@
+"""What `--output` names: looked at before anything is sent, and written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from service.cli.failures import UsageError
+
+
+def check_file(target: Path | None) -> None:
+    """Raise `UsageError` where a file cannot be written to `target`; None can always. It blocks."""
+    if target is None:
+        return
+    if target.is_dir():
+        raise UsageError(f"--output {target} is a folder: name a file in it.")
+    if not target.parent.is_dir():
+        raise UsageError(f"--output {target}: there is no folder {target.parent}.")
+    _check_right(target, target if target.exists() else target.parent)
+
+
+def check_folder(target: Path | None) -> None:
+    """Raise `UsageError` where `target` is no folder and cannot become one; None can always. It blocks."""
+    if target is None:
+        return
+    nearest = next(place for place in (target, *target.absolute().parents) if place.exists())
+    if not nearest.is_dir():
+        raise UsageError(f"--output {target}: {nearest} is no folder, and the results of a folder go into one.")
+    _check_right(target, nearest)
+
+
+def _check_right(target: Path, place: Path) -> None:
+    if not os.access(place, os.W_OK):
+        raise UsageError(f"--output {target}: {place} may not be written to.")
+
+
+@contextlib.contextmanager
+def whole(target: Path) -> Iterator[BinaryIO]:
+    """A file to write, which is `target` once the block has ended well, and otherwise nothing. It blocks."""
+    if target.exists() and not target.is_file():
+        # A device or a pipe keeps nothing, and must not become a file.
+        with target.open("wb") as file:
+            yield file
+        return
+    part = target.with_name(f".{target.name}.part")
+    try:
+        with part.open("wb") as file:
+            yield file
+        part.replace(target)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
