@@ -6,7 +6,8 @@ import re
 from typing import Annotated, Final, NotRequired
 
 from aiohttp import web
-from pydantic import Field, TypeAdapter, with_config
+from pydantic import AfterValidator, Field, TypeAdapter, with_config
+from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
 from service.api.handlers import Arguments
@@ -21,6 +22,15 @@ _TYPE: Final = f"({'|'.join(EventType)})"
 #: Of the events of one job, and of all: neither is longer than the database's numbers.
 _NUMBER: Final = re.compile(r"[0-9]{1,9}")
 _PLACE: Final = re.compile(r"([0-9]{1,18})-([0-9]{1,18})")
+
+
+def _types(text: str) -> str:
+    if not frozenset(text.split(",")) <= frozenset(EventType):
+        raise PydanticCustomError(
+            "event_types", f"must be one of {', '.join(EventType)}; several have commas between them"
+        )
+    return text
+
 
 EventName = Annotated[str, Field(json_schema_extra={"enum": [*EventType]})]
 EventId = Annotated[
@@ -45,7 +55,15 @@ class EventsQuery(TypedDict):
 
     plugin: NotRequired[PluginName]
     type: NotRequired[
-        Annotated[str, Field(pattern=f"^{_TYPE}(,{_TYPE})*$", description="Only events of these types", max_length=500)]
+        Annotated[
+            str,
+            Field(
+                max_length=500,
+                description="Only events of these types",
+                json_schema_extra={"pattern": f"^{_TYPE}(,{_TYPE})*$"},
+            ),
+            AfterValidator(_types),
+        ]
     ]
     last_event_id: NotRequired[EventId]
 

@@ -121,13 +121,8 @@ WebhookUrl = Annotated[
 ]
 
 
-def _event(value: Any) -> Any:
-    # What arrives is text, and the input is strict.
-    return WebhookEvent(value) if value in tuple(WebhookEvent) else value
-
-
 WebhookEvents = Annotated[
-    list[Annotated[WebhookEvent, BeforeValidator(_event)]],
+    list[Annotated[WebhookEvent, Field(strict=False)]],
     Field(min_length=1, max_length=len(WebhookEvent), description="Which ends of jobs; default: all"),
 ]
 

@@ -8,7 +8,7 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any, Final, NotRequired
+from typing import Annotated, Any, Final, Literal, NotRequired
 
 import orjson
 from pydantic import Field, with_config
@@ -29,12 +29,8 @@ _TIME: Final = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{3}Z", re.ASC
 _MOST: Final = 2**63
 
 FormatName = Annotated[
-    str,
-    Field(
-        json_schema_extra={"enum": ["json", "csv", "ndjson", "parquet"]},
-        pattern="^(json|csv|ndjson|parquet)$",
-        description="The form of the answer; stronger than `Accept`",
-    ),
+    Literal["json", "csv", "ndjson", "parquet"],
+    Field(description="The form of the answer; stronger than `Accept`"),
 ]
 _Since = Annotated[Moment, Field(description="Only from this time on")]
 _Until = Annotated[Moment, Field(description="Only before this time")]
@@ -85,12 +81,8 @@ class JobReportInput(PeriodReportInput):
 
     by: NotRequired[
         Annotated[
-            str,
-            Field(
-                json_schema_extra={"enum": ["finished_at", "created_at"]},
-                pattern="^(finished_at|created_at)$",
-                description="The time of the job that `from` and `until` are about",
-            ),
+            Literal["finished_at", "created_at"],
+            Field(description="The time of the job that `from` and `until` are about"),
         ]
     ]
 

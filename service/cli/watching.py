@@ -14,6 +14,7 @@ from service.cli.following import Trouble, outcome_of
 from service.cli.output import clean, moment, put
 from service.cli.parameters import MANY, Service
 from service.client import Event
+from service.models import EventType
 
 _PATIENCE_S: Final = 300.0
 
@@ -23,7 +24,7 @@ async def watch(
     /,
     *,
     plugin: Annotated[str | None, Parameter(name=("--plugin", "-p"))] = None,
-    type: Annotated[tuple[str, ...], MANY] = (),
+    type: Annotated[tuple[EventType, ...], MANY] = (),
     after: str | None = None,
     service: Service = Service(),
 ) -> Exit:
@@ -31,7 +32,7 @@ async def watch(
 
     Args:
         plugin: Without ID: only jobs of this plugin.
-        type: Without ID: only events of this type, as `success`; may be repeated.
+        type: Without ID: only events of this type; may be repeated.
         after: Only what came after this event: its number, or without ID its id; `0-0` is the beginning.
     """
     if job_id is not None and (plugin is not None or type):

@@ -283,3 +283,26 @@ def test_a_half_sent_body_ends_after_its_time(live: Live, monkeypatch: pytest.Mo
     assert headers["connection"] == "close"
     assert time.monotonic() - started < 10
     assert live.rows() == before
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "message"),
+    [
+        (
+            *("GET", "/v1/events?type=success,nonsense", None, 400),
+            "must be one of submitted, started, progress, cancel_requested, released, retrying, lost, success, failed, "
+            "cancelled; several have commas between them",
+        ),
+        ("GET", "/v1/reports/jobs?format=xml", None, 400, "Input should be 'json', 'csv', 'ndjson' or 'parquet'"),
+        ("GET", "/v1/reports/jobs?by=started_at", None, 400, "Input should be 'finished_at' or 'created_at'"),
+        (
+            *("POST", "/v1/webhooks", {"url": "https://example.com/", "events": ["nonsense"]}, 422),
+            "Input should be 'job.success', 'job.failed' or 'job.cancelled'",
+        ),
+    ],
+)
+def test_a_value_out_of_a_few_is_refused_with_all_of_them(
+    live: Live, method: str, path: str, body: Any, status: int, message: str
+) -> None:
+    (place,) = problem(live.request(method, path, json=body), status)["errors"]
+    assert place["message"] == message

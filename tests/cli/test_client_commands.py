@@ -252,6 +252,7 @@ REFUSED = {
     "unknown option of submit": (("submit", "--colour", "-p", "echo"), "--colour"),
     "unknown option": (("jobs", "--colour"), "--colour"),
     "unknown command": (("job",), "job"),
+    "unknown type of events": (("watch", "--type", "nonsense"), 'Choose from: "submitted"'),
     "unknown status": (("jobs", "--status", "done"), "done"),
     "no address": (("jobs", "--url", "localhost"), "--url"),
 }

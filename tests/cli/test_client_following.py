@@ -168,7 +168,7 @@ def test_watch_alone_shows_all_jobs_as_it_happens(service: RunningService) -> No
         (("01890000-0000-7000-8000-000000000000",), "01890000-0000-7000-8000-000000000000"),
         (("x", "--plugin", "echo"), "--plugin"),
         (("x", "--after", "first"), "--after"),
-        (("--type", "exploded"), "/type"),
+        (("--type", "exploded"), "--type"),
     ],
 )
 def test_what_cannot_be_watched_is_told(service: RunningService, arguments: tuple[str, ...], named: str) -> None:
