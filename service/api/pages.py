@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Final
 
 from aiohttp import hdrs, web
@@ -31,6 +32,11 @@ async def openapi(services: Services, request: web.Request, arguments: Arguments
     may_list = await services.gate.is_still_admitted(request)
     resource = await (description.of_routes_and_plugins() if may_list else description.of_routes())
     return resources.response(request, resource, {hdrs.VARY: hdrs.AUTHORIZATION})
+
+
+async def root(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
+    """The way to the interactive documentation, for whoever opens the bare address."""
+    return web.Response(status=HTTPStatus.FOUND, headers={hdrs.LOCATION: "/docs"})
 
 
 async def docs(services: Services, request: web.Request, arguments: Arguments) -> web.Response:

@@ -406,6 +406,15 @@ ROUTES: Final[Sequence[Route]] = (
     ),
     Route(
         method="GET",
+        path="/",
+        name="root",
+        summary="Be led to the documentation",
+        handler=pages.root,
+        policy=PUBLIC,
+        answers={302: Answer(description="See `/docs`", headers=("Location",))},
+    ),
+    Route(
+        method="GET",
         path="/docs",
         name="docs",
         summary="This document as a page to read and to try",

@@ -156,3 +156,11 @@ def test_who_has_the_document_is_told_so(live: Live, document: dict[str, Any]) -
     assert live.get("/openapi.json", headers={"If-None-Match": "*"}).status_code == 304
     assert answer.headers["Cache-Control"] == "no-cache"
     assert live.get("/v1/jobs").headers["Cache-Control"] == "no-store"
+
+
+def test_the_bare_address_leads_to_the_page(live: Live) -> None:
+    answer = live.get("/", allow_redirects=False)
+    assert (answer.status_code, answer.headers["Location"], answer.content) == (302, "/docs", b"")
+    assert live.get("/").text == live.get("/docs").text
+    assert live.request("HEAD", "/", allow_redirects=False).status_code == 302
+    assert live.post("/").status_code == 405

@@ -51,7 +51,9 @@ class Guarded:
         headers = {"X-Request-Id": "same", **more.pop("headers", {})}
         if key is not None:
             headers["Authorization"] = f"Bearer {key}"
-        async with self._session.request(method, self.url + path, headers=headers, **more) as answer:
+        async with self._session.request(
+            method, self.url + path, headers=headers, allow_redirects=False, **more
+        ) as answer:
             kept = {name: value for name, value in answer.headers.items() if name != "Date"}
             # A stream has no end that one could wait for.
             text = "" if answer.content_type == "text/event-stream" else await answer.text(errors="replace")

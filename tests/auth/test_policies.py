@@ -15,7 +15,7 @@ from service.api.routes import ROUTES
 from .conftest import Guarded
 
 #: What anybody may ask; each tells nothing about jobs.
-PUBLIC = {"livez", "readyz", "openapi", "docs", "docs_file", "list_problems", "get_problem"}
+PUBLIC = {"livez", "readyz", "openapi", "root", "docs", "docs_file", "list_problems", "get_problem"}
 SOME_ID = "01890000-0000-7000-8000-000000000000"
 
 
