@@ -174,6 +174,13 @@ class _Protocol(web.RequestHandler):
             self._server.metrics.slow_clients.labels("head").inc()
             self.force_close()
 
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        # Where no call of ours takes the request, aiohttp refuses its `Expect` before the application hears of it.
+        answer = self.handle_error(request, resp.status) if isinstance(resp, web.HTTPException) else resp
+        return await super().finish_response(request, answer, start_time)
+
     def handle_error(
         self,
         request: web.BaseRequest,

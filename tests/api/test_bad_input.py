@@ -205,6 +205,14 @@ def test_what_is_not_sound_http_is_a_400_problem(live: Live, request_bytes: byte
     assert b"Traceback" not in body
 
 
+@pytest.mark.parametrize("line", [b"POST /nowhere", b"POST /livez", b"DELETE /v1/plugins/echo"])
+def test_an_expectation_of_what_is_no_call_is_refused_as_a_problem(live: Live, line: bytes) -> None:
+    head = line + b" HTTP/1.1\r\nHost: localhost\r\nExpect: magic\r\nContent-Length: 2\r\n\r\n"
+    status, headers, body = live.raw(head + b"{}")
+    assert (status, headers["content-type"]) == (417, "application/problem+json")
+    assert json.loads(body)["type"] == "/problems/malformed-request"
+
+
 def test_a_body_too_large_is_refused_while_it_is_read(live: Live) -> None:
     head = b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     announced = b"Content-Length: 1000000000000\r\n\r\n"
