@@ -19,6 +19,15 @@ from service.client import ApiError, Client, Report
 
 _Form = Literal["table", "json", "csv", "ndjson", "parquet"]
 _TABLE_ROWS: Final = 50
+#: What may be asked of a report, by its option.
+_OPTIONS: Final[Mapping[str, str]] = {
+    "columns": "--columns",
+    "plugin": "--plugin",
+    "since": "--from",
+    "until": "--until",
+    "by": "--by",
+    "limit": "--limit",
+}
 #: What matters most; some 100 characters wide.
 _TABLE_COLUMNS: Final[Mapping[str, str]] = {
     "jobs": "job_id plugin status finished_at queue_s run_s error_type",
@@ -60,14 +69,17 @@ async def report(
         by: The time of jobs that is meant, finished_at or created_at.
         limit: At most so many rows; of a table 50 if not given.
     """
+    wanted: dict[str, Any] = {"plugin": plugin, "since": since, "until": until, "by": by, "limit": limit}
+    wanted["columns"] = columns.split(",") if columns else ()
+    if name is None:
+        if any((format, output, *wanted.values())):
+            raise UsageError("Options are for one of the reports: name it, as `jobservice report jobs`.")
+        async with service.client() as client:
+            _show_list(service, await client.reports.list())
+        return
+    form = _form(format, output, as_json=service.json)
     await asyncio.to_thread(check_file, output)
     async with service.client() as client:
-        if name is None:
-            _show_list(service, await client.reports.list())
-            return
-        form = _form(format, output, as_json=service.json)
-        wanted: dict[str, Any] = {"plugin": plugin, "since": since, "until": until, "by": by, "limit": limit}
-        wanted["columns"] = columns.split(",") if columns else ()
         try:
             if form in ("table", "json"):
                 await _show_rows(client, name, form, output, wanted)
@@ -76,7 +88,27 @@ async def report(
         except ApiError as error:
             if error.status == 404:
                 raise UsageError(f"There is no report {name!r}. See: jobservice report") from error
+            if error.status == 400:
+                _refuse_foreign(await client.reports.list(), name, wanted)
             raise
+
+
+def _refuse_foreign(reports: Sequence[Report], name: str, wanted: Mapping[str, Any]) -> None:
+    """Raise `UsageError` where something is `wanted` that the report of this name does not take."""
+    takes = next((_options_of(each) for each in reports if each.name == name), _OPTIONS)
+    foreign = [option for what, option in _OPTIONS.items() if wanted[what] and what not in takes]
+    if foreign:
+        raise UsageError(f"The report {name} does not take {' or '.join(foreign)}, but {', '.join(takes.values())}.")
+
+
+def _options_of(report: Report) -> Mapping[str, str]:
+    applies = {
+        "plugin": any(column.name == "plugin" for column in report.columns),
+        "since": bool(report.times),
+        "until": bool(report.times),
+        "by": len(report.times) > 1,
+    }
+    return {what: option for what, option in _OPTIONS.items() if applies.get(what, True)}
 
 
 def _form(form: _Form | None, output: Path | None, *, as_json: bool) -> _Form:

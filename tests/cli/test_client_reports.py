@@ -78,9 +78,21 @@ def test_a_report_for_a_pipe_is_written_into_it(service: RunningService, form: s
         (("nothing", "-o", "site", "--format", "csv"), "--output site is a folder: name a file in it."),
         (("jobs", "--until", "2999-01-01T00:00:00Z"), "The window is not over"),
         (("jobs", "--columns", "a"), "is no column of this report"),
+        (("buckets", "--plugin", "echo"), "The report buckets does not take --plugin, but --columns, --limit."),
+        (
+            ("plugins", "--from", "2026-01-01T00:00:00Z", "--by", "created_at", "-o", "plugins.csv"),
+            "The report plugins does not take --from or --by, but --columns, --plugin, --limit.",
+        ),
+        (
+            ("hourly", "--by", "hour", "--json"),
+            "The report hourly does not take --by, but --columns, --plugin, --from, --until, --limit.",
+        ),
+        (("--plugin", "echo"), "for one of the reports: name it"),
+        (("--output", "jobs.csv"), "for one of the reports: name it"),
     ],
 )
 def test_what_cannot_be_reported_is_told(service: RunningService, arguments: tuple[str, ...], told: str) -> None:
     done = service.cli("report", *arguments)
     assert done.returncode == 2
     assert told in done.stderr
+    assert not list(service.folder.glob(".*.part"))
