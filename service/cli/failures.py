@@ -108,7 +108,8 @@ _ADVICE: Final[Mapping[str, str]] = {
     "wrong-state": "See what became of it: `jobservice show ID`.",
     "job-cancelled": "See what became of it: `jobservice show ID`.",
     "too-large": "The service's limit is its setting JOBSERVICE_MAX_BODY_MB.",
-    "invalid-payload": "See what the plugin takes: `jobservice plugins NAME` tells all of it.",
+    "invalid-payload": "See what the plugin takes: `jobservice plugins NAME`. "
+    "JSON is sent with --payload, or as a FILE that ends in .json.",
     "plugin-unavailable": "`jobservice plugins NAME` says why; mend it and start the service again.",
     "": "What answers there is no jobservice: --url or JOBSERVICE_URL says where it is.",
 }

@@ -38,7 +38,7 @@ class Input:
 def read(file: Path, order: Order) -> Input:
     """A file, or standard input; a .json file is the whole payload. Raises `UsageError`. It blocks."""
     data = _content(file)
-    if file.suffix != ".json" or order.mime_type is not None:
+    if file.suffix.lower() != ".json" or order.mime_type is not None:
         return Input(data, order.mime_type or media_type_of(str(file), data))
     if order.fields:
         raise UsageError(f"--field goes with a FILE that is not JSON: put the fields into {file}.")

@@ -230,6 +230,16 @@ def test_an_output_that_cannot_be_is_told_before_anything_is_sent(
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"jobservice: {told}\n")
 
 
+def test_json_that_is_sent_as_a_file_is_refused_with_how_it_is_sent(service: RunningService) -> None:
+    for name in ("seconds.JSON", "seconds.txt"):
+        (service.folder / name).write_text('{"seconds": 0}')
+    assert service.cli("submit", "seconds.JSON", "--plugin", "sleep", "--wait").returncode == 0
+    for arguments, stdin in ((("seconds.txt",), b""), (("-",), b'{"seconds": 0}')):
+        done = service.cli("submit", *arguments, "--plugin", "sleep", stdin=stdin)
+        assert done.returncode == 2
+        assert "JSON is sent with --payload, or as a FILE that ends in .json." in done.stderr
+
+
 REFUSED = {
     "unknown plugin": (("submit", "photo.jpg", "--plugin", "nope"), "nope"),
     "unknown plugin, JSON": (("submit", "--payload", "{}", "--plugin", "nope"), "nope"),
