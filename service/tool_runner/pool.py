@@ -232,7 +232,8 @@ class WorkerPool:
         return await asyncio.get_running_loop().run_in_executor(self._spawner, work, *arguments)
 
     def _prepare(self) -> None:
-        self._scratch.mkdir(parents=True, exist_ok=True)
+        self._scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._scratch.chmod(0o700)  # it may be there from before
         for left in self._scratch.iterdir():
             lock = _try_lock(left)
             if lock is not None:  # the service that worked there is dead

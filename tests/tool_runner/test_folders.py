@@ -79,3 +79,14 @@ async def test_whatever_a_dead_service_left_behind_a_pool_starts(tmp_path: Path)
     await pool.start()
     await pool.close()
     assert not left.exists()
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+async def test_what_plugins_work_on_is_for_the_owner_alone(tmp_path: Path, is_there: bool) -> None:
+    settings = Settings(_env_file=None, data_dir=tmp_path, workers=1)
+    if is_there:
+        (tmp_path / "scratch").mkdir(mode=0o755)
+    pool = WorkerPool(settings)
+    await pool.start()
+    await pool.close()
+    assert (tmp_path / "scratch").stat().st_mode & 0o777 == 0o700
