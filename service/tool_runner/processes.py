@@ -41,15 +41,30 @@ def stat(pid: int) -> list[bytes]:
     return _read(f"/proc/{pid}/stat").rpartition(b") ")[2].split()
 
 
+def _is_alive(fields: list[bytes]) -> bool:
+    """Whether what `stat` tells is of a process with a thread: the first one may have ended, and be a zombie."""
+    return bool(fields) and (fields[0] not in b"ZX" or int(fields[17]) > 1)
+
+
+def _read_memory(pid: int, name: str) -> bytes:
+    """A file of /proc/PID about the process's memory, by way of a thread that has it: the first one may have ended."""
+    content = _read(f"/proc/{pid}/{name}")
+    if (not content or content.startswith(b"0 ")) and (fields := stat(pid))[:1] == [b"Z"] and _is_alive(fields):
+        with suppress(OSError):
+            for thread in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208  # no Path at hand
+                content = max(content, _read(f"/proc/{pid}/task/{thread}/{name}"), key=len)
+    return content
+
+
 def resident_bytes(pid: int) -> int:
     """Resident memory of one process; 0 if it is gone."""
-    fields = _read(f"/proc/{pid}/statm").split()
+    fields = _read_memory(pid, "statm").split()
     return int(fields[1]) * _PAGE if fields else 0
 
 
 def proportional_bytes(pid: int) -> int:
     """Resident memory with shared pages counted in proportion; 0 if it is gone. Slower than `resident_bytes`."""
-    _, found, rest = _read(f"/proc/{pid}/smaps_rollup").partition(b"\nPss:")
+    _, found, rest = _read_memory(pid, "smaps_rollup").partition(b"\nPss:")
     return int(rest.split(maxsplit=1)[0]) * 1024 if found else resident_bytes(pid)
 
 
@@ -66,13 +81,13 @@ def marked(prefix: str) -> dict[int, bytes]:
 
 
 def _carries(pid: int, sought: bytes) -> bool:
-    environment = _read(f"/proc/{pid}/environ")
+    environment = _read_memory(pid, "environ")
     return environment.startswith(sought) or b"\0" + sought in environment
 
 
 def _alive(pid: int) -> list[bytes]:
     fields = stat(pid)
-    return fields if fields and fields[0] not in b"ZX" else []
+    return fields if _is_alive(fields) else []
 
 
 def family(root: int) -> dict[int, bytes]:

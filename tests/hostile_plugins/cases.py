@@ -20,6 +20,7 @@ CASES: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
     ("leaves_a_process", {"then": "die"}, "WorkerCrashed", {"exit_code": 1}),
     ("eats_memory", {}, "MemoryLimitExceeded", {"limit_mb": 200, "phase": "run"}),
     ("eats_memory_in_a_child", {}, "MemoryLimitExceeded", {"limit_mb": 200, "phase": "run"}),
+    ("eats_memory_without_its_main_thread", {}, "MemoryLimitExceeded", {"limit_mb": 200, "phase": "run"}),
     ("asks_for_everything", {}, "MemoryLimitExceeded", {"limit_mb": 200, "exception": "MemoryError"}),
     ("uses_up_descriptors", {}, "ExecutionError", {"exception": "OSError"}),
     ("writes_rubbish", {"hex": "ff" * 32}, "WorkerCrashed", {"reason": "protocol"}),

@@ -17,6 +17,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -271,6 +272,19 @@ def eats_memory_in_a_child(payload: dict) -> dict:
     program = "hoard = []\nwhile True: hoard.append(b'\\xff' * 4_000_000)"
     subprocess.run([sys.executable, "-c", program], check=False)
     return {}
+
+
+def eats_memory_without_its_main_thread(payload: dict) -> dict:
+    """Whose process is a zombie to those who look at its first thread only."""
+    threading.Thread(target=eats_memory_slowly).start()
+    ctypes.CDLL(None).pthread_exit(None)
+
+
+def eats_memory_slowly() -> None:
+    hoard = []
+    while True:
+        hoard.append(b"\xff" * 4_000_000)
+        time.sleep(0.002)
 
 
 def asks_for_everything(payload: dict) -> dict:
