@@ -14,7 +14,7 @@ from pathlib import Path
 from service.plugins.discovery import installed_plugins
 from service.settings import Settings
 from service.tool_runner.pool import WorkerPool
-from service.tool_runner.processes import marked, resident_bytes
+from service.tool_runner.processes import marked, resident_bytes, stat
 from service.tool_runner.runner import ToolRunner
 from tests.hostile_plugins.cases import CASES
 
@@ -75,7 +75,7 @@ async def measure(rounds: int, data_dir: Path) -> bool:
             done, failed, wrong = done + did, failed + failures, wrong + len(surprises)
             while len(pool.worker_pids) > settings.warm:  # noqa: ASYNC110  # the last are on their way out
                 await asyncio.sleep(0.01)
-            left = marked(pool.instance).keys() - pool.worker_pids
+            left = marked(pool.instance).keys() - pool.worker_pids - {int(stat(pid)[1]) for pid in pool.worker_pids}
             strays += len(left)
             held = len(os.listdir("/proc/self/fd"))  # noqa: PTH208  # names alone, at once
             descriptors.append(held - DESCRIPTORS_OF_A_WORKER * len(pool.worker_pids))

@@ -29,6 +29,7 @@ class Kind(enum.IntEnum):
     CALL = 2
     CANCEL = 3  # of the call with that number
 
+    STARTED = 15  # the worker is there and has not seen the plugin yet
     MANIFEST = 16  # the plugin is loaded
     READY = 17  # set-up is done, the clock of the first call starts
     PROGRESS = 18

@@ -1,12 +1,17 @@
-"""The guard process: waits for the death of the service, then kills every worker and all that workers started."""
+"""The guard process: waits for the death of the service, then kills what the keepers of its workers have left."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
+import time
+from typing import Final
 
-from service.tool_runner.processes import kill_marked
+from service.tool_runner.processes import kill_marked, marked
+
+#: Keepers find more than a guard can, so they come first.
+KEEPERS_FIRST_S: Final = 1.0
 
 
 def main(instance: str) -> None:
@@ -16,6 +21,9 @@ def main(instance: str) -> None:
         signal.signal(number, signal.SIG_IGN)
     while os.read(0, 1024):
         pass
+    ends = time.monotonic() + KEEPERS_FIRST_S
+    while marked(f"{instance}/") and time.monotonic() < ends:
+        time.sleep(0.02)
     kill_marked(f"{instance}/")
 
 

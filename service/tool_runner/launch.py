@@ -32,7 +32,10 @@ _PACKAGES = str(Path(service.__file__).resolve().parents[1])
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Child:
-    """A worker process that was started, and the ends that the service holds of it. It is reaped by its owner only."""
+    """A keeper with its worker that were started, and the ends that the service holds of them.
+
+    `process` and `pidfd` are the keeper's, who ends as the worker did. It is reaped by its owner only.
+    """
 
     process: subprocess.Popen[bytes]
     pidfd: int
@@ -43,9 +46,9 @@ class Child:
 
 
 def start_worker(marker: str, folder: Path) -> Child:
-    """Start a worker in `folder`, made here. Blocks until the program is running; raises `OSError`.
+    """Start a worker and its keeper in `folder`, made here. Blocks until the program is running; raises `OSError`.
 
-    The calling thread must live as long as the worker: the kernel kills the worker when it ends.
+    The calling thread must live as long as the worker: the keeper ends the worker when it ends.
     """
     folder.mkdir()
     environment = _environment() | {MARKER: marker, "TMPDIR": str(folder)}
@@ -59,7 +62,7 @@ def start_worker(marker: str, folder: Path) -> Child:
             append = os.open(f"/proc/self/fd/{output}", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
             try:
                 process = subprocess.Popen(  # noqa: S603  # our own program
-                    _command("service.tool_runner.worker", str(theirs.fileno()), str(os.getpid())),
+                    _command("service.tool_runner.keeper", str(theirs.fileno()), str(os.getpid())),
                     stdin=subprocess.DEVNULL,
                     stdout=append,
                     stderr=append,

@@ -58,7 +58,7 @@ class WorkerPool:
         self._retiring: set[asyncio.Task[None]] = set()
         self._is_open = False
         self._sampler = Sampler()
-        # The kernel kills a worker when the thread that started it ends, so one thread starts all of them.
+        # A worker ends when the thread that started its keeper ends, so one thread starts all of them.
         self._spawner = ThreadPoolExecutor(1, thread_name_prefix="worker-spawner")
         self._undertakers = ThreadPoolExecutor(UNDERTAKERS, thread_name_prefix="worker-undertaker")
         self._guard: subprocess.Popen[bytes] | None = None

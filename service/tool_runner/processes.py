@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import time
 from collections.abc import Callable
@@ -12,6 +13,9 @@ from typing import Final
 #: Environment variable that every worker and what it starts carries: `<instance>/<worker>/`. The last slash
 #: keeps the first worker from being taken for the tenth.
 MARKER: Final = "SERVICE_WORKER"
+
+#: How long a keeper may take to end what is below it before somebody else does.
+KEEPER_GRACE_S: Final = 3.0
 
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
@@ -101,18 +105,27 @@ def family(root: int) -> dict[int, bytes]:
     return {pid: table[pid][19] for pid in found - {root}}
 
 
-def kill_family(root: int, root_pidfd: int, marker: str) -> None:
-    """Kill a worker that is not reaped yet and everything it started; returns when the signals are sent.
+def kill_family(keeper: int, keeper_pidfd: int, marker: str) -> None:
+    """Have a keeper that is not reaped yet end all it has below it, and itself; returns when it has ended.
 
-    The root is stopped first and killed last: as a subreaper it adopts the orphans of the descendants that die, so none
-    of them can leave its family meanwhile, not even one that began a session of its own.
+    One that does not get there, stopped by a plugin say, is killed last: as long as it is there it adopts the orphans
+    of those that die, so none of them can leave its family meanwhile.
     """
     with suppress(ProcessLookupError):
-        signal.pidfd_send_signal(root_pidfd, signal.SIGSTOP)
+        signal.pidfd_send_signal(keeper_pidfd, signal.SIGTERM)
+        signal.pidfd_send_signal(keeper_pidfd, signal.SIGCONT)
+    ending = select.poll()
+    ending.register(keeper_pidfd, select.POLLIN)
+    if not ending.poll(KEEPER_GRACE_S * 1000):
+        kill_below(keeper)
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(keeper_pidfd, signal.SIGKILL)
+    _kill_all(lambda: {pid: started for pid, started in marked(marker).items() if pid != keeper})
+
+
+def kill_below(root: int) -> None:
+    """Kill the descendants of a subreaper, for about 3 s at most."""
     _kill_all(lambda: family(root))
-    with suppress(ProcessLookupError):
-        signal.pidfd_send_signal(root_pidfd, signal.SIGKILL)
-    _kill_all(lambda: {pid: started for pid, started in marked(marker).items() if pid != root})
 
 
 def kill_marked(prefix: str) -> None:

@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 
 
 class Watched:
-    """One worker as the sampler sees it. Plain attributes: one thread writes each of them."""
+    """One worker as the sampler sees it, by the id of its keeper. Plain attributes: one thread writes each of them."""
 
     def __init__(self, pid: int, output: Output, on_excess: Callable[[int], None]) -> None:
         self.pid = pid
@@ -43,12 +43,12 @@ class Watched:
 
 
 class Sampler:
-    """Looks at every watched worker, with all processes below it, at least every 100 ms."""
+    """Looks at the processes below every keeper that is watched, at least every 100 ms."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._workers: dict[int, Watched] = {}
-        self._below: dict[int, int] = {}  # process → the watched worker it belongs to, 0 for all others
+        self._below: dict[int, int] = {}  # process → the watched keeper it is below or is, 0 for all others
         self._stop = threading.Event()
         self.ended: Future[None] = Future()  # resolved when the thread has ended, for whatever reason
         self._thread = threading.Thread(target=self._loop, name="worker-memory", daemon=True)
@@ -92,7 +92,7 @@ class Sampler:
         members: dict[int, list[int]] = {pid: [] for pid in self._workers}
         parents: dict[int, int] = {}  # of processes that were not there before
         for pid in processes.pids():
-            # What was seen before keeps its place: orphans are adopted by the worker itself.
+            # What was seen before keeps its place: orphans are adopted by the worker or its keeper.
             owner = self._below.get(pid)
             if owner is None:
                 owner = known.get(pid)
@@ -101,7 +101,7 @@ class Sampler:
                     parents[pid] = int(fields[1])
                 continue
             self._below[pid] = owner
-            if owner:
+            if owner and owner != pid:
                 members[owner].append(pid)
         for pid, above in parents.items():
             # A parent may have the higher id. No more steps than there are: ids may be used again meanwhile.

@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from service import failpoints
 from service.errors import InputInvalidError, JobCancelledError, OutputInvalidError, PluginDefinitionError
@@ -53,14 +53,13 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 36, 38
 
 
 def _confine(parent: int) -> None:
-    """Die with the service, adopt orphans, gain no privileges, leave no core dumps, go first when memory is short."""
+    """Die with the keeper, adopt orphans, gain no privileges, go first when memory is short."""
     prctl = ctypes.CDLL(None, use_errno=True).prctl
     prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:  # it died before the line above
         os._exit(0)
     prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     files = 4_096 if hard == resource.RLIM_INFINITY else min(hard, 4_096)
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
@@ -499,10 +498,9 @@ def _text(read: Callable[[], str], otherwise: str, most: int) -> str:
     return text.encode("utf-8", "replace").decode().replace("\0", "")
 
 
-def main() -> None:
-    """Serve the service at the other end of the descriptor that the command line names."""
-    descriptor, parent = map(int, sys.argv[1:])
-    _confine(parent)
+def main(descriptor: int, keeper: int) -> NoReturn:
+    """Serve the service at the other end of the descriptor. The keeper is the parent of this process."""
+    _confine(keeper)
     faulthandler.enable()
     # Out of the way of plugins that close the first descriptors, and out of reach of programs that they start.
     connection = socket.socket(fileno=fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 512))
@@ -514,6 +512,7 @@ def main() -> None:
     try:
         # A payload was accepted by the service already; what it may weigh is not for this side to say.
         channel = Channel(connection, max_attached_bytes=2**40)
+        channel.send(pack(Kind.STARTED, {"pid": os.getpid()}))
         hello = parse(channel.receive())
         sys.path[:] = hello["sys_path"]
         sys.argv[1:] = []
@@ -526,7 +525,3 @@ def main() -> None:
         os._exit(70)
     # Threads, exit handlers and destructors of the plugin are not waited for: everything was said.
     os._exit(0)
-
-
-if __name__ == "__main__":
-    main()

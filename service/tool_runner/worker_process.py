@@ -39,9 +39,11 @@ from service.tool_runner.replies import (
 )
 from service.tool_runner.sampler import Sampler, Watched
 
-#: How long a cancelled plugin has to notice it before it is killed, and an idle one for its teardown.
+#: How long a cancelled plugin has to notice it before it is killed, an idle one for its teardown, and one that hung up
+#: to be dead.
 CANCEL_GRACE_S: Final = 0.5
 TEARDOWN_GRACE_S: Final = 2.0
+HANGUP_GRACE_S: Final = 0.5
 PROGRESS_EVERY_S: Final = 0.1
 
 #: More than any machine has, and few enough to be written down.
@@ -93,6 +95,8 @@ class WorkerProcess:
         self._undertakers = undertakers
         self._loop = asyncio.get_running_loop()
         self._phase = Phase.IMPORT
+        self._pid: int | None = None  # until it has said it
+        self._keeper_cpu_s = 0.0
         self._has_teardown = False
         self._cpu_s = 0.0  # taken until the last reply
         self._cpu_total = 0.0  # once it is gone
@@ -109,6 +113,7 @@ class WorkerProcess:
         self._is_dead = False
         self._burial: asyncio.Task[None] | None = None
         self._handlers: dict[Kind, Callable[[Frame], None]] = {
+            Kind.STARTED: self._on_started,
             Kind.MANIFEST: self._on_answer,
             Kind.REPLY: self._on_answer,
             Kind.LAST_REPLY: self._on_answer,
@@ -133,8 +138,8 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int:
-        """Of the process, which also names its session and group."""
-        return self._child.process.pid
+        """Of the worker, which also names its session and group; of its keeper until there is one."""
+        return self._pid or self._child.process.pid
 
     @property
     def takes_more(self) -> bool:
@@ -243,7 +248,7 @@ class WorkerProcess:
             self._end = why
             self.is_fit = False
             self._killing = self._loop.run_in_executor(
-                self._undertakers, processes.kill_family, self.pid, self._child.pidfd, self._child.marker
+                self._undertakers, processes.kill_family, self._child.process.pid, self._child.pidfd, self._child.marker
             )
 
     # --- exchanges ---
@@ -367,8 +372,8 @@ class WorkerProcess:
 
     def _on_hangup(self) -> None:
         if self.is_fit or self._line:
-            # Its death, if it is that, is known in a moment and tells more.
-            self._loop.call_later(0.1, self.kill, _protocol("it closed its channel"))
+            # Its death, if it is that, is known when its keeper has ended what it left, and tells more.
+            self._loop.call_later(HANGUP_GRACE_S, self.kill, _protocol("it closed its channel"))
         self.is_fit = False
 
     def _on_answer(self, frame: Frame) -> None:
@@ -388,6 +393,13 @@ class WorkerProcess:
             self._begin(self._line[0])
         else:
             self.watched.limit_bytes = self._ceilings.memory_bytes
+
+    def _on_started(self, frame: Frame) -> None:
+        pid = parse(frame).get("pid")
+        if self._pid is not None or type(pid) is not int:
+            raise FrameError("it started twice")
+        self._pid = pid
+        self._keeper_cpu_s = processes.cpu_seconds(self._child.process.pid)
 
     def _on_ready(self, frame: Frame) -> None:
         if self._phase is not Phase.SETUP or not self._line or (limits := self._line[0].limits) is None:
@@ -481,7 +493,7 @@ class WorkerProcess:
         )
 
     def _on_death(self) -> None:
-        """The process is a zombie: read what it had sent, then bury it."""
+        """The keeper is a zombie, so nothing is left below it: read what the worker had sent, then bury them."""
         self._loop.remove_reader(self._child.pidfd)
         self._channel.close()
         self._is_dead = True
@@ -503,13 +515,13 @@ class WorkerProcess:
             self._give_up(self._end or self._crash())
 
     def _clear_away(self) -> int:
-        """In a thread: kill what is left of it, reap it, close and remove what it used; its exit status."""
+        """In a thread: kill what escaped its keeper, reap that, close and remove what it used; its exit status."""
         child = self._child
-        # Until the process is reaped its id is nobody else's, and so is the id of its session.
+        # Until the keeper is reaped its id is nobody else's.
         processes.kill_family(child.process.pid, child.pidfd, child.marker)
         _, status, usage = os.wait4(child.process.pid, 0)
         child.process.returncode = os.waitstatus_to_exitcode(status)
-        self._cpu_total = usage.ru_utime + usage.ru_stime
+        self._cpu_total = usage.ru_utime + usage.ru_stime - self._keeper_cpu_s
         self._sampler.forget(self.watched)
         self._output.close()
         child.connection.close()

@@ -11,6 +11,7 @@ CASES: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
     ("exits", {"code": 0}, "WorkerCrashed", {"exit_code": 0, "phase": "run"}),
     ("exits", {"code": 7}, "WorkerCrashed", {"exit_code": 7, "phase": "run"}),
     ("kills_group", {}, "WorkerCrashed", {"signal": "SIGKILL", "phase": "run"}),
+    ("kills_its_keeper", {}, "WorkerCrashed", {"signal": "SIGKILL", "phase": "run"}),
     ("spins", {}, "TimeLimitExceeded", {"phase": "run"}),
     ("spins_in_c", {}, "TimeLimitExceeded", {"phase": "run"}),
     ("ignores_signals", {}, "TimeLimitExceeded", {"phase": "run"}),

@@ -530,6 +530,40 @@ def leaves_a_process(payload: dict) -> dict:
     return {"pid": os.getpid()}
 
 
+def hides_a_process(payload: dict) -> dict:
+    """In a session of its own, without parent, environment or name; its id is in the file that the payload names."""
+    trace = Path(payload["trace"])
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            ctypes.CDLL(None).prctl(1, 0)  # no signal when its parent dies
+            trace.with_suffix(".new").write_text(str(os.getpid()))
+            trace.with_suffix(".new").rename(trace)
+            os.execve("/bin/sleep", ["kworker", "60"], {})
+        os._exit(0)
+    while not trace.exists():
+        time.sleep(0.001)
+    match payload["then"]:
+        case "die":
+            os._exit(1)
+        case "kill its group":
+            os.killpg(0, signal.SIGKILL)
+        case "end its main thread":
+            threading.Timer(0.1, os._exit, [0]).start()
+            ctypes.CDLL(None).pthread_exit(None)
+        case "stop its keeper":
+            os.kill(os.getppid(), signal.SIGSTOP)
+        case "hang":
+            time.sleep(3600)
+    return {}
+
+
+def kills_its_keeper(payload: dict) -> dict:
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(3600)
+    return {}
+
+
 class Helped:
     """Starts a helper once; that one may stay."""
 

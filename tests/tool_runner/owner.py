@@ -21,7 +21,8 @@ async def main(data_dir: str, hostile: str) -> None:
     await runner.run("neighbour", {})  # one idle worker
     sys.stdout.write(f"{pool.instance}\n")
     sys.stdout.flush()
-    calls = [("spins_in_c", {}), ("stops_itself", {}), ("ignores_signals", {}), ("leaves_a_process", {"then": "hang"})]
+    hidden = {"then": "hang", "trace": f"{data_dir}/hidden"}
+    calls = [("spins_in_c", {}), ("stops_itself", {}), ("ignores_signals", {}), ("hides_a_process", hidden)]
     await asyncio.gather(*(runner.run(plugin, payload) for plugin, payload in calls))
 
 

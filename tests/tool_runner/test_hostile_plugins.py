@@ -14,7 +14,7 @@ import pytest
 from service.calls import Call, current_call
 from service.tool_runner.frames import Kind, pack
 from service.tool_runner.pool import WorkerPool
-from service.tool_runner.processes import marked, pids
+from service.tool_runner.processes import marked, pids, stat
 from service.tool_runner.runner import ToolRunner
 from tests.hostile_plugins.cases import CASES
 
@@ -22,6 +22,10 @@ from .test_running import start
 from .waiting import until
 
 LIMIT_S = 1.5
+
+
+def is_alive(pid: int) -> bool:
+    return stat(pid)[:1] not in ([], [b"Z"])
 
 
 @pytest.mark.parametrize(
@@ -89,6 +93,25 @@ async def test_a_process_left_behind_is_killed_after_the_call_and_its_result_sta
     await until(lambda: marked(pool.instance) == {})
     again, _ = await runner.run("leaves_a_process", {"marked": False})
     assert again["pid"] != result["pid"]
+
+
+@pytest.mark.parametrize(
+    "then", ["return", "hang", "die", "kill its group", "end its main thread", "stop its keeper", "be killed"]
+)
+async def test_a_process_that_hides_from_its_worker_ends_with_it(
+    runner: ToolRunner, pool: WorkerPool, tmp_path: Path, then: str
+) -> None:
+    trace = tmp_path / "trace"
+    call = Call(job_id="j")
+    running = start(runner, "hides_a_process", {"trace": str(trace), "then": then.replace("be killed", "hang")}, call)
+    await until(trace.exists)
+    hidden = int(trace.read_text())
+    if then == "be killed":
+        assert call.report.worker_pid is not None
+        os.kill(call.report.worker_pid, signal.SIGKILL)
+    await running
+    await until(lambda: not pool.worker_pids, timeout_s=8)
+    assert not is_alive(hidden)
 
 
 async def test_a_process_that_set_up_started_may_stay(runner: ToolRunner) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -28,6 +29,13 @@ def start(runner: ToolRunner, plugin: str, payload: dict, call: Call) -> asyncio
         return await runner.run(plugin, payload)
 
     return asyncio.create_task(run())
+
+
+def is_ignored(number: signal.Signals, pid: int | None) -> bool:
+    if pid is None:
+        return False
+    ignored = Path(f"/proc/{pid}/status").read_text().partition("SigIgn:")[2].split()[0]
+    return bool(int(ignored, 16) >> (number - 1) & 1)
 
 
 async def test_bytes_go_in_and_come_out_as_bytes(runner: ToolRunner) -> None:
@@ -194,7 +202,7 @@ async def test_when_a_cancelled_call_returns_its_plugin_has_stopped(runner: Tool
     call = Call(job_id="j", on_progress=lambda *_: running.set())
     task = start(runner, plugin, {}, call)
     if plugin == "ignores_signals":
-        await until(lambda: call.report.worker_pid is not None)
+        await until(lambda: is_ignored(signal.SIGTERM, call.report.worker_pid))
     else:
         await running.wait()
     begun = time.monotonic()

@@ -103,16 +103,21 @@ class Member:
             return b" works as " in log.read()
 
     def workers(self) -> list[int]:
-        """Its living worker processes."""
-        found = []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                with contextlib.suppress(OSError, IndexError):
-                    if int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == self.pid and (
-                        b"service.tool_runner.worker" in (entry / "cmdline").read_bytes()
-                    ):
-                        found.append(int(entry.name))
-        return sorted(found)
+        """Its living worker processes, each below its keeper."""
+        return sorted(worker for keeper in _keepers_below(self.pid) for worker in _keepers_below(keeper))
+
+
+def _keepers_below(pid: int) -> list[int]:
+    """Its living children that run the keeper's program, which a worker is forked from."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError, IndexError):
+                if int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == pid and (
+                    b"service.tool_runner.keeper" in (entry / "cmdline").read_bytes()
+                ):
+                    found.append(int(entry.name))
+    return found
 
 
 @dataclasses.dataclass
