@@ -212,6 +212,7 @@ class Worker:
         self._lasting: set[str] = set()  # what set-up left in the folder, which may stay
         self._timers: list[int] = []  # those that set-up did not start
         self._meter = _MemoryMeter()
+        self._most_kept_bytes = 0  # what the process may hold between two calls
 
     def serve(self) -> None:
         """Load the plugin, then answer calls until the service hangs up or the process is not fit for another one."""
@@ -243,7 +244,8 @@ class Worker:
             return None
         self._survive()
         if plugin.manifest.memory_mb is not None:
-            _limit_address_space(int(min(self._memory_bytes, plugin.manifest.memory_mb * 1_000_000)))
+            self._memory_bytes = int(min(self._memory_bytes, plugin.manifest.memory_mb * 1_000_000))
+            _limit_address_space(self._memory_bytes)
         self._channel.send(described)
         return plugin
 
@@ -265,6 +267,8 @@ class Worker:
             self._is_set_up = True
             self._residents = self._children()
             self._timers = [timer for timer in _TIMERS if not any(signal.getitimer(timer))]
+            # Half of what set-up left: else the next call is blamed for what the ones before it kept.
+            self._most_kept_bytes = (self._memory_bytes + self._meter.resident()) // 2
             self._cpu_s = _cpu_seconds()
             self._channel.send(pack(Kind.READY, {"total_cpu_s": self._cpu_s}))
         execution = Execution(self._channel, header["number"], self._result_bytes)
@@ -281,7 +285,8 @@ class Worker:
         execution.finish()
         is_tidy = self._is_tidied()
         measured["printed"] = [printed_before, self._printed_bytes()]
-        is_fit = is_fit and is_tidy and self._is_loop_sound and not has_left_processes
+        is_light = self._meter.resident() <= self._most_kept_bytes
+        is_fit = is_fit and is_tidy and is_light and self._is_loop_sound and not has_left_processes
         kind = Kind.REPLY if is_fit else Kind.LAST_REPLY
         try:
             buffers = _packed(kind, {**reply, **measured}, execution.result_bytes)
@@ -431,7 +436,10 @@ def _packed(kind: Kind, reply: dict[str, Any], result_bytes: int) -> list[bytes]
 
 
 class _MemoryMeter:
-    """Peak resident memory of this process since `reset`. Holds its files open: a plugin may use up descriptors."""
+    """Resident memory of this process, and its peak since `reset`.
+
+    Holds its files open: a plugin may use up descriptors.
+    """
 
     def __init__(self) -> None:
         self._reset = os.open("/proc/self/clear_refs", os.O_WRONLY | os.O_CLOEXEC)
@@ -443,8 +451,15 @@ class _MemoryMeter:
 
     def peak(self) -> int:
         """In bytes; 0 where it cannot be read."""
+        return self._read(b"VmHWM:")
+
+    def resident(self) -> int:
+        """What it is now; 0 where it cannot be read."""
+        return self._read(b"VmRSS:")
+
+    def _read(self, name: bytes) -> int:
         with suppress(OSError, ValueError, IndexError):
-            return int(os.pread(self._status, 4096, 0).split(b"VmHWM:")[1].split(maxsplit=1)[0]) * 1024
+            return int(os.pread(self._status, 4096, 0).split(name)[1].split(maxsplit=1)[0]) * 1024
         return 0
 
 

@@ -287,6 +287,27 @@ def eats_memory_slowly() -> None:
         time.sleep(0.002)
 
 
+def keeps_memory(payload: dict) -> dict:
+    _hoard.append(b"\xff" * payload["bytes"])
+    time.sleep(0.2)  # to be seen with it
+    return {"pid": os.getpid()}
+
+
+_hoard: list[bytes] = []
+
+
+class LargeOnceSetUp:
+    """Holds most of what it may have from the start."""
+
+    name = "large_once_set_up"
+
+    def setup(self) -> None:
+        self.model = b"\xff" * 120_000_000
+
+    def run(self, payload: dict) -> dict:
+        return {"pid": os.getpid()}
+
+
 def asks_for_everything(payload: dict) -> dict:
     return {"size": len(bytearray(10**12))}
 

@@ -226,6 +226,19 @@ async def test_a_plugin_may_ask_for_more_memory_than_there_are_numbers_for(runne
     assert await runner.run("asks_for_endless_memory", {}) == ({}, {})
 
 
+async def test_no_call_is_blamed_for_the_memory_that_those_before_it_kept(runner: ToolRunner) -> None:
+    pairs = [await runner.run("keeps_memory", {"bytes": 60_000_000}) for _ in range(5)]
+    assert [error for _, error in pairs] == [{}] * 5
+    first, second, *_ = (result["pid"] for result, _ in pairs)
+    assert second == first  # what was kept the first time leaves enough
+
+
+async def test_what_set_up_takes_is_no_reason_for_another_worker(runner: ToolRunner) -> None:
+    first = await runner.run("large_once_set_up", {})
+    assert first[1] == {}
+    assert await runner.run("large_once_set_up", {}) == first
+
+
 async def test_what_was_printed_before_a_crash_is_in_the_report_and_bounded(runner: ToolRunner) -> None:
     call = Call(job_id="j")
     current_call.set(call)
