@@ -8,6 +8,7 @@ import requests
 
 from tests.hostile_plugins import names
 from tests.hostile_plugins.cases import CASES
+from tests.service.conftest import until
 
 #: They cannot even be described, so that no job is taken for them; the refusal says why.
 UNLOADABLE = {"missing_module", "missing_attribute"}
@@ -45,8 +46,13 @@ def test_whoever_reads_the_log_sees_the_traceback_and_what_was_printed(serve):
     service = serve("--log-format", "json", plugins=["raises", "prints"])
     raised = service.job(service.submit("raises", {"message": "of its own"}), wait=30)
     service.job(service.submit("prints", {"megabytes": 0, "then": "die"}), wait=30)
-    told = [json.loads(line) for line in service.log.read_text().splitlines() if '"job ended"' in line]
-    by_plugin = {line["plugin"]: line for line in told}
+
+    def told():
+        lines = (line for line in service.log.read_text().splitlines() if '"job ended"' in line and line[-1] == "}")
+        by_plugin = {line["plugin"]: line for line in map(json.loads, lines)}
+        return by_plugin if len(by_plugin) == 2 else None
+
+    by_plugin = until(told)  # a thread writes the log
     assert "hostile.py" in by_plugin["raises"]["traceback"]
     assert by_plugin["prints"]["output"].endswith("the last line\n")
     assert "hostile.py" not in json.dumps(raised)
