@@ -17,6 +17,8 @@ T = TypeVar("T")
 MAX_DEPTH: Final = 64
 #: The longest JSON of a payload or result, in bytes; bytes values count separately.
 MAX_JSON_BYTES: Final = 4 * 1024 * 1024
+#: How many bytes values a payload or result may hold: each is a row, in a transaction that everybody else waits for.
+MAX_BYTES_VALUES: Final = 4_096
 #: Keys that stand for bytes in documents; nobody may use them for anything else.
 BYTES_KEY: Final = "$bytes"
 BLOB_KEY: Final = "$blob"

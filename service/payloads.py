@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import jsonschema_rs
 
-from service.codec import BYTES_KEY, check_document, decode, escape_pointer, off_loop, plain_text
+from service.codec import BYTES_KEY, MAX_BYTES_VALUES, check_document, decode, escape_pointer, off_loop, plain_text
 from service.errors import FieldProblem, NotStorableError
 
 MAX_PROBLEMS: Final = 20
@@ -61,6 +61,8 @@ class InputSchema:
             problems.append(error.problem)
         if problems:
             return document, problems
+        if (held := _bytes_values_in(document)) > MAX_BYTES_VALUES:
+            return document, [FieldProblem("", f"holds {held} bytes values, more than {MAX_BYTES_VALUES}")]
         return document, self._problems_of(_stand_in(document))
 
     def _problems_of(self, stand_in: Mapping[str, Any]) -> list[FieldProblem]:
@@ -214,6 +216,12 @@ def _stand_in(value: Any) -> Any:
     if type(value) is list:
         return [_stand_in(item) for item in value]
     return value
+
+
+def _bytes_values_in(value: Any) -> int:
+    if type(value) is dict:
+        return sum(map(_bytes_values_in, value.values()))
+    return sum(map(_bytes_values_in, value)) if type(value) is list else type(value) is bytes
 
 
 def _count_bytes(schema: Any) -> int:

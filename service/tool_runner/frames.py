@@ -10,11 +10,10 @@ from typing import Any, Final
 
 import orjson
 
-from service.codec import BYTES_KEY, MAX_JSON_BYTES, check_document, replace_marked
+from service.codec import BYTES_KEY, MAX_BYTES_VALUES, MAX_JSON_BYTES, check_document, replace_marked
 
 #: A document, and what is said beside it.
 MAX_HEADER_BYTES: Final = MAX_JSON_BYTES + 65_536
-MAX_ATTACHMENTS: Final = 65_536
 #: What either end reads at once. `recv` allocates all of it; from 128 KiB on that is a mapping, 13 us instead of 2.5.
 READ_SIZE: Final = 65_536
 
@@ -79,8 +78,8 @@ def pack(kind: Kind, header: Mapping[str, Any], attachments: Sequence[bytes] = (
         raise FrameError(str(error)) from error
     if len(text) > MAX_HEADER_BYTES:
         raise FrameError(f"its JSON takes {len(text)} bytes, more than {MAX_HEADER_BYTES}: pass large data as bytes")
-    if len(attached) > MAX_ATTACHMENTS:
-        raise FrameError(f"it holds {len(attached)} bytes values, more than {MAX_ATTACHMENTS}")
+    if len(attached) > MAX_BYTES_VALUES:
+        raise FrameError(f"it holds {len(attached)} bytes values, more than {MAX_BYTES_VALUES}")
     lengths = b"".join(_LENGTH.pack(len(data)) for data in attached)
     return [_PREFIX.pack(kind, len(text), len(attached)) + lengths + text, *filter(None, attached)]
 
@@ -158,7 +157,7 @@ class FrameDecoder:
         kind, header_size, count = _PREFIX.unpack((yield _PREFIX.size))
         if kind not in _KINDS:
             raise FrameError(f"no such kind of frame: {kind}")
-        if header_size > MAX_HEADER_BYTES or count > MAX_ATTACHMENTS:
+        if header_size > MAX_HEADER_BYTES or count > MAX_BYTES_VALUES:
             raise FrameError(f"a frame with a header of {header_size} bytes and {count} attachments is too large")
         sizes = [size for (size,) in _LENGTH.iter_unpack((yield count * _LENGTH.size))] if count else []
         if sum(sizes) > self._max_attached_bytes:

@@ -53,6 +53,7 @@ CASES: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
             "set": "/value",
             "foreign": "/value",
             "large bytes": "",
+            "many bytes": "",
             "large text": "",
             "reserved": "",
         }.items()

@@ -506,6 +506,7 @@ def returns(payload: dict) -> Any:
         "deep": lambda: _deep(5_000),
         "foreign": lambda: {"value": Foreign()},
         "large bytes": lambda: {"value": bytes(200_000_000)},
+        "many bytes": lambda: {"value": [b"x"] * 60_000},
         "large text": lambda: {"value": "x" * 5_000_000},
         "reserved": lambda: {"$bytes": 0},
     }[payload["what"]]()

@@ -5,6 +5,7 @@ import socket
 
 import pytest
 
+from service.codec import MAX_BYTES_VALUES
 from service.payloads import InputSchema
 
 TYPED = {
@@ -264,3 +265,11 @@ async def test_other_patterns_are_checked(pattern):
 async def test_a_field_may_be_called_pattern():
     schema = InputSchema({"type": "object", "properties": {"pattern": TEXT}, "additionalProperties": False})
     assert await schema.accept({"pattern": r"\w"}) == ({"pattern": r"\w"}, [])
+
+
+async def test_a_payload_of_very_many_bytes_values_is_refused() -> None:
+    schema = InputSchema({"type": "object"})
+    for count, problems in [(MAX_BYTES_VALUES, 0), (MAX_BYTES_VALUES + 1, 1)]:
+        _, found = await schema.accept({"pages": [{"$bytes": "eA=="}] * count})
+        assert len(found) == problems
+    assert "bytes values" in found[0].message

@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.codec import BLOB_KEY, BYTES_KEY
+from service.codec import BLOB_KEY, BYTES_KEY, MAX_BYTES_VALUES
 from service.tool_runner.frames import (
-    MAX_ATTACHMENTS,
     MAX_HEADER_BYTES,
     Frame,
     FrameDecoder,
@@ -63,7 +62,7 @@ def test_too_much_json_or_too_many_bytes_values_are_not_packed() -> None:
     with pytest.raises(FrameError, match="pass large data as bytes"):
         pack(Kind.CALL, {"x": "y" * MAX_HEADER_BYTES})
     with pytest.raises(FrameError, match="bytes values"):
-        pack(Kind.CALL, {"x": [b""] * (MAX_ATTACHMENTS + 1)})
+        pack(Kind.CALL, {"x": [b""] * (MAX_BYTES_VALUES + 1)})
 
 
 @pytest.mark.parametrize(
@@ -72,7 +71,7 @@ def test_too_much_json_or_too_many_bytes_values_are_not_packed() -> None:
         struct.pack("<BII", 0, 2, 0),
         struct.pack("<BII", 255, 2, 0),
         struct.pack("<BII", Kind.REPLY, MAX_HEADER_BYTES + 1, 0),
-        struct.pack("<BII", Kind.REPLY, 2, MAX_ATTACHMENTS + 1),
+        struct.pack("<BII", Kind.REPLY, 2, MAX_BYTES_VALUES + 1),
         struct.pack("<BIIQ", Kind.REPLY, 2, 1, 1001),
         struct.pack("<BIIQQ", Kind.REPLY, 2, 2, 1000, 1),
         struct.pack("<BIIQ", Kind.REPLY, 2, 1, 2**64 - 1),
