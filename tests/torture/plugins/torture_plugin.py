@@ -7,7 +7,11 @@ import hashlib
 import os
 import time
 import uuid
+from pathlib import Path
 from typing import Any
+
+#: The service's process: the parent of the keeper that is the parent of this one.
+SERVICE = int(Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def answer(value: int) -> str:
@@ -29,7 +33,7 @@ def torture(payload: dict, context: Any) -> dict:
 
 
 def _note(log: int, kind: str, context: Any, nonce: str) -> None:
-    line = f"{kind} {context.job_id} {context.attempt} {nonce} {os.getpid()} {os.getppid()} {time.time():.6f}\n"
+    line = f"{kind} {context.job_id} {context.attempt} {nonce} {os.getpid()} {SERVICE} {time.time():.6f}\n"
     os.write(log, line.encode())
 
 
