@@ -97,7 +97,7 @@ class Sampler:
             if owner is None:
                 owner = known.get(pid)
             if owner is None or (owner and owner not in members):
-                if (fields := processes.stat(pid)) is not None:
+                if fields := processes.stat(pid):
                     parents[pid] = int(fields[1])
                 continue
             self._below[pid] = owner

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from service.tool_runner import processes
 from service.tool_runner.output import Output
 from service.tool_runner.sampler import Sampler, Watched
 
@@ -49,3 +50,13 @@ def test_a_process_counts_though_its_id_is_lower_than_that_of_its_parent() -> No
             watched.output.close()
         finally:
             os.killpg(worker.pid, 9)
+
+
+def test_a_process_that_ends_while_it_is_looked_for_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    with subprocess.Popen(["/bin/true"]) as gone:
+        pass
+    there = processes.pids()
+    monkeypatch.setattr(processes, "pids", lambda: [*there, gone.pid])
+    sampler = Sampler()
+    sampler._tick()
+    assert os.getpid() in sampler._below
