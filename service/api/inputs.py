@@ -247,6 +247,7 @@ class PutHeaders(TypedDict):
 
 KeyHeaders = TypedDict("KeyHeaders", {"Idempotency-Key": NotRequired[IdempotencyKey]})
 
+#: Headers whose value is a list.
 _LISTS: Final = frozenset({"If-None-Match", "Prefer"})
 _job: Final = TypeAdapter[JobInput](JobInput)
 _options: Final = TypeAdapter[OptionsInput](OptionsInput)

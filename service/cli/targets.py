@@ -50,6 +50,6 @@ def whole(target: Path) -> Iterator[BinaryIO]:
         with part.open("wb") as file:
             yield file
         part.replace(target)
-    except BaseException:
+    except BaseException:  # whatever ended the block, an interrupt too: half a file is none
         part.unlink(missing_ok=True)
         raise

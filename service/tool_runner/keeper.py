@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import resource
 import signal
@@ -17,7 +16,6 @@ from service.tool_runner import processes
 PATIENCE_S: Final = 2.0
 
 _AWAITED: Final = (signal.SIGCHLD, signal.SIGTERM)
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 def main() -> None:
@@ -33,11 +31,7 @@ def main() -> None:
     """
     descriptor, parent = map(int, sys.argv[1:])
     signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    if os.getppid() != parent:  # it died before the line above
-        os._exit(0)
-    prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    processes.join_family(parent, signal.SIGTERM)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     keeper = os.getpid()
     worker = os.fork()

@@ -1,7 +1,8 @@
-"""Finds, measures and kills processes through /proc: a worker with all that it started. Standard library only."""
+"""Finds, measures and kills processes: a worker with all that it started. Standard library only."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import select
 import signal
@@ -17,8 +18,18 @@ MARKER: Final = "SERVICE_WORKER"
 #: How long a keeper may take to end what is below it before somebody else does.
 KEEPER_GRACE_S: Final = 3.0
 
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
+
+
+def join_family(parent: int, death_signal: signal.Signals) -> None:
+    """Have this process get `death_signal` when `parent` ends, and adopt all orphans below it; end if it has ended."""
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    prctl(_PR_SET_PDEATHSIG, death_signal, 0, 0, 0)
+    if os.getppid() != parent:  # it died before the line above
+        os._exit(0)
+    prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def pids() -> list[int]:

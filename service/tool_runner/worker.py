@@ -49,17 +49,13 @@ _KIND_OF: Final = {"progress": Kind.PROGRESS, "metric": Kind.METRIC, "artifact":
 
 _TIMERS: Final = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 36, 38
+_PR_SET_NO_NEW_PRIVS: Final = 38
 
 
 def _confine(parent: int) -> None:
     """Die with the keeper, adopt orphans, gain no privileges, go first when memory is short."""
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it died before the line above
-        os._exit(0)
-    prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    processes.join_family(parent, signal.SIGKILL)
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     files = 4_096 if hard == resource.RLIM_INFINITY else min(hard, 4_096)
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))

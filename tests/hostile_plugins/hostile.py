@@ -284,7 +284,7 @@ def eats_memory_slowly() -> None:
     hoard = []
     while True:
         hoard.append(b"\xff" * 4_000_000)
-        time.sleep(0.002)
+        time.sleep(0.002)  # so that the limit finds it, and not the end of the machine's memory
 
 
 def keeps_memory(payload: dict) -> dict:
@@ -564,7 +564,7 @@ def hides_a_process(payload: dict) -> dict:
             os.execve("/bin/sleep", ["kworker", "60"], {})
         os._exit(0)
     while not trace.exists():
-        time.sleep(0.001)
+        time.sleep(0.001)  # it is nobody's child here that could be waited for
     match payload["then"]:
         case "die":
             os._exit(1)
@@ -576,13 +576,13 @@ def hides_a_process(payload: dict) -> dict:
         case "stop its keeper":
             os.kill(os.getppid(), signal.SIGSTOP)
         case "hang":
-            time.sleep(3600)
+            time.sleep(3600)  # until it is killed
     return {}
 
 
 def kills_its_keeper(payload: dict) -> dict:
     os.kill(os.getppid(), signal.SIGKILL)
-    time.sleep(3600)
+    time.sleep(3600)  # until it is killed
     return {}
 
 

@@ -18,7 +18,7 @@ from service.tool_runner.processes import kill_marked, marked, stat
 from service.tool_runner.runner import ToolRunner
 
 from .conftest import HOSTILE
-from .waiting import until
+from .waiting import is_alive, until
 
 
 class Owner:
@@ -39,7 +39,7 @@ class Owner:
 
     def has_hidden(self) -> bool:
         """Whether the process lives that one of its plugins has hidden."""
-        return stat(int(self.hidden.read_text()))[:1] not in ([], [b"Z"])
+        return is_alive(int(self.hidden.read_text()))
 
     def states(self) -> set[bytes]:
         return {fields[0] for pid in marked(self.instance) if (fields := stat(pid))}

@@ -14,18 +14,14 @@ import pytest
 from service.calls import Call, current_call
 from service.tool_runner.frames import Kind, pack
 from service.tool_runner.pool import WorkerPool
-from service.tool_runner.processes import marked, pids, stat
+from service.tool_runner.processes import marked, pids
 from service.tool_runner.runner import ToolRunner
 from tests.hostile_plugins.cases import CASES
 
 from .test_running import start
-from .waiting import until
+from .waiting import is_alive, until
 
 LIMIT_S = 1.5
-
-
-def is_alive(pid: int) -> bool:
-    return stat(pid)[:1] not in ([], [b"Z"])
 
 
 @pytest.mark.parametrize(

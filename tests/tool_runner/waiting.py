@@ -1,9 +1,11 @@
-"""Waiting for a condition."""
+"""Waiting for a condition, and one to wait for."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+
+from service.tool_runner import processes
 
 
 async def until(condition: Callable[[], bool], timeout_s: float = 5) -> None:
@@ -11,3 +13,8 @@ async def until(condition: Callable[[], bool], timeout_s: float = 5) -> None:
     async with asyncio.timeout(timeout_s):
         while not condition():
             await asyncio.sleep(0.01)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process is there, and no zombie."""
+    return processes.stat(pid)[:1] not in ([], [b"Z"])
