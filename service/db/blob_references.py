@@ -184,6 +184,7 @@ async def free(tx: Transaction, released: Collection[str]) -> Freed:
     candidates = batch((sha256,) for sha256 in sorted(released))
     found = {sha256: (size, is_file) for sha256, size, is_file in await tx.fetch(_LOCK, batch=candidates)}
     gone = sorted(sha256 for (sha256,) in await tx.fetch(_FREE, batch=candidates))
-    if files := [(sha256, tx.now) for sha256 in gone if found[sha256][1]]:
-        await tx.fetch(_REMOVE_FILES, batch=batch(files))
+    if files := [sha256 for sha256 in gone if found[sha256][1]]:
+        now = await tx.now()
+        await tx.fetch(_REMOVE_FILES, batch=batch((sha256, now) for sha256 in files))
     return Freed(len(gone), sum(found[sha256][0] for sha256 in gone))

@@ -43,12 +43,12 @@ async def register(tx: Transaction, items: Sequence[Instance]) -> list[None]:
 async def beat(tx: Transaction, items: Sequence[str]) -> list[None]:
     """Record that instances are alive."""
     for instance_id in items:
-        await tx.fetch(_BEAT, of=instance_id, now=tx.now)
+        await tx.fetch(_BEAT, of=instance_id, now=await tx.now())
     return [None] * len(items)
 
 
 async def stop(tx: Transaction, items: Sequence[str]) -> list[None]:
     """Record that instances have stopped in order."""
     for instance_id in items:
-        await tx.fetch(_STOP, of=instance_id, now=tx.now)
+        await tx.fetch(_STOP, of=instance_id, now=await tx.now())
     return [None] * len(items)

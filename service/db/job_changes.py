@@ -115,7 +115,7 @@ _ABANDON = _failing(jobs.c.run_at < sa.bindparam("before"))
 
 async def make_progress(tx: Transaction, items: Sequence[ProgressMade]) -> list[bool]:
     """Show progress on rows that are still held; False where the fence no longer holds."""
-    now = tx.now
+    now = await tx.now()
     newest = {(item.job.id, item.job.fence): item for item in items}
     events, held = [], set()
     for item in newest.values():
@@ -139,7 +139,7 @@ async def request_cancel(tx: Transaction, items: Sequence[CancelRequest]) -> lis
 
     What each has become, CANCELLED or RUNNING; None where nothing was left to ask.
     """
-    now = tx.now
+    now = await tx.now()
     reasons = {item.job_id: item.reason for item in reversed(items)}
     rows = await tx.fetch(_CANCEL, now=now, batch=batch(reasons.items()))
     changed = {job_id: JobStatus(status) for job_id, status, _ in rows}
@@ -166,14 +166,14 @@ async def request_cancels(tx: Transaction, items: Sequence[Sequence[CancelReques
 
 async def promote(tx: Transaction, items: Sequence[None]) -> list[int]:
     """Make scheduled jobs claimable whose time has come; how many."""
-    return [len(await tx.fetch(_PROMOTE, now=tx.now))] * len(items)
+    return [len(await tx.fetch(_PROMOTE, now=await tx.now()))] * len(items)
 
 
 async def expire(tx: Transaction, items: Sequence[None]) -> list[list[str]]:
     """Fail PENDING jobs whose time to start has passed, at most `EXPIRE_PAGE`; their ids."""
     errors = {
         job_id: error_object(ErrorType.EXPIRED, f"The job did not start before {expires_at}.", plugin=plugin)
-        for job_id, plugin, expires_at in await tx.fetch(_OVERDUE, now=tx.now)
+        for job_id, plugin, expires_at in await tx.fetch(_OVERDUE, now=await tx.now())
     }
     return [await _fail_pending(tx, _EXPIRE, errors)] * len(items)
 
@@ -188,7 +188,8 @@ class Abandonment:
 
 async def abandon(tx: Transaction, items: Sequence[Abandonment]) -> list[list[str]]:
     """Fail PENDING jobs that nobody has claimed for too long; the ids of those that have."""
-    return [await _fail_pending(tx, _ABANDON, item.errors, before=later(tx.now, -item.wait_s)) for item in items]
+    now = await tx.now()
+    return [await _fail_pending(tx, _ABANDON, item.errors, before=later(now, -item.wait_s)) for item in items]
 
 
 async def _fail_pending(
@@ -196,7 +197,7 @@ async def _fail_pending(
 ) -> list[str]:
     if not errors:
         return []
-    now = tx.now
+    now = await tx.now()
     doomed = ((job_id, encode(error), error["type"], error["message"]) for job_id, error in errors.items())
     rows = await tx.fetch(statement, **condition, now=now, batch=batch(doomed))
     await add_events(tx, ((job_id, n, "failed", now, {"error_type": errors[job_id]["type"]}) for job_id, n in rows))

@@ -127,7 +127,7 @@ async def claim(tx: Transaction, items: Sequence[Claim]) -> list[list[ClaimedJob
 
 
 async def _claim(tx: Transaction, item: Claim) -> list[ClaimedJob]:
-    now = tx.now
+    now = await tx.now()
     shared: dict[str, Any] = {"owner": item.owner, "lease_until": later(now, item.lease_s), "now": now}
     if item.job_id is not None:
         rows = await tx.fetch(_CLAIM_ONE, job_id=item.job_id, **shared)

@@ -90,7 +90,7 @@ async def end(tx: Transaction, items: Sequence[Ending]) -> list[JobStatus | None
 
     A job that somebody asked to cancel meanwhile is CANCELLED where it would have been PENDING again.
     """
-    now = tx.now
+    now = await tx.now()
     rows = await tx.fetch(_END, batch=batch(_ending_row(item, now) for item in items))
     # By fence too: a stale end of a job may stand in one batch with the live one.
     moved = {(job_id, fence): (n, JobStatus(status)) for job_id, fence, n, status in rows}

@@ -94,11 +94,12 @@ async def renew(tx: Transaction, items: Sequence[Renewal]) -> list[dict[tuple[st
 
     A run that is left out is prolonged by nobody: so a claim that its owner never heard of is taken back some day.
     """
+    now = await tx.now()
     return [
         {
             (job_id, fence): cancel_requested_at is not None
             for job_id, fence, cancel_requested_at in await tx.fetch(
-                _RENEW, by=item.owner, now=tx.now, until=later(tx.now, item.lease_s), batch=batch(item.runs)
+                _RENEW, by=item.owner, now=now, until=later(now, item.lease_s), batch=batch(item.runs)
             )
         }
         for item in items
@@ -121,7 +122,7 @@ async def rescue(tx: Transaction, items: Sequence[None]) -> list[list[Rescued]]:
     A lost run uses no attempt but has its own cap; at the cap the job is FAILED with `WorkerLost`. A job that was being
     cancelled is CANCELLED.
     """
-    return [await _take_back(tx, *_LAPSED, now=tx.now)] + [[] for _ in items[1:]]
+    return [await _take_back(tx, *_LAPSED, now=await tx.now())] + [[] for _ in items[1:]]
 
 
 async def recover(tx: Transaction, items: Sequence[str]) -> list[list[Rescued]]:
@@ -133,7 +134,7 @@ async def recover(tx: Transaction, items: Sequence[str]) -> list[list[Rescued]]:
 
 
 async def _take_back(tx: Transaction, look: Statement, change: Statement, **condition: str) -> list[Rescued]:
-    now = tx.now
+    now = await tx.now()
     lost = {row[0]: (claimed_job(row), _lost_error(row)) for row in await tx.fetch(look, **condition)}
     if not lost:
         return []

@@ -80,7 +80,8 @@ async def prune(tx: Transaction, items: Sequence[Overdue]) -> list[Pruned]:
 
 async def _prune(tx: Transaction, item: Overdue) -> Pruned:
     wanted = batch((job_id,) for job_id in item.job_ids)
-    found = [job_id for (job_id,) in await tx.fetch(_FIND_OVERDUE, before=later(tx.now, -item.kept_s), batch=wanted)]
+    before = later(await tx.now(), -item.kept_s)
+    found = [job_id for (job_id,) in await tx.fetch(_FIND_OVERDUE, before=before, batch=wanted)]
     return Pruned(job_ids=frozenset(found), freed=await _remove(tx, found))
 
 

@@ -98,7 +98,9 @@ class Limits:
 async def pause(tx: Transaction, items: Sequence[Pause]) -> list[None]:
     """Pause plugins; again only changes what goes with it."""
     for item in items:
-        await tx.fetch(_PAUSE, plugin=item.plugin, paused_at=tx.now, refuses_jobs=item.refuses_jobs, reason=item.reason)
+        await tx.fetch(
+            _PAUSE, plugin=item.plugin, paused_at=await tx.now(), refuses_jobs=item.refuses_jobs, reason=item.reason
+        )
     return [None] * len(items)
 
 
@@ -120,7 +122,7 @@ async def set_limits(tx: Transaction, items: Sequence[Limits]) -> list[None]:
         tokens = None
         if item.rate_per_s is not None and item.burst is not None:
             before = await tx.fetch(_SELECT_BUCKET, of_plugin=item.plugin)
-            tokens = min(float(item.burst), _tokens(before[0], tx.now) if before else math.inf)
+            tokens = min(float(item.burst), _tokens(before[0], await tx.now()) if before else math.inf)
         await tx.fetch(
             _LIMIT,
             plugin=item.plugin,
@@ -128,7 +130,7 @@ async def set_limits(tx: Transaction, items: Sequence[Limits]) -> list[None]:
             rate_per_s=item.rate_per_s,
             burst=item.burst,
             tokens=tokens,
-            tokens_at=None if tokens is None else tx.now,
+            tokens_at=None if tokens is None else await tx.now(),
         )
     return [None] * len(items)
 
@@ -167,7 +169,7 @@ async def grant(tx: Transaction, plugins: Collection[str] | None) -> dict[str, G
     grants = {}
     for plugin, concurrency, *bucket in rows:
         room = _UNLIMITED if concurrency is None else max(0, concurrency - running.get(plugin, 0))
-        tokens = None if bucket[0] is None else _tokens(bucket, tx.now)
+        tokens = None if bucket[0] is None else _tokens(bucket, await tx.now())
         grants[plugin] = Grant(room=room if tokens is None else min(room, int(tokens)), tokens=tokens)
     return grants
 
@@ -176,7 +178,7 @@ async def take(tx: Transaction, grants: Mapping[str, Grant], started: Mapping[st
     """Take the tokens of the jobs that were started under `grants`."""
     for plugin, count in sorted(started.items()):
         if plugin in grants and (tokens := grants[plugin].tokens) is not None:
-            await tx.fetch(_SET_TOKENS, of_plugin=plugin, left=tokens - count, at=tx.now)
+            await tx.fetch(_SET_TOKENS, of_plugin=plugin, left=tokens - count, at=await tx.now())
 
 
 def _tokens(bucket: Sequence[Any], now: Timestamp) -> float:

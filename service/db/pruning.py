@@ -153,7 +153,7 @@ async def release(tx: Transaction, items: Sequence[OverdueParts]) -> list[tuple[
     """Let those parts name their bytes no more; how many did, and what went because nobody else names it."""
     outcomes = []
     for item in items:
-        released, freed = await blob_references.release_parts(tx, item.parts, later(tx.now, -item.kept_s))
+        released, freed = await blob_references.release_parts(tx, item.parts, later(await tx.now(), -item.kept_s))
         outcomes.append((len(released), freed))
     return outcomes
 
@@ -171,21 +171,20 @@ async def settle_files(tx: Transaction, items: Sequence[SettledFiles]) -> list[N
             await tx.fetch(_FORGET_FILES, batch=batch((file.sha256, file.due_at) for file in item.done))
         if item.put_off:
             files = batch((file.sha256, file.due_at) for file in item.put_off)
-            await tx.fetch(_PUT_OFF_FILES, batch=files, new_due_at=later(tx.now, item.wait_s))
+            await tx.fetch(_PUT_OFF_FILES, batch=files, new_due_at=later(await tx.now(), item.wait_s))
     return [None] * len(items)
 
 
 async def take_on_files(tx: Transaction, items: Sequence[Collection[str]]) -> list[int]:
     """Have those of the files removed that have no row; how many."""
-    return [
-        len(await tx.fetch(_TAKE_ON_FILES, batch=batch((sha256,) for sha256 in item), now=tx.now)) for item in items
-    ]
+    now = await tx.now()
+    return [len(await tx.fetch(_TAKE_ON_FILES, batch=batch((sha256,) for sha256 in item), now=now)) for item in items]
 
 
 async def prune_rows_without_a_job(tx: Transaction, items: Sequence[float]) -> list[None]:
     """Delete pings that ended, and instances that stopped or fell silent, `items[i]` seconds ago."""
     for kept_s in items:
-        before = later(tx.now, -kept_s)
+        before = later(await tx.now(), -kept_s)
         await tx.fetch(_PRUNE_PINGS, before=before)
         await tx.fetch(_PRUNE_WORKERS, before=before)
         await tx.fetch(_PRUNE_INSTANCES, before=before)

@@ -134,17 +134,18 @@ async def _fold(tx: Transaction, most: int) -> int:
     if not state:
         return 0
     ((after_tx, after, as_of),) = state
+    began = await tx.now()  # before the look at what there is to fold
     behind = {"after_tx": after_tx, "after": after}
     ends = await tx.fetch(PAGE_END, **behind, limit=most)
     until_tx, until, count = ends[0] if ends and ends[0][2] else (after_tx, after, 0)
     if count:
         await _add(tx, OF_PAGE, {**behind, "until_tx": until_tx, "until": until})
     # While there is more to fold, the rollups tell of the time that they have come to.
-    now = (await tx.fetch(WHEN, until=until))[0][0] if count == most else tx.now
+    now = (await tx.fetch(WHEN, until=until))[0][0] if count == most else began
     minute = Timestamp(period_of("minute", now))
     if as_of is None or period_of("minute", as_of) != minute:
         await tx.fetch(_MEASURE)
-        await tx.fetch(_FORGET_MINUTES, before=later(tx.now, -_MINUTES_KEPT_S))
+        await tx.fetch(_FORGET_MINUTES, before=later(began, -_MINUTES_KEPT_S))
     await tx.fetch(
         _ADVANCE,
         new_tx=until_tx,
@@ -169,7 +170,7 @@ async def forget(tx: Transaction, job_ids: Collection[str]) -> None:
 
 
 async def _add(tx: Transaction, reading: Reading, where: Mapping[str, Any]) -> None:
-    recent = later(tx.now, -_MINUTES_KEPT_S)
+    recent = later(await tx.now(), -_MINUTES_KEPT_S)
     rows = [
         row for kind in (reading.beginnings, reading.endings) for row in await tx.fetch(kind, **where, recent=recent)
     ]

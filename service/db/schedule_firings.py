@@ -96,7 +96,7 @@ async def look(tx: Transaction, items: Sequence[tuple[Timestamp, str] | None]) -
 
 
 async def _look(tx: Transaction, behind: tuple[Timestamp, str] | None) -> Look:
-    now = tx.now
+    now = await tx.now()
     if behind is None:
         rows = await tx.fetch(_SOONEST)
     else:
@@ -120,7 +120,7 @@ async def fire(tx: Transaction, items: Sequence[str]) -> list[Fired | None]:
 
     None for a schedule that is not due, or not any more: another process has made its jobs, or is making them.
     """
-    now = tx.now
+    now = await tx.now()
     rows = await tx.fetch(_LOCK_DUE, now=now, batch=batch((schedule_id,) for schedule_id in set(items)))
     fired, moves, jobs = {}, [], []
     for row in rows:
@@ -151,7 +151,7 @@ async def run_now(tx: Transaction, items: Sequence[ScheduleKey]) -> list[NewJob 
     made: list[NewJob | None] = []
     for item in items:
         rows = await tx.fetch(_LOCK_THAT_ONE, of_id=item.id, of_tenant=item.tenant)
-        made.append(_job(record(rows[0][:-1]), rows[0][-1], tx.now, None) if rows else None)
+        made.append(_job(record(rows[0][:-1]), rows[0][-1], await tx.now(), None) if rows else None)
     await _insert(tx, [job for job in made if job is not None])
     return made
 

@@ -98,7 +98,7 @@ async def insert(tx: Transaction, items: Sequence[NewSchedule]) -> list[Schedule
 
 
 async def _insert(tx: Transaction, item: NewSchedule) -> ScheduleRecord | ServiceError:
-    now = tx.now
+    now = await tx.now()
     ((count,),) = await tx.fetch(_COUNT, of_tenant=item.tenant)
     if count >= MOST_OF_TENANT:
         return TooManySchedulesError(MOST_OF_TENANT)
@@ -128,7 +128,7 @@ async def _replace(tx: Transaction, item: NewSchedule) -> ScheduleRecord | Servi
     if await tx.fetch(_NAMESAKE, of_id=item.id, of_tenant=item.tenant, of_name=item.name):
         return ScheduleExistsError(item.name)
     before = record(found[0])
-    next_at = None if before.paused else _next(dataclasses.replace(before, timing=item.timing), tx.now)
+    next_at = None if before.paused else _next(dataclasses.replace(before, timing=item.timing), await tx.now())
     (row,) = await tx.fetch(_REPLACE, of_id=item.id, of_tenant=item.tenant, **_defined(item), next_at=next_at)
     released = await blob_references.release_schedule(tx, item.id)
     await blob_references.of_schedule(tx, item.id, item.blobs)
@@ -153,7 +153,7 @@ async def _set_paused(tx: Transaction, item: ScheduleKey, *, paused: bool) -> Sc
     before = record(found[0])
     if before.paused is paused:
         return before  # one that runs may have a tick to make up
-    next_at = None if paused else _next(before, tx.now)
+    next_at = None if paused else _next(before, await tx.now())
     (row,) = await tx.fetch(_SET_PAUSED, of_id=item.id, of_tenant=item.tenant, paused=paused, next_at=next_at)
     return record(row)
 

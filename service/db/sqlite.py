@@ -146,11 +146,14 @@ class SqliteWriteConnection:
 class _SqliteTransaction:
     """Coroutines that never wait: they run on the thread that owns the connection."""
 
-    __slots__ = ("_connection", "now")
+    __slots__ = ("_connection", "_now")
 
     def __init__(self, connection: sqlite3.Connection, now: Timestamp) -> None:
         self._connection = connection
-        self.now = now
+        self._now = now
+
+    async def now(self) -> Timestamp:
+        return self._now
 
     async def fetch(self, statement: Statement, **values: Any) -> list[Any]:
         fetched = self._connection.execute(statement.sqlite.text, statement.sqlite.bind(**values)).fetchall()

@@ -93,6 +93,8 @@ def _as_json(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
 class Insert:
     """New rows of a table: values for `columns` (in the table's order), and `constants` that are spelled out.
 
+    `returns` says whether rows come back.
+
     PostgreSQL takes all rows as one JSON parameter. SQLite takes them as they are, in a few statements of 1, 2, 4, ...
     rows, so that few are ever compiled: its JSON functions would take more time than the insertion itself.
     """
@@ -102,10 +104,12 @@ class Insert:
         table: sa.Table,
         columns: Sequence[sa.ColumnClause[Any]],
         constants: Mapping[str, Any],
-        finish: Callable[[postgresql.Insert], sa.ClauseElement] = lambda insert: insert,
+        finish: Callable[[postgresql.Insert], sa.UpdateBase] = lambda insert: insert,
     ) -> None:
         values: dict[str, Any] = {column.name: sa.bindparam(column.name) for column in columns}
-        self._single = Statement(finish(postgresql.insert(table).values({**values, **constants})))
+        single = finish(postgresql.insert(table).values({**values, **constants}))
+        self.returns = bool(single.exported_columns)
+        self._single = Statement(single)
         self._names = tuple(values)
         self._every = Statement(
             finish(

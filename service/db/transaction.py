@@ -17,21 +17,22 @@ Value = TypeVar("Value")
 
 
 class Transaction(Protocol):
-    """An open transaction. Its methods are all that an operation may await.
+    """An open transaction. Its methods are all that an operation may await."""
 
-    `now` is the database's time at its beginning: what is due, expired or lost is decided by this one clock, however
-    many processes there are and whatever theirs say.
-    """
+    async def now(self) -> Timestamp:
+        """The database's time when it is first asked for; the same ever after.
 
-    @property
-    def now(self) -> Timestamp:
-        """When the transaction began."""
+        What is due, expired or lost is decided by this one clock, however many processes there are and whatever theirs
+        say.
+        """
 
     async def fetch(self, statement: Statement, **values: Any) -> list[Any]:
         """Run one statement; the rows it returns."""
 
     async def insert(self, into: Insert, rows: Sequence[Sequence[Any]]) -> list[Any]:
-        """Insert `rows`; what they return."""
+        """Insert `rows`; what they return. Where nothing comes back they may go with what is inserted next, or be
+        refused only then.
+        """
 
     async def execute_many(self, statement: Statement, rows: Sequence[tuple[Any, ...]]) -> None:
         """Run one statement for each row of positional parameters."""

@@ -192,11 +192,12 @@ async def claim_deliveries(tx: Transaction, items: Sequence[DeliveryClaim]) -> l
 
 
 async def _claim(tx: Transaction, item: DeliveryClaim) -> list[ClaimedDelivery]:
-    until = later(tx.now, item.lease_s)
+    now = await tx.now()
+    until = later(now, item.lease_s)
     rows = [
         row
         for endpoint_id, room in item.rooms.items()
-        for row in await tx.fetch(_CLAIM, of_endpoint=endpoint_id, room=room, now=tx.now, until=until)
+        for row in await tx.fetch(_CLAIM, of_endpoint=endpoint_id, room=room, now=now, until=until)
     ]
     if not rows:
         return []
@@ -225,7 +226,8 @@ def _claimed(row: Sequence[Any], url: str, secret: WebhookSecret) -> ClaimedDeli
 
 async def record_attempts(tx: Transaction, items: Sequence[DeliveryOutcome]) -> list[bool]:
     """Record outcomes with their line of the log; False where the delivery was claimed again, or is gone."""
-    held = {tuple(row) for row in await tx.fetch(_RECORD, batch=batch(_outcome_row(item, tx.now) for item in items))}
+    now = await tx.now()
+    held = {tuple(row) for row in await tx.fetch(_RECORD, batch=batch(_outcome_row(item, now) for item in items))}
     is_held = [(item.delivery.id, item.delivery.attempt) in held for item in items]
     recorded = [item for item, yes in zip(items, is_held, strict=True) if yes]
     if recorded:
@@ -257,18 +259,20 @@ def _attempt_row(item: DeliveryOutcome) -> tuple[Any, ...]:
 async def give_up(tx: Transaction, items: Sequence[str]) -> list[int]:
     """End what is pending for endpoints that are disabled, at most `GIVE_UP_PAGE` deliveries each; how many."""
     why = "the webhook is disabled"
-    return [len(await tx.fetch(_GIVE_UP, of_endpoint=endpoint_id, now=tx.now, why=why)) for endpoint_id in items]
+    now = await tx.now()
+    return [len(await tx.fetch(_GIVE_UP, of_endpoint=endpoint_id, now=now, why=why)) for endpoint_id in items]
 
 
 async def ping(tx: Transaction, items: Sequence[str]) -> list[str]:
     """Record a ping to each endpoint; the ids of the deliveries."""
-    return await insert_deliveries(tx, ((endpoint_id, None, PING, tx.now) for endpoint_id in items))
+    now = await tx.now()
+    return await insert_deliveries(tx, ((endpoint_id, None, PING, now) for endpoint_id in items))
 
 
 async def redeliver(tx: Transaction, items: Sequence[Redelivery]) -> list[None]:
     """Make deliveries due now, with all their attempts before them; one that is being attempted goes on as it is."""
     for item in items:
-        await tx.fetch(_REDELIVER, of_id=item.delivery_id, of_endpoint=item.endpoint_id, now=tx.now)
+        await tx.fetch(_REDELIVER, of_id=item.delivery_id, of_endpoint=item.endpoint_id, now=await tx.now())
     return [None] * len(items)
 
 

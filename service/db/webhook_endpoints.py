@@ -171,7 +171,7 @@ async def insert_endpoints(tx: Transaction, items: Sequence[NewEndpoint]) -> lis
     """Record endpoints; None where the tenant has `MAX_ENDPOINTS` already."""
     made = []
     for item in items:
-        rows = await tx.fetch(_INSERT, batch=batch([_new_row(item, tx.now)]))
+        rows = await tx.fetch(_INSERT, batch=batch([_new_row(item, await tx.now())]))
         made.append(_webhook(rows[0]) if rows else None)
     return made
 
@@ -181,7 +181,8 @@ async def ensure_of_jobs(tx: Transaction, items: Iterable[NewEndpoint]) -> Mappi
     wanted = {(item.tenant, item.url): item for item in items}
     if not wanted:
         return {}
-    await tx.fetch(_INSERT_OF_JOBS, batch=batch(_new_row(item, tx.now) for item in wanted.values()))
+    now = await tx.now()
+    await tx.fetch(_INSERT_OF_JOBS, batch=batch(_new_row(item, now) for item in wanted.values()))
     rows = await tx.fetch(_SELECT_OF_JOBS, batch=batch(wanted))
     return {(tenant, url): endpoint_id for tenant, url, endpoint_id in rows}
 
@@ -201,7 +202,7 @@ async def rotate(tx: Transaction, items: Sequence[Rotation]) -> list[WebhookSecr
     """Give endpoints a new secret; None where there is none of that id and tenant."""
     changed = []
     for item in items:
-        until = later(tx.now, item.overlap_s)
+        until = later(await tx.now(), item.overlap_s)
         rows = await tx.fetch(
             _ROTATE, of_id=item.endpoint_id, of_tenant=item.tenant, new_secret=item.secret, until=until
         )
@@ -231,9 +232,9 @@ async def note_success(tx: Transaction, endpoint_id: str) -> None:
 
 async def note_failure(tx: Transaction, endpoint_id: str, *, disable_after_s: float) -> bool:
     """An attempt at the endpoint has failed; True when that disables it, because none has succeeded for so long."""
-    await tx.fetch(_FAILED, of_id=endpoint_id, now=tx.now)
+    await tx.fetch(_FAILED, of_id=endpoint_id, now=await tx.now())
     why = f"No delivery has succeeded for {disable_after_s / 86_400:g} days."
-    dead = await tx.fetch(_DISABLE_DEAD, of_id=endpoint_id, before=later(tx.now, -disable_after_s), why=why)
+    dead = await tx.fetch(_DISABLE_DEAD, of_id=endpoint_id, before=later(await tx.now(), -disable_after_s), why=why)
     return bool(dead)
 
 

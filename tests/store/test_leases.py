@@ -104,7 +104,7 @@ async def test_a_lease_renewed_between_look_and_change_keeps_its_job(database):
 
     async def change_after_an_old_look(tx, items):
         row = batch([(job.id, job.fence, "{}", "lost")])
-        return [await tx.fetch(change, now=tx.now, batch=row)]
+        return [await tx.fetch(change, now=await tx.now(), batch=row)]
 
     assert await database.writer.write(change_after_an_old_look, None) == []
     assert (await record(database, job_id)).status == "RUNNING"

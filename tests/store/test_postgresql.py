@@ -24,6 +24,12 @@ from tests.conftest import driver_url
 from tests.store.test_jobs import claim, end, insert, record
 from tests.store.test_writer import all_ids, new_job
 
+#: How many in this database wait for a lock. Who is there is read once in a transaction, its locks each time.
+_WAITING = (
+    "SELECT count(*) FROM pg_locks WHERE NOT granted"
+    " AND pid IN (SELECT pid FROM pg_stat_activity WHERE datname = current_database())"
+)
+
 
 @pytest.fixture
 async def admin(postgres_url):
@@ -91,6 +97,55 @@ async def test_cuts_in_the_middle_lose_nothing_that_was_acknowledged(shared, adm
     assert len(acknowledged) == 240
 
 
+async def statements_of(database, operation, item):
+    """What the writer's connection was told to make a transaction of an operation, and what came of it."""
+    told = []
+
+    async def logged(tx, items):
+        tx._connection.add_query_logger(lambda query: told.append(query.query))
+        return await operation(tx, items)
+
+    outcome = await database.writer.write(logged, item)
+    await database.writer.write(job_inserts.insert_batch, [])  # whose connection has told all by then
+    return told, outcome
+
+
+async def test_a_submission_is_one_statement_and_what_must_look_first_is_a_transaction(shared):
+    tagged = new_job(tags=("a",))
+    (statement,), _ = await statements_of(shared[0], job_inserts.insert, tagged)
+    assert [statement.count(f"INSERT INTO {table} ") for table in ("jobs", "job_events", "job_tags")] == [1, 1, 1]
+    keyed, _ = await statements_of(shared[1], job_inserts.insert, new_job(key="k"))
+    assert (keyed[0], keyed[-1]) == ("BEGIN", "COMMIT")
+    assert len(await all_ids(shared[0])) == 2
+
+
+@contextlib.asynccontextmanager
+async def cut_while_it_waits(admin):
+    """Nothing is inserted meanwhile; at the end, whoever waits for that is cut off."""
+    async with admin.transaction():
+        await admin.execute("LOCK TABLE jobs IN SHARE MODE")
+        yield
+        while not await admin.fetchval(_WAITING):
+            await admin.execute("SELECT pg_stat_clear_snapshot()")
+            await asyncio.sleep(0.01)
+        await cut_all(admin)
+
+
+async def test_a_submission_whose_connection_is_lost_is_in_doubt(shared, admin):
+    async with cut_while_it_waits(admin):
+        inserting = asyncio.create_task(insert(shared[0], new_job()))
+    with pytest.raises(ServiceUnavailableError, match="whether this was stored is not known"):
+        await inserting
+    assert await all_ids(shared[1]) == set()
+
+
+async def test_a_transaction_whose_connection_is_lost_before_its_commit_is_begun_anew(shared, admin):
+    async with cut_while_it_waits(admin):
+        inserting = asyncio.create_task(insert(shared[0], new_job(key="k")))
+    made = await inserting
+    assert await all_ids(shared[1]) == set(made)
+
+
 async def once_available(ask):
     """The answer, as soon as there is one."""
     async with asyncio.timeout(20):
@@ -149,13 +204,6 @@ async def test_processes_that_end_jobs_of_the_same_plugins_never_block_each_othe
         *(end(database, job) for database, half in zip(shared, halves, strict=True) for job in half)
     )
     assert ended == [JobStatus.SUCCESS] * 60
-
-
-#: How many in this database wait for a lock. Who is there is read once in a transaction, its locks each time.
-_WAITING = (
-    "SELECT count(*) FROM pg_locks WHERE NOT granted"
-    " AND pid IN (SELECT pid FROM pg_stat_activity WHERE datname = current_database())"
-)
 
 
 async def delete(database, job_id):

@@ -28,7 +28,10 @@ class MovedTransaction:
 
     def __init__(self, tx, now):
         self._tx = tx
-        self.now = now
+        self._now = now
+
+    async def now(self):
+        return self._now
 
     def __getattr__(self, name):
         return getattr(self._tx, name)

@@ -140,8 +140,7 @@ def rescued_from_a_stale_snapshot() -> None:
         """A transaction that has looked long ago."""
 
         def __init__(self, tx: Transaction, rows: list[Any]) -> None:
-            self.now = tx.now
-            self.execute_many, self.insert = tx.execute_many, tx.insert
+            self.now, self.execute_many, self.insert = tx.now, tx.execute_many, tx.insert
             self._tx, self._rows = tx, rows
 
         async def fetch(self, statement: Statement, **values: Any) -> list[Any]:

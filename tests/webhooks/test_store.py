@@ -156,7 +156,8 @@ async def test_a_job_makes_its_endpoint_once_however_many_name_it_at_once(databa
 
 async def fill(database: Database, webhook: Webhook, count: int = 1) -> None:
     async def add(tx: Any, items: Any) -> list[None]:
-        rows = ((webhook.id, None, "webhook.ping", tx.now) for _ in range(count))
+        now = await tx.now()
+        rows = ((webhook.id, None, "webhook.ping", now) for _ in range(count))
         await webhook_outbox.insert_deliveries(tx, rows)
         return [None] * len(items)
 
