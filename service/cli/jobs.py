@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from datetime import datetime
 
+from cyclopts.types import PositiveInt
 from rich.table import Table
 from rich.text import Text
 
@@ -23,7 +24,7 @@ async def jobs(
     plugin: str | None = None,
     tag: str | None = None,
     error_type: str | None = None,
-    limit: int = 20,
+    limit: PositiveInt = 20,
     service: Service = Service(),
 ) -> None:
     """List jobs, newest first.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from cyclopts import Parameter
+from cyclopts.types import PositiveInt
 
 from service.cli.failures import UsageError
 from service.cli.output import clean, moment, print_table, put, safe, table_of
@@ -53,7 +54,7 @@ async def report(
     since: Annotated[str | None, Parameter(name="--from")] = None,
     until: str | None = None,
     by: str | None = None,
-    limit: int | None = None,
+    limit: PositiveInt | None = None,
     service: Service = Service(),
 ) -> None:
     """Print a report, or write it to a file; without NAME list the reports.
@@ -111,14 +112,18 @@ def _options_of(report: Report) -> Mapping[str, str]:
     return {what: option for what, option in _OPTIONS.items() if applies.get(what, True)}
 
 
+_BY_SUFFIX: Final[Mapping[str, _Form]] = {
+    ".csv": "csv", ".ndjson": "ndjson", ".jsonl": "ndjson", ".parquet": "parquet", ".json": "json",
+}  # fmt: skip
+
+
 def _form(form: _Form | None, output: Path | None, *, as_json: bool) -> _Form:
     if form is None and output is not None:
-        by_suffix: Mapping[str, _Form] = {
-            ".csv": "csv", ".ndjson": "ndjson", ".jsonl": "ndjson", ".parquet": "parquet", ".json": "json",
-        }  # fmt: skip
-        form = by_suffix.get(output.suffix)
-        if form is None:
-            raise UsageError(f"{output} does not say what it is: give --format.")
+        form = _BY_SUFFIX.get(output.suffix)
+    if as_json and form not in (None, "json"):
+        raise UsageError(f"--json asks for JSON, and --format or the name of the file for {form}: leave one of them.")
+    if form is None and output is not None and not as_json:
+        raise UsageError(f"{output} does not say what it is: give --format.")
     if form is None:
         form = "json" if as_json else "table"
     if form == "table" and output is not None:

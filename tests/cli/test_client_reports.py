@@ -89,6 +89,9 @@ def test_a_report_for_a_pipe_is_written_into_it(service: RunningService, form: s
         ),
         (("--plugin", "echo"), "for one of the reports: name it"),
         (("--output", "jobs.csv"), "for one of the reports: name it"),
+        (("jobs", "--json", "--format", "csv"), "--json asks for JSON, and --format"),
+        (("jobs", "--json", "--output", "jobs.csv"), "for csv: leave one of them"),
+        (("jobs", "--limit", "0"), "--limit"),
     ],
 )
 def test_what_cannot_be_reported_is_told(service: RunningService, arguments: tuple[str, ...], told: str) -> None:
