@@ -57,6 +57,7 @@ class Dispatcher:
     async def dispatch(self) -> int:
         """Claim and start what fits in now; how many jobs."""
         started = 0
+        self._events.left_behind = True
         while self._jobs.accepting:
             most, room = self._lookahead.most(), self._capacity - self._jobs.at_work
             free, ahead = max(0, room), most + min(0, room)
@@ -68,9 +69,11 @@ class Dispatcher:
                 free, caps, self._plugins.names, self._lookahead, ahead=max(0, ahead)
             )
             started += claimed
-            # Fewer than there is room for are all there are, but where a cap has passed some over. To ask once more
+            # Fewer than there is room for are all there are, but where a limit has passed some over. To ask once more
             # would keep the writer from the end of a short job.
-            if not claimed or (claimed < free and not caps):
+            are_all = claimed < free and not caps
+            self._events.left_behind = not are_all or self._controls.are_set
+            if not claimed or are_all:
                 break
         return started
 

@@ -27,6 +27,7 @@ class EventBus:
         self.work = asyncio.Event()
         self.is_over = False  # the service stops: whoever waits for a job says how it is now
         self.claims = 0  # claims of due jobs that this process has asked the writer for
+        self.left_behind = True  # due jobs may wait that the last look at the queue did not take
         self.controls = asyncio.Event()
         self.schedules = asyncio.Event()
         self.anything = asyncio.Event()  # set with every wake-up, for whoever follows all jobs

@@ -92,6 +92,7 @@ class _Execution:
     trusted_until: float
     lookahead: Lookahead | None  # None where the job is somebody's order, which waits for no place
     claims: int | None = None  # as `EventBus.work_arrives` said when the end was handed to the writer
+    frees_a_place: bool = True  # False where no due job was left behind that could take it
     in_plugin: bool = False
     ending: bool = False
     stopping: JobStatus | None = None
@@ -395,9 +396,10 @@ class JobManagementService:
         finally:
             del self._executions[job.id, job.fence]
             self._events.job_changed(job.id)
-            # Until now it counted among those that run of its plugin, which may have a limit.
-            is_limited = bool(self._plugin_management.concurrency_limits())
-            self._events.work_arrived(None if is_limited else execution.claims)
+            if execution.frees_a_place:
+                # Until now it counted among those that run of its plugin, which may have a limit.
+                is_limited = bool(self._plugin_management.concurrency_limits())
+                self._events.work_arrived(None if is_limited else execution.claims)
         return None if outcome is None else outcome.pair
 
     async def promote_and_expire(self) -> int:
@@ -633,7 +635,9 @@ class JobManagementService:
         while True:
             try:
                 ending = await make()  # its bytes go to files, whose disk may be full too
-                execution.claims = self._events.work_arrives()
+                execution.frees_a_place = self._events.left_behind or ending.status is JobStatus.PENDING
+                if execution.frees_a_place:
+                    execution.claims = self._events.work_arrives()
                 status = await self._database.writer.write(job_endings.end, ending)
             except ServiceUnavailableError as error:
                 if error.retry_after_s is None:

@@ -9,7 +9,7 @@ import pytest
 
 from service.events import EventBus
 from service.job_management import JobManagementService
-from service.models import JobOptions, JobRecord, Timestamp
+from service.models import JobOptions, JobRecord, JobStatus, Timestamp
 from tests.following.conftest import FAR, Client, Start
 
 
@@ -43,6 +43,24 @@ async def test_what_arrives_at_once_waits_for_no_poll(start: Start, monkeypatch:
         for _ in range(10):
             jobs = await asyncio.gather(*(client.submit() for _ in range(5)))
             await asyncio.gather(*map(client.ended, jobs))
+
+
+async def test_an_end_that_left_nothing_behind_asks_for_no_claim(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.dispatcher.POLL_S", 600)
+    async with start(workers=2) as client:
+        events = client.service.jobs._events
+        before = events.claims
+        for _ in range(5):
+            await client.ended(await client.submit())
+        assert events.claims - before == 5  # one when it comes, none when it goes
+        # What goes back to the queue is for whoever is free, though nothing else was left there.
+        jobs = client.service.jobs
+        job_id = await client.submit("sleep", {"seconds": 1})
+        while not jobs.at_work:
+            await asyncio.sleep(0.01)
+        for execution in jobs._executions.values():
+            execution.stop(JobStatus.PENDING)
+        assert (await client.ended(job_id))["status"] == "SUCCESS"
 
 
 async def test_who_saw_a_record_before_it_ended_is_told_soon(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
