@@ -221,8 +221,8 @@ class _PostgresqlTransaction:
 
     async def _begin(self) -> None:
         if not self._begun:
+            self._begun = True  # whatever becomes of it: what was sent may be carried out
             await self._connection.execute("BEGIN")
-            self._begun = True
         await self._flush()
 
     async def _flush(self) -> None:

@@ -16,6 +16,7 @@ from service.db.database import Database
 from service.db.engine import DatabaseKind, database_kind
 from service.db.job_removals import Removal
 from service.db.job_retries import Retry
+from service.db.postgresql import PostgresqlBackend
 from service.db.statements import Statement
 from service.errors import ServiceUnavailableError, StartupError
 from service.events import EventBus
@@ -144,6 +145,19 @@ async def test_a_transaction_whose_connection_is_lost_before_its_commit_is_begun
         inserting = asyncio.create_task(insert(shared[0], new_job(key="k")))
     made = await inserting
     assert await all_ids(shared[1]) == set(made)
+
+
+async def test_a_transaction_that_is_cancelled_as_it_begins_is_not_left_open(postgres_url, shared):
+    job = new_job()
+    async with PostgresqlBackend(postgres_url).writing() as connection:
+        await connection.probe()
+        beginning = asyncio.create_task(connection.transact(lambda tx: tx.now()))
+        await asyncio.sleep(0)
+        beginning.cancel()
+        await asyncio.wait([beginning])
+        assert beginning.cancelled()
+        await connection.transact(lambda tx: job_inserts.insert(tx, [job]))
+    assert await all_ids(shared[0]) == {job.id}
 
 
 async def once_available(ask):
