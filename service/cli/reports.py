@@ -19,6 +19,9 @@ from service.cli.targets import check_file, whole
 from service.client import ApiError, Client, Report
 
 _Form = Literal["table", "json", "csv", "ndjson", "parquet"]
+_BY_SUFFIX: Final[Mapping[str, _Form]] = {
+    ".csv": "csv", ".ndjson": "ndjson", ".jsonl": "ndjson", ".parquet": "parquet", ".json": "json",
+}  # fmt: skip
 _TABLE_ROWS: Final = 50
 #: What may be asked of a report, by its option.
 _OPTIONS: Final[Mapping[str, str]] = {
@@ -112,20 +115,19 @@ def _options_of(report: Report) -> Mapping[str, str]:
     return {what: option for what, option in _OPTIONS.items() if applies.get(what, True)}
 
 
-_BY_SUFFIX: Final[Mapping[str, _Form]] = {
-    ".csv": "csv", ".ndjson": "ndjson", ".jsonl": "ndjson", ".parquet": "parquet", ".json": "json",
-}  # fmt: skip
-
-
 def _form(form: _Form | None, output: Path | None, *, as_json: bool) -> _Form:
     if form is None and output is not None:
         form = _BY_SUFFIX.get(output.suffix)
-    if as_json and form not in (None, "json"):
-        raise UsageError(f"--json asks for JSON, and --format or the name of the file for {form}: leave one of them.")
-    if form is None and output is not None and not as_json:
+    if as_json:
+        if form not in (None, "json"):
+            raise UsageError(
+                f"--json asks for JSON, and --format or the name of the file for {form}: leave one of them."
+            )
+        return "json"
+    if form is None and output is not None:
         raise UsageError(f"{output} does not say what it is: give --format.")
     if form is None:
-        form = "json" if as_json else "table"
+        return "table"
     if form == "table" and output is not None:
         raise UsageError("A table is for people: --output goes with another --format.")
     if form == "parquet" and output is None and sys.stdout.isatty():

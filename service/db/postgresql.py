@@ -107,8 +107,9 @@ class PostgresqlWriteConnection:
     async def transact(self, work: Callable[[Transaction], Coroutine[Any, Any, Value]]) -> Value:
         """See `WriteConnection`.
 
-        Begun anew as long as nothing can have been committed. When the connection is lost during the commit nobody
-        knows whether it happened: that is `ServiceUnavailableError`, and never tried again.
+        Begun anew as long as nothing can have been committed. When the connection is lost during the commit, or
+        the one statement that is the transaction, nobody knows whether it happened: that is `ServiceUnavailableError`,
+        and never tried again.
         """
         for left in reversed(range(_TRIES)):
             connection = await self._link.get()
@@ -162,10 +163,10 @@ class PostgresqlWriteConnection:
 
 
 class _PostgresqlTransaction:
-    """Saves ways to the server and back: five would be most of the time of a short transaction.
+    """Saves round trips: five would be most of the time of a short transaction.
 
     New rows from which nothing comes back wait, and go as one statement with those that come next: they read nothing,
-    so their order means nothing. `BEGIN` is said before the first statement that does not wait. Where there is none,
+    so their order means nothing. `BEGIN` is sent before the first statement that does not wait. Where there is none,
     what waits is the transaction, which the server begins and commits: 32 clients submit 30 % more.
     """
 
@@ -181,27 +182,27 @@ class _PostgresqlTransaction:
     async def now(self) -> Timestamp:
         if self._now is None:
             if self._clock is None:
-                await self._begin()
+                await self._catch_up()
                 self._now = await self._connection.fetchval(_NOW)
             else:
                 self._now = self._clock()
         return self._now
 
     async def fetch(self, statement: Statement, **values: Any) -> list[Any]:
-        await self._begin()
+        await self._catch_up()
         compiled = statement.postgresql
         return [tuple(row) for row in await self._connection.fetch(compiled.text, *compiled.bind(**values))]
 
     async def insert(self, into: Insert, rows: Sequence[Sequence[Any]]) -> list[Any]:
         if into.returns or into in self._waiting:
-            await self._begin()
+            await self._catch_up()
         if into.returns:
             return [tuple(row) for row in await self._connection.fetch(into.postgresql.text, batch(rows))]
         self._waiting[into] = batch(rows)
         return []
 
     async def execute_many(self, statement: Statement, rows: Sequence[tuple[Any, ...]]) -> None:
-        await self._begin()
+        await self._catch_up()
         await self._connection.executemany(statement.postgresql.text, rows)
 
     async def settle(self) -> None:
@@ -219,7 +220,8 @@ class _PostgresqlTransaction:
         if self._begun:
             await self._connection.execute("ROLLBACK", timeout=CONNECT_TIMEOUT_S)
 
-    async def _begin(self) -> None:
+    async def _catch_up(self) -> None:
+        """Have the server begin, and carry out what waits."""
         if not self._begun:
             self._begun = True  # whatever becomes of it: what was sent may be carried out
             await self._connection.execute("BEGIN")
@@ -233,7 +235,7 @@ class _PostgresqlTransaction:
 
 @functools.lru_cache(maxsize=64)
 def _together(inserts: tuple[Insert, ...]) -> str:
-    """One statement that inserts into all of these; its parameters are the rows of each."""
+    """One statement that inserts into all of these, each of which has one parameter; its parameters are those."""
     *first, last = (into.postgresql.text.replace("$1", f"${number}") for number, into in enumerate(inserts, start=1))
     also = ", ".join(f"also_{number} AS ({text})" for number, text in enumerate(first))
     return f"WITH {also} {last}" if also else last

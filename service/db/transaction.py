@@ -30,8 +30,9 @@ class Transaction(Protocol):
         """Run one statement; the rows it returns."""
 
     async def insert(self, into: Insert, rows: Sequence[Sequence[Any]]) -> list[Any]:
-        """Insert `rows`; what they return. Where nothing comes back they may go with what is inserted next, or be
-        refused only then.
+        """Insert `rows`; what they return.
+
+        Where `into` returns nothing they may go with what is inserted next, and are refused only then.
         """
 
     async def execute_many(self, statement: Statement, rows: Sequence[tuple[Any, ...]]) -> None:
