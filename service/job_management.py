@@ -14,11 +14,7 @@ import structlog
 from uuid_utils import uuid7
 
 from service.calls import Call, CallReport, current_call
-from service.codec import (
-    decode,
-    off_loop,
-    storable_text,
-)
+from service.codec import off_loop, storable_text
 from service.db import instances, job_changes, job_claims, job_endings, job_leases, job_queries
 from service.db.database import Database
 from service.db.job_changes import Abandonment, CancelRequest, ProgressMade
@@ -37,6 +33,7 @@ from service.errors import (
 )
 from service.events import EventBus
 from service.intake import Intake
+from service.job_payload import JobPayload
 from service.lookahead import Lookahead
 from service.metrics import Metrics
 from service.models import (
@@ -97,9 +94,11 @@ class _Execution:
     ending: bool = False
     stopping: JobStatus | None = None
 
-    def place(self) -> AbstractAsyncContextManager[None]:
+    def place(self, payload: JobPayload) -> AbstractAsyncContextManager[None]:
         """Where the plugin is executed; raises `TimeoutError` when there is none for long."""
-        return contextlib.nullcontext() if self.lookahead is None else self.lookahead.place(self.job.plugin)
+        if self.lookahead is None:
+            return contextlib.nullcontext()
+        return self.lookahead.place(self.job.plugin, payload.prepare)
 
     def tell(self, report: CallReport) -> None:
         """Have the time that the plugin took count for what is claimed next."""
@@ -377,18 +376,20 @@ class JobManagementService:
         structlog.contextvars.bind_contextvars(job_id=job.id)
         execution = self._executions[job.id, job.fence]
         report = CallReport()
+        payload = JobPayload(job, self._documents)
         outcome: Outcome | None = None
         if execution.stopping is None:
             execution.in_plugin = True
             try:
-                async with execution.place():
-                    outcome = await self._run_plugin(job, report)
+                async with execution.place(payload):
+                    outcome = await self._run_plugin(job, payload, report)
             except TimeoutError:
                 log.debug("no place for a job that was claimed ahead", plugin=job.plugin)
             except asyncio.CancelledError:
                 log.info("execution stopped", plugin=job.plugin, towards=execution.stopping)
             finally:
                 execution.in_plugin = False
+                payload.discard()
         execution.ending = True
         execution.tell(report)
         try:
@@ -559,7 +560,7 @@ class JobManagementService:
             self._events.work_arrived()
         return taken
 
-    async def _run_plugin(self, job: ClaimedJob, report: CallReport) -> Outcome:
+    async def _run_plugin(self, job: ClaimedJob, payload: JobPayload, report: CallReport) -> Outcome:
         def on_progress(fraction: float, message: str) -> None:
             progress = Progress(fraction=fraction, message=storable_text(message))
             self._hold(asyncio.create_task(self._show_progress(job, progress)))
@@ -567,28 +568,13 @@ class JobManagementService:
         call = Call(job_id=job.id, attempt=job.attempt, timeout_s=job.timeout_s, on_progress=on_progress, report=report)
         token = current_call.set(call)
         try:
-            payload = await self._payload_of(job)
-            pair = await self._plugin_management.execute_plugin(plugin_name=job.plugin, payload=payload)
+            pair = await self._plugin_management.execute_plugin(plugin_name=job.plugin, payload=await payload.get())
         except Exception:  # the contract says nothing escapes; a job must not hang on that
             log.exception("execute_plugin raised", plugin=job.plugin)
             return failed(ErrorType.INTERNAL, "The service failed while it ran the plugin; see its log.", job.plugin)
         finally:
             current_call.reset(token)
         return await off_loop(pair, judge, pair, job.plugin)
-
-    async def _payload_of(self, job: ClaimedJob) -> dict[str, Any]:
-        """Waits while nothing can be read: the database's absence is no fault of the job, which its lease protects."""
-        stored = await off_loop(job.payload, decode, job.payload)
-        while True:
-            try:
-                (payload,) = await self._documents.with_bytes(stored)
-            except ServiceUnavailableError as error:
-                if error.retry_after_s is None:
-                    raise
-                log.debug("payload not read yet", error=str(error))
-                await asyncio.sleep(_RETRY_STORE_S)
-            else:
-                return payload or {}
 
     async def _show_progress(self, job: ClaimedJob, progress: Progress) -> None:
         made = ProgressMade(job=job, owner=self.instance_id, progress=progress)

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Final, NamedTuple
 
 #: A plugin is short while its executions take no longer on average, the last ones counting most.
 SHORT_S: Final = 0.025
@@ -20,6 +20,12 @@ _LONG_S: Final = 0.25
 PATIENCE_S: Final = 1.0
 #: The share of the newest execution in the average.
 _NEWEST: Final = 0.2
+
+
+class _Waiter(NamedTuple):
+    share: float
+    granted: asyncio.Future[None]
+    on_near: Callable[[], None]
 
 
 class Lookahead:
@@ -36,18 +42,22 @@ class Lookahead:
         self._workers = workers
         self._calls_at_once = calls_at_once
         self._free = float(workers)
-        self._waiting: deque[tuple[float, asyncio.Future[None]]] = deque()
+        self._waiting: deque[_Waiter] = deque()
         self._mean_s: dict[str, float] = {}
         self._at_work: dict[object, tuple[str, float]] = {}  # plugin, and since when
 
     @asynccontextmanager
-    async def place(self, plugin: str) -> AsyncIterator[None]:
-        """A place for as long as the block runs, in the order of asking; raises `TimeoutError` after `PATIENCE_S`."""
+    async def place(self, plugin: str, on_near: Callable[[], None] = lambda: None) -> AsyncIterator[None]:
+        """A place for as long as the block runs, in the order of asking; raises `TimeoutError` after `PATIENCE_S`.
+
+        Who has to wait is told by `on_near` when no more wait before it than there are workers to come free: what it
+        makes ready then, no worker waits for.
+        """
         share = 1 / self._calls_at_once(plugin)
         if not self._waiting and self._free >= share:
             self._free -= share
         else:
-            await self._wait(share)
+            await self._wait(share, on_near)
         run = object()
         self._at_work[run] = plugin, asyncio.get_running_loop().time()
         try:
@@ -56,9 +66,11 @@ class Lookahead:
             del self._at_work[run]
             self._give(share)
 
-    async def _wait(self, share: float) -> None:
+    async def _wait(self, share: float, on_near: Callable[[], None]) -> None:
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((share, granted))
+        self._waiting.append(_Waiter(share, granted, on_near))
+        if len(self._waiting) <= self._workers:
+            on_near()
         try:
             async with asyncio.timeout(PATIENCE_S):
                 await granted
@@ -71,13 +83,15 @@ class Lookahead:
         """Take back a share of a worker, and pass on what is free."""
         self._free += share
         while self._waiting:
-            share, granted = self._waiting[0]
-            if not granted.done():
-                if share > self._free:
+            first = self._waiting[0]
+            if not first.granted.done():
+                if first.share > self._free:
                     break
-                self._free -= share
-                granted.set_result(None)
+                self._free -= first.share
+                first.granted.set_result(None)
             self._waiting.popleft()
+            if len(self._waiting) >= self._workers:
+                self._waiting[self._workers - 1].on_near()
 
     def ended(self, plugin: str, run_s: float) -> None:
         """An execution of `plugin` took that long."""

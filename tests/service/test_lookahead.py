@@ -87,6 +87,35 @@ async def test_a_worker_has_several_places_for_calls_that_are_sent_ahead():
     assert order == ["brief"] * 3 + ["other", "brief"]
 
 
+async def test_who_is_near_a_place_is_told_before_it_has_one():
+    ahead, near, order = Lookahead(WORKERS), [], []
+    done = [asyncio.Event() for _ in range(7)]
+
+    async def work(n: int) -> None:
+        async with ahead.place("brisk", lambda: near.append(n)):
+            order.append(n)
+            await done[n].wait()
+
+    async def settled() -> None:
+        for _ in range(10):  # more turns of the event loop than any of them takes
+            await asyncio.sleep(0)
+
+    running = [asyncio.create_task(work(n)) for n in range(7)]
+    await settled()
+    assert (order, near) == ([0, 1], [2, 3])  # whoever has a place at once makes ready in it
+    running[3].cancel()
+    done[0].set()
+    await settled()
+    assert (order, near) == ([0, 1, 2], [2, 3, 4, 5])  # who waits no more is not counted
+    done[1].set()
+    await settled()
+    assert (order, near) == ([0, 1, 2, 4], [2, 3, 4, 5, 6])
+    for event in done:
+        event.set()
+    await asyncio.gather(*running, return_exceptions=True)
+    assert (order, near) == ([0, 1, 2, 4, 5, 6], [2, 3, 4, 5, 6])
+
+
 def counts(live: Live) -> dict[str, int]:
     listed = live.get("/v1/jobs", params={"plugin": "sleep", "tag": "long", "limit": 500}).json()["items"]
     statuses = [job["status"] for job in listed]
