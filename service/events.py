@@ -8,11 +8,24 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from service.models import JobRecord
+
 #: What `EventBus.tell_others` is told when there may be work; else it is the id of a job that changed, or one of these.
 WORK: Final = "work"
 #: Something was set for a plugin; schedules were changed.
 CONTROLS: Final = "controls"
 SCHEDULES: Final = "schedules"
+
+
+class Change(asyncio.Event):
+    """Set when a job has changed; with its `record` as that was committed, if who told of the change had it at hand."""
+
+    record: JobRecord | None = None
+
+    def clear(self) -> None:
+        """Be ready for the next change."""
+        super().clear()
+        self.record = None
 
 
 class EventBus:
@@ -22,8 +35,8 @@ class EventBus:
     """
 
     def __init__(self) -> None:
-        self._watchers: dict[str, set[asyncio.Event]] = collections.defaultdict(set)
-        self._of_ends: dict[str, set[asyncio.Event]] = collections.defaultdict(set)
+        self._watchers: dict[str, set[Change]] = collections.defaultdict(set)
+        self._of_ends: dict[str, set[Change]] = collections.defaultdict(set)
         self.work = asyncio.Event()
         self.is_over = False  # the service stops: whoever waits for a job says how it is now
         self.claims = 0  # claims of due jobs that this process has asked the writer for
@@ -36,13 +49,13 @@ class EventBus:
         self._topics = {WORK: self.work, CONTROLS: self.controls, SCHEDULES: self.schedules}
 
     @contextlib.contextmanager
-    def watch(self, job_id: str, *, only_end: bool = False) -> Iterator[asyncio.Event]:
+    def watch(self, job_id: str, *, only_end: bool = False) -> Iterator[Change]:
         """An event that is set at every change of the job; with `only_end` not at those that are known not to end it.
 
         Watch first, then read the row: no change slips between.
         """
         watchers = self._of_ends if only_end else self._watchers
-        changed = asyncio.Event()
+        changed = Change()
         watchers[job_id].add(changed)
         try:
             yield changed
@@ -51,13 +64,17 @@ class EventBus:
             if not watchers[job_id]:
                 del watchers[job_id]
 
-    def job_changed(self, job_id: str, *, ends: bool = True) -> None:
-        """A change of the job is committed; `ends` says that it may have ended it."""
-        self.changed(job_id, ends=ends)
+    def is_awaited(self, job_id: str) -> bool:
+        """Whether somebody here waits for the end of the job."""
+        return job_id in self._of_ends
 
-    def changed(self, what: str, *, ends: bool = True) -> None:
+    def job_changed(self, job_id: str, *, ends: bool = True, record: JobRecord | None = None) -> None:
+        """A change of the job is committed; `ends` says that it may have ended it, `record` what it has become."""
+        self.changed(job_id, ends=ends, record=record)
+
+    def changed(self, what: str, *, ends: bool = True, record: JobRecord | None = None) -> None:
         """A change of `CONTROLS`, `SCHEDULES` or a job is committed, or there is `WORK`."""
-        self.heard(what, ends=ends)
+        self.heard(what, ends=ends, record=record)
         self.tell_others(what)
 
     def work_arrives(self) -> int:
@@ -73,12 +90,13 @@ class EventBus:
             self.anything.set()
             self.tell_others(WORK)
 
-    def heard(self, what: str, *, ends: bool = True) -> None:
+    def heard(self, what: str, *, ends: bool = True, record: JobRecord | None = None) -> None:
         """Another process says that there is `WORK`, or that `CONTROLS`, `SCHEDULES` or a job have changed."""
         self.anything.set()
         self._topics.get(what, self.deliveries).set()
         for watchers in (self._watchers, self._of_ends) if ends else (self._watchers,):
             for changed in watchers.get(what, ()):
+                changed.record = record
                 changed.set()
 
     def close(self) -> None:

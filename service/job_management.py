@@ -19,7 +19,7 @@ from service.db import instances, job_changes, job_claims, job_endings, job_leas
 from service.db.database import Database
 from service.db.job_changes import Abandonment, CancelRequest, ProgressMade
 from service.db.job_claims import Claim
-from service.db.job_endings import Ending
+from service.db.job_endings import Ended, Ending
 from service.db.job_leases import RESCUE_PAGE, Renewal, Rescued
 from service.db.transaction import Operation
 from service.documents import Documents
@@ -93,6 +93,7 @@ class _Execution:
     in_plugin: bool = False
     ending: bool = False
     stopping: JobStatus | None = None
+    record: JobRecord | None = None  # once its end is committed, if somebody waits for that
 
     def place(self, payload: JobPayload) -> AbstractAsyncContextManager[None]:
         """Where the plugin is executed; raises `TimeoutError` when there is none for long."""
@@ -248,7 +249,7 @@ class JobManagementService:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(min(left, patience_s)):
                         await changed.wait()
-                seen, patience_s = None, _LOOK_AGAIN_S
+                seen, patience_s = changed.record, _LOOK_AGAIN_S
 
     async def list_jobs(self, query: JobQuery, *, tenant: str = DEFAULT_TENANT) -> JobPage:
         """A page of the tenant's records, newest first, without payloads and results."""
@@ -396,7 +397,7 @@ class JobManagementService:
             outcome = await self._record(execution, outcome, report)
         finally:
             del self._executions[job.id, job.fence]
-            self._events.job_changed(job.id)
+            self._events.job_changed(job.id, record=execution.record)
             if execution.frees_a_place:
                 # Until now it counted among those that run of its plugin, which may have a limit.
                 is_limited = bool(self._plugin_management.concurrency_limits())
@@ -601,7 +602,8 @@ class JobManagementService:
             return refused
 
     async def _ending(self, job: ClaimedJob, outcome: Outcome | None, report: CallReport, *, cancelled: bool) -> Ending:
-        make = functools.partial(Ending, job=job, owner=self.instance_id, report=report)
+        is_awaited = self._events.is_awaited(job.id)
+        make = functools.partial(Ending, job=job, owner=self.instance_id, report=report, is_awaited=is_awaited)
         artifacts, artifact_blobs = await self._documents.store_artifacts(report.artifacts)
         match outcome:
             case Succeeded():
@@ -624,7 +626,7 @@ class JobManagementService:
                 execution.frees_a_place = self._events.left_behind or ending.status is JobStatus.PENDING
                 if execution.frees_a_place:
                     execution.claims = self._events.work_arrives()
-                status = await self._database.writer.write(job_endings.end, ending)
+                ended = await self._database.writer.write(job_endings.end, ending)
             except ServiceUnavailableError as error:
                 if error.retry_after_s is None:
                     raise
@@ -634,25 +636,27 @@ class JobManagementService:
                 log.debug("outcome not written yet", error=str(error))
                 await asyncio.sleep(_RETRY_STORE_S)
             else:
-                self._tell_end(execution.job, ending, status)
+                self._tell_end(execution.job, ending, ended)
+                if ended is not None:
+                    execution.record = ended.record
                 return
 
-    def _tell_end(self, job: ClaimedJob, ending: Ending, status: JobStatus | None) -> None:
-        if status is None:
+    def _tell_end(self, job: ClaimedJob, ending: Ending, ended: Ended | None) -> None:
+        if ended is None:
             self._metrics.stale_writes.inc()
             log.warning("late outcome refused: the job is no longer held", fence=job.fence, status=ending.status)
             return
-        self._count_transition(status, job.plugin).inc()
+        self._count_transition(ended.status, job.plugin).inc()
         if ending.report.run_s is not None:
             self._run_seconds(job.plugin).observe(ending.report.run_s)
         # What went well is told by the row and the metrics; a line for each job is a seventh of a short one's time.
-        tell = log.debug if status is JobStatus.SUCCESS else log.info
+        tell = log.debug if ended.status is JobStatus.SUCCESS else log.info
         # Whoever mends the plugin needs them, and no reader of the record may see them.
         found = {"traceback": ending.report.traceback, "output": ending.report.output} if ending.error else {}
         tell(
             "job ended",
             plugin=job.plugin,
-            status=str(status),
+            status=str(ended.status),
             attempt=job.attempt,
             retry_in_s=ending.retry_in_s,
             run_s=ending.report.run_s,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import operator
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence, Set
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -42,7 +42,7 @@ class Lookup:
             on_postgresql=small(sa.func.pg_column_size).where(key == sa.any_(sa.func.array(wanted.scalar_subquery()))),
         )
 
-    async def small_rows(self, fetch: Fetch, keys: set[str]) -> dict[str, Row]:
+    async def small_rows(self, fetch: Fetch, keys: Set[str]) -> dict[str, Row]:
         """Those that there are and that have little in them, by key."""
         return {row[0]: row for row in await fetch(self._small, batch=batch((key,) for key in keys))}
 

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from service.calls import CallReport
 from service.codec import encode, storable_text
-from service.db import blob_references
+from service.db import blob_references, job_queries
 from service.db.blobs import NewBlob
 from service.db.job_attempts import end_attempts
 from service.db.job_events import COUNT_EVENT, add_events
@@ -18,7 +18,7 @@ from service.db.plugin_metrics import Execution, record_executions
 from service.db.schema import Time, jobs
 from service.db.statements import Statement, batch, batch_table, literal
 from service.db.transaction import Transaction
-from service.models import JSON, ClaimedJob, ErrorType, JobPart, JobStatus, StoredArtifact, Timestamp, later
+from service.models import JSON, ClaimedJob, ErrorType, JobPart, JobRecord, JobStatus, StoredArtifact, Timestamp, later
 
 CANCEL_REASON: Final = "requested while running"
 
@@ -41,6 +41,15 @@ class Ending:
     blobs: Sequence[NewBlob] = ()
     report: CallReport = dataclasses.field(default_factory=CallReport)
     retry_in_s: float | None = None
+    is_awaited: bool = False  # somebody waits for the record of its end
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """Where a job is now, with its record where that is awaited and small."""
+
+    status: JobStatus
+    record: JobRecord | None
 
 
 _ending = batch_table(
@@ -85,7 +94,7 @@ _END = Statement(
 )
 
 
-async def end(tx: Transaction, items: Sequence[Ending]) -> list[JobStatus | None]:
+async def end(tx: Transaction, items: Sequence[Ending]) -> list[Ended | None]:
     """Write how executions ended; where each job is now, None where the fence no longer holds and nothing has changed.
 
     A job that somebody asked to cancel meanwhile is CANCELLED where it would have been PENDING again.
@@ -101,7 +110,11 @@ async def end(tx: Transaction, items: Sequence[Ending]) -> list[JobStatus | None
         await end_attempts(tx, (_attempt_end_row(item, now, status) for item, _, status in held))
         await add_events(tx, (_ending_event(item, now, n, status) for item, n, status in held))
         await record_executions(tx, _executions((item for item, _, _ in held), now))
-    return [outcome and outcome[1] for outcome in outcomes]
+    records = await job_queries.get_small(tx, {item.job.id for item, *_ in held if item.is_awaited})
+    return [
+        outcome and Ended(status=outcome[1], record=records.get(item.job.id))
+        for item, outcome in zip(items, outcomes, strict=True)
+    ]
 
 
 def _run_at(item: Ending, now: Timestamp) -> Timestamp | None:

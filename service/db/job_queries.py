@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -15,6 +15,7 @@ from service.db.group_reads import Lookup
 from service.db.reader import Reader
 from service.db.schema import NOT_DEFAULT_TENANT, UNFINISHED, job_attempts, job_tags, jobs, quoted
 from service.db.statements import Statement, batch, batch_table, literal
+from service.db.transaction import Transaction
 from service.models import (
     DEFAULT_TENANT,
     AttemptRecord,
@@ -159,6 +160,14 @@ async def get(reader: Reader, job_id: str, tenant: str) -> JobRecord | None:
     if row is None or row[1] != tenant:
         return None
     return await off_loop(row[-2:], _record, row[:-2], row[-2], row[-1])
+
+
+async def get_small(tx: Transaction, job_ids: Set[str]) -> dict[str, JobRecord]:
+    """The records of jobs, as the transaction leaves them, of those that have little in them."""
+    if not job_ids:
+        return {}
+    rows = await _JOB.small_rows(tx.fetch, job_ids)
+    return {job_id: _record(row[:-2], row[-2], row[-1]) for job_id, row in rows.items()}
 
 
 async def get_version(reader: Reader, job_id: str, tenant: str) -> JobVersion | None:

@@ -83,6 +83,23 @@ async def test_who_saw_a_record_before_it_ended_is_told_soon(client: Client, mon
     assert (await jobs.wait_for(later.id, 0.15, seen=later)).status == "PENDING"
 
 
+async def test_who_waits_is_told_the_record_of_the_end_without_another_look(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = client.service.jobs
+    monkeypatch.setattr("service.job_management._LOOK_S", 600)
+    seen = (await jobs.submit_job("sleep", {"seconds": 0.1})).record
+
+    async def get_record(job_id: str, **more: Any) -> JobRecord:
+        raise AssertionError("it was looked at once more")
+
+    with monkeypatch.context() as blind:
+        blind.setattr(jobs, "get_record", get_record)
+        ended = await jobs.wait_for(seen.id, 30, seen=seen)
+    assert ended == await jobs.get_record(seen.id)
+    assert ended.status == "SUCCESS"
+
+
 async def test_who_waits_for_an_end_is_not_woken_by_what_is_none() -> None:
     events = EventBus()
     with events.watch("a") as changed, events.watch("a", only_end=True) as ended, events.watch("b") as other:

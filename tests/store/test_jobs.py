@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
+import secrets
 import sqlite3
 from datetime import UTC, datetime, timedelta
 
@@ -41,7 +43,8 @@ async def end(database, job, status=JobStatus.SUCCESS, owner=ME, **more):
         more.setdefault("result", "{}")
     if status is JobStatus.FAILED:
         more.setdefault("error", error_object("ExecutionError", "no", plugin=job.plugin))
-    return await database.writer.write(job_endings.end, Ending(job=job, owner=owner, status=status, **more))
+    ended = await database.writer.write(job_endings.end, Ending(job=job, owner=owner, status=status, **more))
+    return ended and ended.status
 
 
 async def record(database, job_id):
@@ -318,3 +321,28 @@ async def test_the_report_views_tell_of_a_finished_job(database, database_url):
     attempts = "SELECT job_id, outcome, error_type FROM report_attempts"
     ((reported, *rest),) = await asyncio.to_thread(sql, database_url, attempts)
     assert (str(reported), *rest) == (job_id, "FAILED", "ExecutionError")
+
+
+async def test_the_end_of_a_job_brings_its_record_to_who_waits_for_it(database):
+    ids = await insert(database, *(new_job() for _ in range(3)))
+    claimed = {job.id: job for job in await claim(database)}
+    large = f'{{"text":"{secrets.token_hex(40_000)}"}}'
+    wanted, unwanted, bulky = (claimed[job_id] for job_id in ids)
+    lost = dataclasses.replace(wanted, fence=wanted.fence + 1)
+    ends = [
+        Ending(job=job, owner=ME, status=JobStatus.SUCCESS, result=result, is_awaited=is_awaited)
+        for job, result, is_awaited in (
+            (wanted, '{"n":1}', True), (unwanted, '{"n":2}', False), (bulky, large, True), (lost, '{"n":3}', True),
+        )
+    ]  # fmt: skip
+    told = await asyncio.gather(*(database.writer.write(job_endings.end, ending) for ending in ends))
+    assert [ended and ended.status for ended in told] == [JobStatus.SUCCESS] * 3 + [None]
+    assert [ended and ended.record for ended in told] == [await record(database, wanted.id), None, None, None]
+    # Where it is to be tried again, that is what who waits is told.
+    again = (await insert(database, new_job()))[0]
+    (job,) = await claim(database)
+    error = error_object("ExecutionError", "no", plugin=job.plugin)
+    ending = Ending(job=job, owner=ME, status=JobStatus.PENDING, retry_in_s=60, error=error, is_awaited=True)
+    ended = await database.writer.write(job_endings.end, ending)
+    assert ended.record == await record(database, again)
+    assert ended.record.status == "PENDING"

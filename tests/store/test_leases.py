@@ -41,7 +41,8 @@ async def renew(database, *held, owner=ME, lease_s=60):
 async def fail(database, job, retry_in_s, owner=ME):
     error = error_object("ExecutionError", "no", plugin=job.plugin)
     item = Ending(job=job, owner=owner, status=JobStatus.PENDING, error=error, retry_in_s=retry_in_s)
-    return await database.writer.write(job_endings.end, item)
+    ended = await database.writer.write(job_endings.end, item)
+    return ended and ended.status
 
 
 async def ask_to_cancel(database, job_id):

@@ -95,7 +95,9 @@ async def test_every_way_in_which_a_job_ends_is_in_the_outbox(database: Database
     await end(database, running[failed], JobStatus.FAILED)
     await database.writer.write(job_changes.request_cancel, CancelRequest(job_id=stopped, reason="why"))
     ending = Ending(job=running[stopped], owner=ME, status=JobStatus.PENDING)
-    assert await database.writer.write(job_endings.end, ending) is JobStatus.CANCELLED
+    ended = await database.writer.write(job_endings.end, ending)
+    assert ended is not None
+    assert ended.status is JobStatus.CANCELLED
     errors = {abandoned: error_object("PluginError", "not there", plugin="p")}
     await database.writer.write(job_changes.abandon, Abandonment(wait_s=-5, errors=errors))
     for _ in range(3):
