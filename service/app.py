@@ -229,8 +229,10 @@ class Service:
             following = FollowingService(database, events, throughput=throughput)
             health = Health(database, jobs)
             failed = asyncio.Event()
+            dispatcher = Dispatcher(jobs, plugins, events, controls, capacity=runner.capacity)
+            database.writer.has_time = lambda: dispatcher.is_ahead
             loops = {
-                "dispatcher": Dispatcher(jobs, plugins, events, controls, capacity=runner.capacity).run,
+                "dispatcher": dispatcher.run,
                 "housekeeper": Housekeeper(jobs, plugins, events, plugin_wait_s=plugin_wait_s).run,
                 "scheduler": Scheduler(schedules, events).run,
                 "lease keeper": LeaseKeeper(jobs, lease_s=settings.lease_s).run,

@@ -40,6 +40,11 @@ class Dispatcher:
         self._capacity = capacity
         self._lookahead = Lookahead(capacity, plugins.calls_at_once)
 
+    @property
+    def is_ahead(self) -> bool:
+        """Whether jobs are at hand for whichever worker comes free next."""
+        return self._jobs.at_work > self._capacity
+
     async def run(self) -> None:
         """Dispatch at every wake-up, and at least once in `POLL_S` (sooner under limits), until cancelled."""
         while True:

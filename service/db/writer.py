@@ -25,6 +25,9 @@ from service.db.transaction import (
 from service.errors import ServiceUnavailableError
 
 MAX_BATCH: Final = 500
+#: A transaction of fewer writes waits for more, at most so long, while `Writer.has_time`.
+FEW: Final = 8
+COMMIT_DELAY_S: Final = 0.02
 #: How often a database that takes no writes is asked whether it does again.
 PROBE_S: Final = 0.5
 
@@ -46,7 +49,8 @@ class _Write:
 class Writer:
     """Group commit: takes all queued writes, runs them in one transaction, commits once, then resolves the waiters.
 
-    Operations that are `apart` have a transaction of their own.
+    Operations that are `apart` have a transaction of their own. Where `has_time` says that nothing stands still for it,
+    a small transaction waits a moment for company: its cost is that of a commit, whatever it holds.
 
     `write` returns only after the commit, so what it answers is durable. Cancelling a waiter cancels nothing: its write
     happens or fails as a whole with its batch. When a batch is refused, its items are tried again each alone, so that
@@ -62,7 +66,10 @@ class Writer:
         self._queue: asyncio.Queue[_Write | None] = asyncio.Queue()
         self._closing = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._lingers = False
+        self._enough = asyncio.Event()
         self.on_commit: Callable[[int], None] = lambda size: None
+        self.has_time: Callable[[], bool] = lambda: False
 
     @property
     def depth(self) -> int:
@@ -88,6 +95,7 @@ class Writer:
         if self._task is not None:
             self._queue.put_nowait(None)
             self._closing.set()
+            self._enough.set()
             await asyncio.wait([self._task])
 
     async def write(self, operation: Operation[Item, Outcome], item: Item, *, last: bool = False) -> Outcome:
@@ -103,6 +111,8 @@ class Writer:
         if not self.is_alive:
             raise ServiceUnavailableError("The database is closed.")
         self._queue.put_nowait(_Write(operation, item, last, done))
+        if self._lingers and not self._may_linger():
+            self._enough.set()
         outcome = await done
         if failpoints.active:
             await failpoints.reach(_point(operation, "before_reply"))
@@ -170,9 +180,19 @@ class Writer:
     async def _take(self) -> list[_Write | None]:
         taken = [await self._queue.get()]
         await asyncio.sleep(0)  # what was set off at the same time, as the claim of a job that arrives, comes along
+        if self._may_linger():
+            self._lingers = True
+            self._enough.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(COMMIT_DELAY_S):
+                    await self._enough.wait()
+            self._lingers = False
         while len(taken) < MAX_BATCH and not self._queue.empty():
             taken.append(self._queue.get_nowait())
         return taken
+
+    def _may_linger(self) -> bool:
+        return self._queue.qsize() < FEW - 1 and not self._closing.is_set() and self.has_time()
 
     async def _commit_unless_away(self, connection: WriteConnection, writes: Sequence[_Write]) -> None:
         """Commit, unless the database has gone away meanwhile."""

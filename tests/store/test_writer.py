@@ -12,6 +12,7 @@ from service.db.database import Database
 from service.db.job_inserts import NewJob
 from service.db.statements import Statement
 from service.db.transaction import RefusedError, apart
+from service.db.writer import FEW
 from service.errors import ServiceUnavailableError
 from service.models import JobOptions, JobQuery, timestamp
 
@@ -157,3 +158,47 @@ async def test_commits_are_durable_and_only_the_writer_checkpoints(database, dat
         return [[(await tx.fetch(Statement(sa.text(f"PRAGMA {name}"))))[0][0] for name in items[0]]]
 
     assert await database.writer.write(pragmas, ("synchronous", "journal_mode", "foreign_keys")) == [2, "wal", 1]
+
+
+async def test_a_small_transaction_waits_for_company_while_there_is_time(database, monkeypatch):
+    monkeypatch.setattr("service.db.writer.COMMIT_DELAY_S", 600)
+    sizes: list[int] = []
+    database.writer.on_commit = sizes.append
+    has_time = True
+    database.writer.has_time = lambda: has_time
+
+    def write():
+        return asyncio.create_task(database.writer.write(job_inserts.insert, new_job()))
+
+    async def turns():
+        for _ in range(20):  # more turns of the event loop than it takes to begin a transaction
+            await asyncio.sleep(0)
+
+    few = [write()]
+    await turns()
+    few += [write() for _ in range(FEW - 2)]
+    await turns()
+    assert sizes == []
+    async with asyncio.timeout(30):
+        await asyncio.gather(write(), *few)  # as soon as they are enough
+        assert sizes == [FEW]
+        await asyncio.gather(*(write() for _ in range(FEW)))  # who are enough wait for nobody
+        assert sizes == [FEW, FEW]
+        alone = write()
+        await turns()
+        has_time = False
+        await asyncio.gather(alone, write())  # as soon as somebody stands still for it
+        await write()
+        assert sizes == [FEW, FEW, 2, 1]
+        has_time = True
+        alone = write()
+        await turns()
+        await database.writer.close()
+        await alone
+    assert sizes == [FEW, FEW, 2, 1, 1]
+
+
+async def test_a_small_transaction_does_not_wait_for_ever(database):
+    database.writer.has_time = lambda: True
+    async with asyncio.timeout(30):
+        await database.writer.write(job_inserts.insert, new_job())
