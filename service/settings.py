@@ -62,7 +62,7 @@ class Settings(BaseSettings):
     )
     max_body_mb: float = Field(20, gt=0, description="Largest request body accepted")
     max_result_mb: float = Field(64, gt=0, description="Largest result (JSON, bytes and artifacts together) accepted")
-    inline_blob_kb: float = Field(64, ge=0, description="Up to this size bytes live in the database")
+    inline_blob_kb: float = Field(128, ge=0, description="Up to this size bytes live in the database")
     drain_s: float = Field(30, ge=0, description="How long running jobs may finish after SIGTERM")
     max_queued: int | None = Field(1_000_000, ge=0, description="How many jobs may wait; none more are taken")
     max_queued_per_tenant: int | None = Field(None, ge=0, description="How many jobs of one tenant may wait")

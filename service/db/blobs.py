@@ -23,7 +23,7 @@ from service.errors import BytesGoneError, ServiceUnavailableError
 from service.models import BlobRef, JobPart, Timestamp, timestamp
 
 #: Up to this size hashing costs less than handing the bytes to a thread.
-_HASH_ON_LOOP_BYTES: Final = 16 * 1024
+_HASH_ON_LOOP_BYTES: Final = 128_000
 
 #: What ends when somebody makes room; anything else needs a look at the directory.
 _PASSING: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.EROFS})
