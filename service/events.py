@@ -17,6 +17,10 @@ CONTROLS: Final = "controls"
 SCHEDULES: Final = "schedules"
 
 
+#: Ends that are remembered: far more than are told between a commit and the moment when who waited for it goes on.
+_REMEMBERED: Final = 1_024
+
+
 class Change(asyncio.Event):
     """Set when a job has changed; with its `record` as that was committed, if who told of the change had it at hand."""
 
@@ -37,6 +41,7 @@ class EventBus:
     def __init__(self) -> None:
         self._watchers: dict[str, set[Change]] = collections.defaultdict(set)
         self._of_ends: dict[str, set[Change]] = collections.defaultdict(set)
+        self._ended: collections.OrderedDict[str, None] = collections.OrderedDict()
         self.work = asyncio.Event()
         self.is_over = False  # the service stops: whoever waits for a job says how it is now
         self.claims = 0  # claims of due jobs that this process has asked the writer for
@@ -63,6 +68,10 @@ class EventBus:
             watchers[job_id].discard(changed)
             if not watchers[job_id]:
                 del watchers[job_id]
+
+    def may_have_ended(self, job_id: str) -> bool:
+        """Whether the end of the job may have been told just now, before who asks began to watch."""
+        return job_id in self._ended
 
     def is_awaited(self, job_id: str) -> bool:
         """Whether somebody here waits for the end of the job."""
@@ -93,7 +102,15 @@ class EventBus:
     def heard(self, what: str, *, ends: bool = True, record: JobRecord | None = None) -> None:
         """Another process says that there is `WORK`, or that `CONTROLS`, `SCHEDULES` or a job have changed."""
         self.anything.set()
-        self._topics.get(what, self.deliveries).set()
+        topic = self._topics.get(what)
+        if topic is not None:
+            topic.set()
+            return
+        self.deliveries.set()
+        if ends:
+            self._ended[what] = None
+            if len(self._ended) > _REMEMBERED:
+                self._ended.popitem(last=False)
         for watchers in (self._watchers, self._of_ends) if ends else (self._watchers,):
             for changed in watchers.get(what, ()):
                 changed.record = record

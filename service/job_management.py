@@ -65,10 +65,8 @@ from service.queue_limits import Depth, Limits, QueueLimits
 from service.retries import RetryPolicy
 from service.webhook_urls import WebhookRules
 
-#: How long a waiter trusts the wake-ups of this process before it looks at the row again; and before it looks for the
-#: first time, if it had seen the record before it watched: another process may have told of a change in between.
+#: How long a waiter trusts the wake-ups of this process before it looks at the row again.
 _LOOK_AGAIN_S: Final = 2.0
-_LOOK_S: Final = 0.1
 _RETRY_STORE_S: Final = 0.5
 #: The part of a lease, counted from before it was asked for, in which this process trusts it without another word from
 #: the database. What is left is for stopping the plugin before anybody else may start it.
@@ -237,8 +235,10 @@ class JobManagementService:
         if timeout_s <= 0:
             return await self.get_record(job_id, tenant=tenant)
         end = asyncio.get_running_loop().time() + timeout_s
-        patience_s = _LOOK_AGAIN_S if seen is None else _LOOK_S
-        with self._events.watch(canonical_id(job_id), only_end=known_events is None) as changed:
+        job_id = canonical_id(job_id)
+        with self._events.watch(job_id, only_end=known_events is None) as changed:
+            if self._events.may_have_ended(job_id):
+                seen = None
             while True:
                 changed.clear()
                 record = seen or await self.get_record(job_id, tenant=tenant)
@@ -247,9 +247,9 @@ class JobManagementService:
                 if record.status.is_terminal or has_news or left <= 0 or self._events.is_over:
                     return record
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(min(left, patience_s)):
+                    async with asyncio.timeout(min(left, _LOOK_AGAIN_S)):
                         await changed.wait()
-                seen, patience_s = changed.record, _LOOK_AGAIN_S
+                seen = changed.record
 
     async def list_jobs(self, query: JobQuery, *, tenant: str = DEFAULT_TENANT) -> JobPage:
         """A page of the tenant's records, newest first, without payloads and results."""

@@ -87,7 +87,7 @@ async def test_who_waits_is_told_the_record_of_the_end_without_another_look(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs = client.service.jobs
-    monkeypatch.setattr("service.job_management._LOOK_S", 600)
+    monkeypatch.setattr("service.job_management._LOOK_AGAIN_S", 600)
     seen = (await jobs.submit_job("sleep", {"seconds": 0.1})).record
 
     async def get_record(job_id: str, **more: Any) -> JobRecord:
