@@ -23,12 +23,13 @@ class JobPayload:
 
     def __init__(self, job: ClaimedJob, documents: Documents) -> None:
         self._text = job.payload
+        self._has_bytes = _REFERENCE in job.payload
         self._documents = documents
         self._reading: asyncio.Task[dict[str, Any]] | None = None
 
     def prepare(self) -> None:
         """Begin to read, if there are bytes to be read."""
-        if self._reading is None and _REFERENCE in self._text:
+        if self._reading is None and self._has_bytes:
             self._reading = asyncio.create_task(self._read())
             self._reading.add_done_callback(lambda task: task.cancelled() or task.exception())  # `get` may never come
 
@@ -45,7 +46,9 @@ class JobPayload:
             self._reading.cancel()
 
     async def _read(self) -> dict[str, Any]:
-        stored = await off_loop(self._text, decode, self._text)
+        stored: dict[str, Any] = await off_loop(self._text, decode, self._text)
+        if not self._has_bytes:
+            return stored
         while True:
             try:
                 (payload,) = await self._documents.with_bytes(stored)
