@@ -15,8 +15,6 @@ WORK: Final = "work"
 #: Something was set for a plugin; schedules were changed.
 CONTROLS: Final = "controls"
 SCHEDULES: Final = "schedules"
-
-
 #: Ends that are remembered: far more than are told between a commit and the moment when who waited for it goes on.
 _REMEMBERED: Final = 1_024
 
