@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from typing import Any, Final
 
 import structlog
@@ -25,12 +26,13 @@ class JobPayload:
         self._text = job.payload
         self._has_bytes = _REFERENCE in job.payload
         self._documents = documents
+        self._context = contextvars.copy_context()  # the log is to name this job, whoever says that it is near
         self._reading: asyncio.Task[dict[str, Any]] | None = None
 
     def prepare(self) -> None:
         """Begin to read, if there are bytes to be read."""
         if self._reading is None and self._has_bytes:
-            self._reading = asyncio.create_task(self._read())
+            self._reading = asyncio.create_task(self._read(), context=self._context)
             self._reading.add_done_callback(lambda task: task.cancelled() or task.exception())  # `get` may never come
 
     async def get(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import errno
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,26 @@ async def test_bytes_are_read_when_they_are_prepared_and_not_again(database: Dat
     assert await payload.get() == {"image": IMAGE, "mime_type": "image/png"}
     with pytest.raises((BytesGoneError, ServiceUnavailableError)):
         await JobPayload(job, Documents(database.blobs)).get()
+
+
+async def test_what_is_read_early_is_read_in_the_name_of_its_own_job(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name: contextvars.ContextVar[str] = contextvars.ContextVar("name", default="nobody")
+    read, readers = database.blobs.files.read, []
+
+    def noted(sha256: str) -> bytes:
+        readers.append(name.get())
+        return read(sha256)
+
+    monkeypatch.setattr(database.blobs.files, "read", noted)
+    job = await claimed(database, {"image": IMAGE})
+    name.set("its own")
+    payload = JobPayload(job, Documents(database.blobs))
+    name.set("another one that ends")
+    payload.prepare()
+    assert (await payload.get())["image"] == IMAGE
+    assert readers == ["its own"]
 
 
 async def test_what_has_no_bytes_is_not_read_before_it_is_asked_for(database: Database) -> None:
