@@ -77,12 +77,13 @@ class EventBus:
 
     def job_changed(self, job_id: str, *, ends: bool = True, record: JobRecord | None = None) -> None:
         """A change of the job is committed; `ends` says that it may have ended it, `record` what it has become."""
-        self.changed(job_id, ends=ends, record=record)
+        self._wake(job_id, ends=ends, record=record)
+        self.tell_others(job_id)
 
-    def changed(self, what: str, *, ends: bool = True, record: JobRecord | None = None) -> None:
-        """A change of `CONTROLS`, `SCHEDULES` or a job is committed, or there is `WORK`."""
-        self.heard(what, ends=ends, record=record)
-        self.tell_others(what)
+    def changed(self, topic: str) -> None:
+        """A change of `CONTROLS` or `SCHEDULES` is committed, or there is `WORK`."""
+        self._wake(topic)
+        self.tell_others(topic)
 
     def work_arrives(self) -> int:
         """The writer is asked for something to claim just now: a claim may share the commit. See `work_arrived`."""
@@ -97,8 +98,11 @@ class EventBus:
             self.anything.set()
             self.tell_others(WORK)
 
-    def heard(self, what: str, *, ends: bool = True, record: JobRecord | None = None) -> None:
+    def heard(self, what: str) -> None:
         """Another process says that there is `WORK`, or that `CONTROLS`, `SCHEDULES` or a job have changed."""
+        self._wake(what)
+
+    def _wake(self, what: str, *, ends: bool = True, record: JobRecord | None = None) -> None:
         self.anything.set()
         topic = self._topics.get(what)
         if topic is not None:

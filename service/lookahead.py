@@ -50,8 +50,8 @@ class Lookahead:
     async def place(self, plugin: str, on_near: Callable[[], None] = lambda: None) -> AsyncIterator[None]:
         """A place for as long as the block runs, in the order of asking; raises `TimeoutError` after `PATIENCE_S`.
 
-        Who has to wait is told by `on_near` when no more wait before it than there are workers to come free: what it
-        makes ready then, no worker waits for.
+        Who has to wait is told by `on_near` as soon as fewer wait before it than there are workers: for what it makes
+        ready then no worker waits.
         """
         share = 1 / self._calls_at_once(plugin)
         if not self._waiting and self._free >= share:
