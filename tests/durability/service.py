@@ -17,6 +17,9 @@ import requests
 
 from tests.built_in import install_only
 
+#: The bytes of these tests are to be in files, whatever is the default.
+_OPTIONS = ("--port", "0", "--inline-blob-kb", "64")
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Accepted:
@@ -38,7 +41,7 @@ class Process:
         environment["PYTHONPATH"] = str(install_only(data_dir.parent, ["echo"]))
         with self._log.open("ab") as log:
             self.popen = subprocess.Popen(
-                [*wrapper, sys.executable, "-m", *module, "serve", "--port", "0", "--data-dir", str(data_dir)],
+                [*wrapper, sys.executable, "-m", *module, "serve", *_OPTIONS, "--data-dir", str(data_dir)],
                 env=environment,
                 cwd=Path(__file__).parents[2],
                 stdout=subprocess.PIPE,
