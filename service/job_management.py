@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import functools
-from collections.abc import Awaitable, Callable, Collection, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 import structlog
@@ -15,11 +13,10 @@ from uuid_utils import uuid7
 
 from service.calls import Call, CallReport, current_call
 from service.codec import off_loop, storable_text
-from service.db import instances, job_changes, job_claims, job_endings, job_leases, job_queries
+from service.db import instances, job_changes, job_claims, job_leases, job_queries
 from service.db.database import Database
 from service.db.job_changes import Abandonment, CancelRequest, ProgressMade
 from service.db.job_claims import Claim
-from service.db.job_endings import Ended, Ending
 from service.db.job_leases import RESCUE_PAGE, Renewal, Rescued
 from service.db.transaction import Operation
 from service.documents import Documents
@@ -32,7 +29,9 @@ from service.errors import (
     error_object,
 )
 from service.events import EventBus
+from service.execution import Execution
 from service.intake import Intake
+from service.job_ends import EndRecorder
 from service.job_payload import JobPayload
 from service.lookahead import Lookahead
 from service.metrics import Metrics
@@ -58,7 +57,7 @@ from service.models import (
     later,
     timestamp,
 )
-from service.outcomes import Failed, Outcome, Succeeded, failed, judge
+from service.outcomes import Outcome, failed, judge
 from service.plugin_controls import PluginControl, PluginControls
 from service.plugin_management import PluginManagementService
 from service.queue_limits import Depth, Limits, QueueLimits
@@ -67,49 +66,11 @@ from service.webhook_urls import WebhookRules
 
 #: How long a waiter trusts the wake-ups of this process before it looks at the row again.
 _LOOK_AGAIN_S: Final = 2.0
-_RETRY_STORE_S: Final = 0.5
 #: The part of a lease, counted from before it was asked for, in which this process trusts it without another word from
 #: the database. What is left is for stopping the plugin before anybody else may start it.
 _TRUSTED_PART: Final = 2 / 3
 
 log = structlog.get_logger(__name__)
-
-
-@dataclasses.dataclass(slots=True)
-class _Execution:
-    """A job that this process runs. `stopping` says why its plugin was stopped; None while it may run on.
-
-    `trusted_until` is a time of the event loop's clock: then the lease is as good as lost, if it is not renewed before.
-    """
-
-    job: ClaimedJob
-    task: asyncio.Task[Pair | None]
-    trusted_until: float
-    lookahead: Lookahead | None  # None where the job is somebody's order, which waits for no place
-    claims: int | None = None  # as `EventBus.work_arrives` said when the end was handed to the writer
-    frees_a_place: bool = True  # False where no due job was left behind that could take it
-    in_plugin: bool = False
-    ending: bool = False
-    stopping: JobStatus | None = None
-    record: JobRecord | None = None  # once its end is committed, if somebody waits for that
-
-    def place(self, payload: JobPayload) -> AbstractAsyncContextManager[None]:
-        """Where the plugin is executed; raises `TimeoutError` when there is none for long."""
-        if self.lookahead is None:
-            return contextlib.nullcontext()
-        return self.lookahead.place(self.job.plugin, payload.prepare)
-
-    def tell(self, report: CallReport) -> None:
-        """Have the time that the plugin took count for what is claimed next."""
-        if self.lookahead is not None and report.run_s is not None:
-            self.lookahead.ended(self.job.plugin, report.run_s)
-
-    def stop(self, towards: JobStatus) -> None:
-        """Stop the plugin, for the job to be CANCELLED or PENDING again; too late once its outcome is being written."""
-        if self.stopping is None and not self.ending:
-            self.stopping = towards
-            if self.in_plugin:  # a task cancelled before its first step would end without a word
-                self.task.cancel()
 
 
 class JobManagementService:
@@ -136,10 +97,7 @@ class JobManagementService:
         self._plugin_management = plugin_management
         self._events = events or EventBus()
         self._metrics = metrics or Metrics()
-        self._count_transition = functools.cache(self._metrics.transitions.labels)
-        self._run_seconds = functools.cache(self._metrics.run_seconds.labels)
         self._lease_s = lease_s
-        self._retries = retries or RetryPolicy()
         self._controls = controls or PluginControls(_uncontrolled, self._events)
         self.intake = Intake(
             database,
@@ -150,10 +108,19 @@ class JobManagementService:
             self._controls,
             webhook_rules or WebhookRules(),
         )
-        self._executions: dict[tuple[str, int], _Execution] = {}  # by job and fence
+        self._executions: dict[tuple[str, int], Execution] = {}  # by job and fence
         self._tasks: set[asyncio.Task[Any]] = set()
         self._hurried = False
         self.instance_id = str(uuid7())
+        self._ends = EndRecorder(
+            database.writer,
+            self._documents,
+            self._events,
+            self._metrics,
+            retries or RetryPolicy(),
+            owner=self.instance_id,
+            is_open=lambda: self.accepting,
+        )
 
     @property
     def accepting(self) -> bool:
@@ -394,7 +361,7 @@ class JobManagementService:
         execution.ending = True
         execution.tell(report)
         try:
-            outcome = await self._record(execution, outcome, report)
+            outcome = await self._ends.record(execution, outcome, report)
         finally:
             del self._executions[job.id, job.fence]
             self._events.job_changed(job.id, record=execution.record)
@@ -469,7 +436,7 @@ class JobManagementService:
             return 0
         failed_ids = await self._database.writer.write(job_changes.abandon, Abandonment(wait_s=wait_s, errors=errors))
         for job_id in failed_ids:
-            self._count_transition(JobStatus.FAILED, errors[job_id]["plugin"]).inc()
+            self._metrics.moved(JobStatus.FAILED, errors[job_id]["plugin"])
             self._events.job_changed(job_id)
         log.warning("jobs failed: their plugin is not installed", jobs=failed_ids)
         return len(failed_ids)
@@ -521,12 +488,12 @@ class JobManagementService:
         tasks = []
         for job in claimed:
             task = asyncio.create_task(self.execute(job), name=f"job {job.id}")
-            execution = self._executions[job.id, job.fence] = _Execution(job, task, trusted_until, lookahead)
+            execution = self._executions[job.id, job.fence] = Execution(job, task, trusted_until, lookahead)
             if self._hurried:
                 execution.stop(JobStatus.PENDING)
             self._hold(task)
             tasks.append(task)
-            self._count_transition(JobStatus.RUNNING, job.plugin).inc()
+            self._metrics.moved(JobStatus.RUNNING, job.plugin)
             self._events.job_changed(job.id, ends=False)
         return tasks
 
@@ -534,7 +501,7 @@ class JobManagementService:
         """Until when a lease that is asked for now can be trusted."""
         return asyncio.get_running_loop().time() + self._lease_s * _TRUSTED_PART
 
-    def _lose(self, execution: _Execution, why: str) -> bool:
+    def _lose(self, execution: Execution, why: str) -> bool:
         """Stop a plugin whose job this process holds no more; False if it had stopped before, or has its outcome."""
         if execution.ending or execution.stopping is not None:
             return False
@@ -551,7 +518,7 @@ class JobManagementService:
             page = await self._database.writer.write(operation, item)
             taken += page
             for job in page:
-                self._count_transition(job.status, job.plugin).inc()
+                self._metrics.moved(job.status, job.plugin)
                 self._metrics.rescued.labels(job.plugin).inc()
                 self._events.job_changed(job.id)
                 log.warning("job taken back", job_id=job.id, plugin=job.plugin, fence=job.fence, status=job.status)
@@ -587,82 +554,6 @@ class JobManagementService:
             if not is_held and (execution := self._executions.get((job.id, job.fence))) is not None:
                 self._lose(execution, "it is another runner's now")
         self._events.job_changed(job.id, ends=False)
-
-    async def _record(self, execution: _Execution, outcome: Outcome | None, report: CallReport) -> Outcome | None:
-        """Write the end of an execution; the outcome as recorded. What cannot be stored becomes a failure that can."""
-        job, cancelled = execution.job, execution.stopping is JobStatus.CANCELLED
-        try:
-            await self._write_end(execution, lambda: self._ending(job, outcome, report, cancelled=cancelled))
-            return outcome
-        except Exception as error:
-            log.exception("an outcome could not be stored", plugin=job.plugin)
-            why = str(error) if isinstance(error, ServiceError) else "see the service's log."
-            refused = failed(ErrorType.INTERNAL, f"The outcome could not be stored: {why}", job.plugin)
-            await self._write_end(execution, lambda: self._ending(job, refused, CallReport(), cancelled=False))
-            return refused
-
-    async def _ending(self, job: ClaimedJob, outcome: Outcome | None, report: CallReport, *, cancelled: bool) -> Ending:
-        is_awaited = self._events.is_awaited(job.id)
-        make = functools.partial(Ending, job=job, owner=self.instance_id, report=report, is_awaited=is_awaited)
-        artifacts, artifact_blobs = await self._documents.store_artifacts(report.artifacts)
-        match outcome:
-            case Succeeded():
-                result, _, blobs = await self._documents.store(outcome.result)
-                return make(status=outcome.status, result=result, artifacts=artifacts, blobs=[*blobs, *artifact_blobs])
-            case Failed() if (delay_s := self._retries.delay_s(job, outcome.error["type"], report)) is not None:
-                return make(status=JobStatus.PENDING, error=outcome.error, retry_in_s=delay_s)
-            case Failed():
-                return make(status=outcome.status, error=outcome.error, artifacts=artifacts, blobs=artifact_blobs)
-            case None if cancelled:
-                return make(status=JobStatus.CANCELLED, cancel_reason="requested while running")
-            case None:
-                return make(status=JobStatus.PENDING)
-
-    async def _write_end(self, execution: _Execution, make: Callable[[], Awaitable[Ending]]) -> None:
-        """Retries while nothing can be stored: the outcome is nowhere else. Gives up only with the service."""
-        while True:
-            try:
-                ending = await make()  # its bytes go to files, whose disk may be full too
-                execution.frees_a_place = self._events.left_behind or ending.status is JobStatus.PENDING
-                if execution.frees_a_place:
-                    execution.claims = self._events.work_arrives()
-                ended = await self._database.writer.write(job_endings.end, ending)
-            except ServiceUnavailableError as error:
-                if error.retry_after_s is None:
-                    raise
-                if not self.accepting:
-                    log.error("outcome lost; the job runs again after the next start", error=str(error))
-                    return
-                log.debug("outcome not written yet", error=str(error))
-                await asyncio.sleep(_RETRY_STORE_S)
-            else:
-                self._tell_end(execution.job, ending, ended)
-                if ended is not None:
-                    execution.record = ended.record
-                return
-
-    def _tell_end(self, job: ClaimedJob, ending: Ending, ended: Ended | None) -> None:
-        if ended is None:
-            self._metrics.stale_writes.inc()
-            log.warning("late outcome refused: the job is no longer held", fence=job.fence, status=ending.status)
-            return
-        self._count_transition(ended.status, job.plugin).inc()
-        if ending.report.run_s is not None:
-            self._run_seconds(job.plugin).observe(ending.report.run_s)
-        # What went well is told by the row and the metrics; a line for each job is a seventh of a short one's time.
-        tell = log.debug if ended.status is JobStatus.SUCCESS else log.info
-        # Whoever mends the plugin needs them, and no reader of the record may see them.
-        found = {"traceback": ending.report.traceback, "output": ending.report.output} if ending.error else {}
-        tell(
-            "job ended",
-            plugin=job.plugin,
-            status=str(ended.status),
-            attempt=job.attempt,
-            retry_in_s=ending.retry_in_s,
-            run_s=ending.report.run_s,
-            error=ending.error and ending.error["message"],
-            **{name: text for name, text in found.items() if text},
-        )
 
     def _hold(self, task: asyncio.Task[Any]) -> None:
         """Keep a task until it is done; `drain` waits for it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -74,6 +75,17 @@ class Metrics:
             "jobservice_event_loop_lag_seconds", "How late the event loop wakes a 10 ms timer", buckets=_LAG_BUCKETS,
             registry=self.registry,
         )  # fmt: skip
+        # Finding the child of a label costs more than counting on it.
+        self._transitions_of = functools.cache(self.transitions.labels)
+        self._run_seconds_of = functools.cache(self.run_seconds.labels)
+
+    def moved(self, to: str, plugin: str) -> None:
+        """A job of `plugin` has come to the status `to`, and that is committed."""
+        self._transitions_of(to, plugin).inc()
+
+    def ran(self, plugin: str, run_s: float) -> None:
+        """A plugin has run for so many seconds."""
+        self._run_seconds_of(plugin).observe(run_s)
 
     def gauge(self, name: str, description: str, read: Callable[[], float]) -> None:
         """Show a value that is read when asked for."""

@@ -18,14 +18,16 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from service import app
 from service.cli.app import run
 from service.db import event_reads, job_claims, job_endings, job_events, job_inserts, job_leases, webhook_outbox
+from service.db.job_endings import Ended
 from service.db.job_inserts import Inserted, NewJob
 from service.db.schema import jobs
 from service.db.statements import Statement, batch
 from service.db.transaction import Transaction
 from service.db.writer import Writer
 from service.intake import Intake
+from service.job_ends import EndRecorder
 from service.job_management import JobManagementService
-from service.models import JobStatus, timestamp
+from service.models import timestamp
 from service.tool_runner.worker_process import WorkerProcess
 
 _END_GUARDS = {
@@ -172,7 +174,7 @@ def no_execution_deadline() -> None:
 
 
 def heard_of_after_the_commit() -> None:
-    tell_end = JobManagementService._tell_end
+    tell = EndRecorder._tell
     tasks = set()
 
     async def nothing(tx: Transaction, events: Any) -> None:
@@ -182,13 +184,13 @@ def heard_of_after_the_commit() -> None:
         await webhook_outbox.add_deliveries(tx, items)
         return [None] * len(items)
 
-    def told(self: JobManagementService, job: Any, ending: Any, status: JobStatus | None) -> None:
-        tell_end(self, job, ending, status)
-        if status is not None:
-            tasks.add(asyncio.ensure_future(self._database.writer.write(late, (job.id, status.lower(), timestamp()))))
+    def told(self: EndRecorder, job: Any, ending: Any, ended: Ended | None) -> None:
+        tell(self, job, ending, ended)
+        if ended is not None:
+            tasks.add(asyncio.ensure_future(self._writer.write(late, (job.id, ended.status.lower(), timestamp()))))
 
     job_events.add_deliveries = nothing
-    JobManagementService._tell_end = told
+    EndRecorder._tell = told
 
 
 PLANTS: dict[str, Callable[[], None]] = {
