@@ -165,6 +165,12 @@ class Service:
             metrics, events = Metrics(), EventBus()
             database.writer.on_commit = metrics.batch_size.observe
             metrics.gauge("jobservice_writer_queue", "Writes waiting for a transaction", lambda: database.writer.depth)
+            metrics.counted(
+                "jobservice_jobs_waiting",
+                "Jobs in the database that wait",
+                "state",
+                lambda: queue_depth.count(database.reader),
+            )
             for gauge in database.gauges:
                 metrics.gauge(gauge.name, gauge.text, gauge.read)
 
@@ -215,6 +221,7 @@ class Service:
             )
             metrics.gauge("jobservice_webhooks_under_way", "Messages being sent now", lambda: deliverer.under_way)
             metrics.gauge("jobservice_jobs_running", "Jobs running now", lambda: sum(jobs.running.values()))
+            metrics.gauge("jobservice_workers", "Jobs that run at once here at most", lambda: runner.capacity)
             reports = ReportService(database)
             stack.push_async_callback(_close_books, reports)
             await _register(database, jobs.instance_id)

@@ -10,9 +10,8 @@ from typing import Final, TypeVar
 from uuid_utils import uuid7
 
 from service.codec import encode
-from service.db import job_changes, job_inserts, job_queries, job_removals, job_retries
+from service.db import job_inserts, job_queries, job_removals, job_retries
 from service.db.database import Database
-from service.db.job_changes import CancelRequest
 from service.db.job_inserts import Inserted
 from service.db.job_removals import Removal
 from service.db.job_retries import Retry
@@ -239,7 +238,7 @@ class JobActions:
         """Do `action` to those of the jobs that there are; those to which something was done, or was done before."""
         match action:
             case Action.CANCEL:
-                return await self._cancel([*standings], tenant)
+                return await self._cancel(standings, tenant)
             case Action.RETRY:
                 # Also where there is no such job any more: it may have been retried before it was deleted.
                 wanted = [job_id for job_id in job_ids if canonical_uuid(job_id)]
@@ -254,14 +253,12 @@ class JobActions:
                 deleted = await self._delete([*standings], tenant)
                 return {job_id: Acted(id=job_id, outcome=ActionOutcome.DELETED) for job_id in deleted}
 
-    async def _cancel(self, job_ids: Sequence[str], tenant: str) -> dict[str, Acted]:
+    async def _cancel(self, standings: Mapping[str, Standing], tenant: str) -> dict[str, Acted]:
         done = {}
-        for page in _pages(job_ids):
-            requests = [CancelRequest(job_id=job_id, reason="requested") for job_id in page]
-            await self._writer.write(job_changes.request_cancels, requests)
-            self._jobs.halt(set(page))
-            standings = await job_queries.find_standings(self._reader, tenant, page)
-            for job_id, standing in standings.items():
+        for page in _pages([*standings]):
+            await self._jobs.cancel_jobs({job_id: standings[job_id].plugin for job_id in page})
+            now = await job_queries.find_standings(self._reader, tenant, page)
+            for job_id, standing in now.items():
                 if standing.status is JobStatus.CANCELLED:
                     done[job_id] = Acted(id=job_id, outcome=ActionOutcome.CANCELLED)
                 elif standing.status in ACTIVE:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import structlog
@@ -246,22 +246,19 @@ class JobManagementService:
 
         Raises `JobNotFoundError`, and `JobStateError` when it has SUCCESS or FAILED.
         """
-        job_id = canonical_id(job_id)
-        await self.get_record(job_id, tenant=tenant)  # a job never changes its tenant
-        await self._database.writer.write(job_changes.request_cancel, CancelRequest(job_id=job_id, reason=reason))
-        self.halt({job_id})
-        record = await self.get_record(job_id, tenant=tenant)
+        before = await self.get_record(job_id, tenant=tenant)  # a job never changes its tenant
+        request = CancelRequest(job_id=before.id, reason=reason)
+        became = await self._database.writer.write(job_changes.request_cancel, request)
+        self._asked_to_cancel({before.id: before.plugin}, [became])
+        record = await self.get_record(before.id, tenant=tenant)
         if record.status in (JobStatus.SUCCESS, JobStatus.FAILED):
-            raise JobStateError(job_id, record.status, "cancelled")
+            raise JobStateError(record.id, record.status, "cancelled")
         return record
 
-    def halt(self, job_ids: Collection[str]) -> None:
-        """The jobs were asked to be cancelled: stop what runs of them here, and wake who waits for them."""
-        for execution in self._executions.values():
-            if execution.job.id in job_ids:
-                execution.stop(JobStatus.CANCELLED)
-        for job_id in job_ids:
-            self._events.job_changed(job_id)
+    async def cancel_jobs(self, plugins: Mapping[str, str], reason: str = "requested") -> None:
+        """As `cancel_job`, in one transaction, for jobs that are given with their plugins; some may have ended."""
+        requests = [CancelRequest(job_id=job_id, reason=reason) for job_id in plugins]
+        self._asked_to_cancel(plugins, await self._database.writer.write(job_changes.request_cancels, requests))
 
     async def run_job(self, job_id: str) -> Pair:
         """Run one PENDING job now, and return its pair.
@@ -380,7 +377,8 @@ class JobManagementService:
         promoted = await writer.write(job_changes.promote, None)
         while True:
             page = await writer.write(job_changes.expire, None)
-            for job_id in page:
+            for job_id, plugin in page.items():
+                self._metrics.moved(JobStatus.FAILED, plugin)
                 self._events.job_changed(job_id)
             if len(page) < job_changes.EXPIRE_PAGE:
                 return promoted
@@ -496,6 +494,16 @@ class JobManagementService:
             self._metrics.moved(JobStatus.RUNNING, job.plugin)
             self._events.job_changed(job.id, ends=False)
         return tasks
+
+    def _asked_to_cancel(self, plugins: Mapping[str, str], became: Sequence[JobStatus | None]) -> None:
+        """The jobs, given with their plugins, have `became` so: stop what runs of them here, and wake who waits."""
+        for execution in self._executions.values():
+            if execution.job.id in plugins:
+                execution.stop(JobStatus.CANCELLED)
+        for (job_id, plugin), status in zip(plugins.items(), became, strict=True):
+            if status is JobStatus.CANCELLED:
+                self._metrics.moved(status, plugin)
+            self._events.job_changed(job_id)
 
     def _trusted_until(self) -> float:
         """Until when a lease that is asked for now can be trusted."""

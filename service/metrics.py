@@ -4,14 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+import structlog
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 
+from service import __version__
+from service.errors import ServiceError
+
+#: Whoever asks how a service fares is not to wait for a database that does not answer.
+_COUNT_S: Final = 2.0
 _LAG_TIMER_S = 0.01
 _LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5)
 _DELAY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 600, 3600)
 _RUN_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+
+#: Else each counter and histogram brings a second series with the time of its making, which no reader asks for.
+disable_created_metrics()
+
+Count = Callable[[], Awaitable[Mapping[str, float]]]
+
+log = structlog.get_logger(__name__)
 
 
 class Metrics:
@@ -19,6 +42,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        Info("jobservice", "What runs here", registry=self.registry).info({"version": __version__})
         self.submitted = Counter("jobservice_jobs_submitted", "Jobs accepted", ["plugin"], registry=self.registry)
         self.replayed = Counter(
             "jobservice_jobs_replayed", "Submissions answered by an idempotency key", registry=self.registry
@@ -75,6 +100,7 @@ class Metrics:
             "jobservice_event_loop_lag_seconds", "How late the event loop wakes a 10 ms timer", buckets=_LAG_BUCKETS,
             registry=self.registry,
         )  # fmt: skip
+        self._counted: list[tuple[Gauge, Count]] = []
         # Finding the child of a label costs more than counting on it.
         self._transitions_of = functools.cache(self.transitions.labels)
         self._run_seconds_of = functools.cache(self.run_seconds.labels)
@@ -91,9 +117,26 @@ class Metrics:
         """Show a value that is read when asked for."""
         Gauge(name, description, registry=self.registry).set_function(read)
 
-    def render(self) -> bytes:
+    def counted(self, name: str, description: str, label: str, count: Count) -> None:
+        """Show a value for each value of `label`, counted when asked for; none where that cannot be done just now."""
+        self._counted.append((Gauge(name, description, [label], registry=self.registry), count))
+
+    async def render(self) -> bytes:
         """The text exposition format."""
+        counts = [await self._values(count) for _, count in self._counted]
+        for (gauge, _), values in zip(self._counted, counts, strict=True):
+            gauge.clear()
+            for value, number in values.items():
+                gauge.labels(value).set(number)
         return generate_latest(self.registry)
+
+    async def _values(self, count: Count) -> Mapping[str, float]:
+        try:
+            async with asyncio.timeout(_COUNT_S):
+                return await count()
+        except (TimeoutError, ServiceError) as error:
+            log.debug("a metric cannot be counted", error=str(error))
+            return {}
 
 
 async def measure_loop_lag(metrics: Metrics) -> None:

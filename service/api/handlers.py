@@ -240,7 +240,7 @@ async def readyz(services: Services, request: web.Request, arguments: Arguments)
 
 async def get_metrics(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
     """The process in Prometheus' text format."""
-    return web.Response(body=services.metrics.render(), headers={hdrs.CONTENT_TYPE: CONTENT_TYPE_LATEST})
+    return web.Response(body=await services.metrics.render(), headers={hdrs.CONTENT_TYPE: CONTENT_TYPE_LATEST})
 
 
 async def job_response(

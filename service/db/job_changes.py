@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -169,13 +169,14 @@ async def promote(tx: Transaction, items: Sequence[None]) -> list[int]:
     return [len(await tx.fetch(_PROMOTE, now=await tx.now()))] * len(items)
 
 
-async def expire(tx: Transaction, items: Sequence[None]) -> list[list[str]]:
-    """Fail PENDING jobs whose time to start has passed, at most `EXPIRE_PAGE`; their ids."""
-    errors = {
+async def expire(tx: Transaction, items: Sequence[None]) -> list[dict[str, str]]:
+    """Fail PENDING jobs whose time to start has passed, at most `EXPIRE_PAGE`; their plugins by id, told to one."""
+    errors: dict[str, Any] = {
         job_id: error_object(ErrorType.EXPIRED, f"The job did not start before {expires_at}.", plugin=plugin)
         for job_id, plugin, expires_at in await tx.fetch(_OVERDUE, now=await tx.now())
     }
-    return [await _fail_pending(tx, _EXPIRE, errors)] * len(items)
+    expired = {job_id: errors[job_id]["plugin"] for job_id in await _fail_pending(tx, _EXPIRE, errors)}
+    return [expired, *({} for _ in items[1:])]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -150,7 +150,7 @@ async def test_bytes_go_before_their_job_part_by_part(database_url, tmp_path):
         rules = Retention(Keep(payload_bytes_days=5, result_bytes_days=20))
         await RetentionService(database, rules, metrics).prune()
         assert (await kept(database))[0] == hashes(b"r" * 2_000, b"a")
-        assert "jobservice_freed_bytes_total 5100.0" in metrics.render().decode()
+        assert "jobservice_freed_bytes_total 5100.0" in (await metrics.render()).decode()
         await retention(database, Keep(result_bytes_days=5)).prune()
         assert await kept(database) == (set(), hashes(LARGE, b"r" * 2_000))
         assert await job_ids(database) == {job_id}

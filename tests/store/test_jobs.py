@@ -222,7 +222,7 @@ async def test_recovery_leaves_what_this_process_runs(database):
 async def test_scheduled_jobs_wait_and_expired_ones_fail(database):
     later, never = await insert(database, new_job(run_at=after(0.2)), new_job(run_at=after(60), expires_at=after(-1)))
     assert await claim(database) == []
-    assert await database.writer.write(job_changes.expire, None) == [never]
+    assert await database.writer.write(job_changes.expire, None) == {never: "p"}
     failed = await record(database, never)
     assert (failed.status, failed.error["type"], failed.attempt) == ("FAILED", "Expired", 0)
     while not await database.writer.write(job_changes.promote, None):
