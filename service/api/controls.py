@@ -16,6 +16,7 @@ from service.api.inputs import WHOLE
 from service.api.problems import unacceptable
 from service.api.route import JSON_TYPE, Answer, Route, json_body
 from service.api.services import Services
+from service.api.text_forms import NO_NUL
 from service.errors import FieldProblem
 from service.plugin_management import PluginInfo
 
@@ -28,9 +29,7 @@ class PauseInput(TypedDict):
 
     intake: NotRequired[Annotated[bool, Field(description="Refuse new jobs as well", default=False)]]
     reason: NotRequired[
-        Annotated[
-            str, Field(min_length=1, max_length=500, pattern="^[^\\x00]*$", description="Shown to whoever is refused")
-        ]
+        Annotated[str, Field(min_length=1, max_length=500, description="Shown to whoever is refused"), NO_NUL]
     ]
 
 

@@ -15,6 +15,7 @@ from service.api.inputs import TEXT, PluginName
 from service.api.problems import bad_request
 from service.api.services import Services
 from service.api.streams import stream
+from service.api.text_forms import TextForm
 from service.errors import FieldProblem
 from service.models import JSON, EventFilter, EventType, Place
 
@@ -36,9 +37,9 @@ EventName = Annotated[str, Field(json_schema_extra={"enum": [*EventType]})]
 EventId = Annotated[
     str,
     Field(
-        pattern="^[0-9]{1,18}(-[0-9]{1,18})?$",
         description="Resume behind the event of this id. The beginning is 0 of one job, 0-0 of all",
     ),
+    TextForm("[0-9]{1,18}(-[0-9]{1,18})?", "must be the id of an event, such as 7 of one job or 120-7 of all"),
 ]
 
 

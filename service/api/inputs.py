@@ -16,6 +16,7 @@ from typing_extensions import TypedDict
 
 from service.api import strict_json
 from service.api.problems import Problem, bad_request, in_body, unacceptable
+from service.api.text_forms import NO_NUL, PAGE_CURSOR, TextForm
 from service.codec import check_document, escape_pointer
 from service.errors import FieldProblem, NotStorableError, PayloadInvalidError, PluginNotFoundError, ServiceError
 from service.models import (
@@ -78,22 +79,12 @@ def _storable(value: dict[str, JSON]) -> dict[str, JSON]:
     return value
 
 
-def no_nul(text: str) -> str:
-    """`text`, in which there must be no U+0000: no database holds it."""
-    if "\0" in text:
-        raise PydanticCustomError("nul", "must not contain U+0000")
-    return text
-
-
-#: What `no_nul` asks for, as the document says it.
-NO_NUL: Final = {"pattern": "^[^\\u0000]*$"}
-
 WHOLE: Final = BeforeValidator(_whole)
 
 # `Field` stands before the validators: behind them pydantic publishes its own names instead of JSON Schema's.
 Moment = Annotated[str, Field(json_schema_extra={"format": "date-time"}), AfterValidator(_moment)]
-Tag = Annotated[str, Field(min_length=1, max_length=100, json_schema_extra=NO_NUL), AfterValidator(no_nul)]
-PluginName = Annotated[str, Field(min_length=1, max_length=200, json_schema_extra=NO_NUL), AfterValidator(no_nul)]
+Tag = Annotated[str, Field(min_length=1, max_length=100), NO_NUL]
+PluginName = Annotated[str, Field(min_length=1, max_length=200), NO_NUL]
 
 Priority = Annotated[int, Field(ge=-100, le=100, description="Higher starts earlier", default=0), WHOLE]
 TimeoutS = Annotated[float, Field(gt=0, le=1e9, description="Limit of its execution, if lower than the plugin's")]
@@ -126,16 +117,16 @@ WebhookEvents = Annotated[
     Field(min_length=1, max_length=len(WebhookEvent), description="Which ends of jobs; default: all"),
 ]
 
-ErrorTypeName = Annotated[str, Field(min_length=1, max_length=100, json_schema_extra=NO_NUL), AfterValidator(no_nul)]
+ErrorTypeName = Annotated[str, Field(min_length=1, max_length=100), NO_NUL]
 
 IdempotencyKey = Annotated[
     str,
     Field(
         min_length=1,
         max_length=255,
-        pattern="^[!-~]+$",
         description="One key makes at most one job; a repeated request is answered with that job",
     ),
+    TextForm("[!-~]+", "must be of printable ASCII characters, without spaces"),
 ]
 
 STRICT: Final = ConfigDict(strict=True, extra="forbid")
@@ -190,12 +181,7 @@ class ListQuery(TypedDict):
     created_after: NotRequired[Moment]
     created_before: NotRequired[Moment]
     limit: NotRequired[Annotated[int, Field(ge=1, le=MAX_PAGE, default=50)]]
-    cursor: NotRequired[
-        Annotated[
-            str,
-            Field(pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$", description="`next` of the page before"),
-        ]
-    ]
+    cursor: NotRequired[Annotated[str, Field(description="`next` of the page before"), PAGE_CURSOR]]
 
 
 @with_config(TEXT)
@@ -214,7 +200,8 @@ class PointerQuery(TypedDict):
     pointer: NotRequired[
         Annotated[
             str,
-            Field(pattern="^(/([^/~]|~[01])*)*$", description="JSON Pointer of one bytes value: it is sent raw"),
+            Field(description="JSON Pointer of one bytes value: it is sent raw"),
+            TextForm("(/([^/~]|~[01])*)*", "must be a JSON Pointer (RFC 6901), such as /image or /pages/0"),
         ]
     ]
 

@@ -16,6 +16,7 @@ from typing_extensions import TypedDict
 
 from service.api.inputs import TEXT, Moment, PluginName
 from service.api.problems import Problem, bad_request
+from service.api.text_forms import TextForm
 from service.errors import FieldProblem
 from service.models import Timestamp, canonical_uuid
 from service.report_models import ColumnType, Report, ReportColumn, ReportQuery
@@ -45,7 +46,8 @@ class ReportInput(TypedDict):
     columns: NotRequired[
         Annotated[
             str,
-            Field(pattern=f"^{_NAMES}(,{_NAMES})*$", max_length=2_000, description="Only these, in this order"),
+            Field(max_length=2_000, description="Only these, in this order"),
+            TextForm(f"{_NAMES}(,{_NAMES})*", "must be names of columns, with commas between them"),
         ]
     ]
     limit: NotRequired[
@@ -59,7 +61,11 @@ class ReportInput(TypedDict):
         ]
     ]
     cursor: NotRequired[
-        Annotated[str, Field(pattern="^[A-Za-z0-9_-]+$", max_length=2_000, description="`next` of the answer before")]
+        Annotated[
+            str,
+            Field(max_length=2_000, description="`next` of the answer before"),
+            TextForm("[A-Za-z0-9_-]+", "must be the `next` of the answer before"),
+        ]
     ]
 
 

@@ -9,6 +9,7 @@ from typing_extensions import TypedDict
 
 from service.api.inputs import WHOLE, MaxAttempts, Metadata, Moment, PluginName, Priority, Tags, TimeoutS
 from service.api.problems import unacceptable
+from service.api.text_forms import TextForm
 from service.errors import FieldProblem
 from service.models import JSON, Timestamp
 from service.schedule_models import Misfire, ScheduleDefinition, ScheduleOptions, Timing
@@ -40,9 +41,12 @@ class ScheduleInput(TypedDict):
     name: Annotated[
         str,
         Field(
-            pattern="^[0-9A-Za-z][0-9A-Za-z._@ -]{0,99}$",
             description="Yours alone: no two schedules have one",
             examples=["nightly"],
+        ),
+        TextForm(
+            "[0-9A-Za-z][0-9A-Za-z._@ -]{0,99}",
+            "must be of 1 to 100 letters, digits, spaces and . _ @ -, and begin with a letter or digit",
         ),
     ]
     plugin: Annotated[PluginName, Field(examples=["echo"])]
@@ -54,10 +58,10 @@ class ScheduleInput(TypedDict):
         Annotated[
             str,
             Field(
-                pattern="^[ -~]{1,200}$",
                 description="Minute, hour, day of month, month, day of week; or `@hourly`, `@daily` and the like",
                 examples=["30 2 * * MON-FRI"],
             ),
+            TextForm("[ -~]{1,200}", "must be of 1 to 200 printable ASCII characters"),
         ]
     ]
     every_s: NotRequired[
@@ -71,11 +75,11 @@ class ScheduleInput(TypedDict):
         Annotated[
             str,
             Field(
-                pattern="^[0-9A-Za-z_+/-]{1,100}$",
                 description="Whose clock `cron` reads: a name of the IANA list",
                 default="UTC",
                 examples=["Europe/Berlin"],
             ),
+            TextForm("[0-9A-Za-z_+/-]{1,100}", "must be a name of the IANA list, such as Europe/Berlin"),
         ]
     ]
     misfire: NotRequired[

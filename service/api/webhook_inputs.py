@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Final, NotRequired
 
-from pydantic import AfterValidator, ConfigDict, Field, with_config
+from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
-from service.api.inputs import MAX_PAGE, NO_NUL, PluginName, WebhookEvents, WebhookUrl, no_nul
+from service.api.inputs import MAX_PAGE, PluginName, WebhookEvents, WebhookUrl
+from service.api.text_forms import NO_NUL, PAGE_CURSOR
 from service.webhook_models import DeliveryStatus
 
 _STRICT: Final = ConfigDict(strict=True, extra="forbid")
@@ -17,12 +18,8 @@ _Plugins = Annotated[
     list[PluginName],
     Field(min_length=1, max_length=100, description="Only jobs of these plugins; null or left out: of all"),
 ]
-_Description = Annotated[
-    str, Field(max_length=500, description="For people", json_schema_extra=NO_NUL), AfterValidator(no_nul)
-]
-_Cursor = Annotated[
-    str, Field(pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$", description="`next` of the page before")
-]
+_Description = Annotated[str, Field(max_length=500, description="For people"), NO_NUL]
+_Cursor = Annotated[str, Field(description="`next` of the page before"), PAGE_CURSOR]
 _Limit = Annotated[int, Field(ge=1, le=MAX_PAGE, default=50)]
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+import uuid
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ from pydantic import TypeAdapter
 from service.api import inputs
 from service.api.problems import Problem
 from service.models import JobOptions, JobQuery, JobStatus
+from tests.api.conftest import Live
 
 
 def job(**options: Any) -> dict[str, Any]:
@@ -163,3 +166,24 @@ def test_filters_of_a_list_are_read() -> None:
 )
 def test_the_preferred_wait_is_read_and_capped(prefer: str | None, seconds: int | None) -> None:
     assert inputs.preferred_wait_s(prefer) == seconds
+
+
+def test_whatever_has_a_pattern_is_refused_in_words(live: Live) -> None:
+    """In queries: what the document says of a text in a pattern, the answer says so that people understand it."""
+    asked = 0
+    for path, operations in live.get("/openapi.json").json()["paths"].items():
+        for parameter in operations.get("get", {}).get("parameters", ()):
+            pattern = parameter.get("schema", {}).get("pattern")
+            if parameter.get("in") != "query" or not pattern:
+                continue
+            unfit = "\0" if re.fullmatch(pattern, "?") else "?"
+            assert not re.fullmatch(pattern, unfit), pattern
+            where = re.sub(r"\{job_id\}|\{\w*_id\}", str(uuid.uuid4()), path).replace("{plugin}", "echo")
+            answer = live.get(where, params={parameter["name"]: unfit})
+            (problem,) = answer.json()["errors"]
+            assert answer.status_code == 400
+            assert problem["pointer"] == f"/{parameter['name']}"
+            assert problem["message"].startswith("must ")
+            assert pattern not in problem["message"]
+            asked += 1
+    assert asked > 10
