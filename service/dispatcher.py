@@ -76,8 +76,8 @@ class Dispatcher:
             started += claimed
             # Fewer than there is room for are all there are, but where a limit has passed some over. To ask once more
             # would keep the writer from the end of a short job.
-            are_all = claimed < free and not caps
-            self._events.left_behind = not are_all or self._controls.are_set
+            are_all = claimed < free and not caps and not self._controls.are_set
+            self._events.left_behind = not are_all
             if not claimed or are_all:
                 break
         return started
