@@ -92,15 +92,14 @@ class Channel:
                 self._read(0)
             return self._inbox.popleft()
 
-    def is_cancelled(self, number: int, *, look: bool = True) -> bool:
-        """Whether the CANCEL of that call is there; raises `_Hangup`. `look` for what has come since the last time.
+    def is_cancelled(self, number: int) -> bool:
+        """Whether the CANCEL of that call has come; raises `_Hangup`.
 
         Nothing is taken away: the calls that wait are no business of the one that runs.
         """
         with self._receiving:
-            if look:
-                with suppress(BlockingIOError):
-                    self._read(socket.MSG_DONTWAIT)
+            with suppress(BlockingIOError):
+                self._read(socket.MSG_DONTWAIT)
             return any(frame.kind is Kind.CANCEL and parse(frame)["number"] == number for frame in self._inbox)
 
     def send(self, buffers: Sequence[bytes]) -> None:
@@ -312,8 +311,9 @@ class Worker:
             is_cancelled=execution.is_cancelled,
         )
         incident = Incident.RAISED
+        is_cancelled = self._channel.is_cancelled(execution.number)
         try:
-            if self._channel.is_cancelled(execution.number, look=False):
+            if is_cancelled:
                 raise JobCancelledError("the job was cancelled before its turn had come")
             try:
                 arguments, options = plugin.bind(payload, context)

@@ -263,6 +263,8 @@ class WorkerProcess:
             await asyncio.wait([self.gone])
             # What ended it is a matter of earlier calls, if there were any.
             return None if self._phase is Phase.RUN else self._end or self._crash()
+        if not self.is_fit and not self._line and self._phase is not Phase.IMPORT:
+            return None  # it has said its last word while this was made ready
         self._line.append(exchange)
         if self._line[0] is exchange:
             self._begin(exchange)

@@ -38,6 +38,11 @@ def brief(payload: dict, context=None) -> dict:
             os._exit(9)
         case "leave":
             raise SystemExit(3)
+        case "leave_soon":
+            time.sleep(0.2)
+            raise SystemExit(3)
+        case "doze":
+            time.sleep(0.2)
         case "hang":
             time.sleep(60)
         case "wait":

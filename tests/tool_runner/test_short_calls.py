@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from service.calls import Call
+from service.codec import check_document
 from service.settings import Settings
 from service.tool_runner.executor import CALLS_AT_ONCE, MB, Failure, Incident, Limits
 from service.tool_runner.pool import WorkerPool
@@ -83,6 +85,32 @@ async def test_a_call_that_comes_as_the_worker_is_killed_is_not_blamed(runner: T
     assert (await runner.run("brief", {"n": 2}))[0]["n"] == 2
 
 
+async def test_a_call_that_is_ready_only_after_the_last_word_of_its_worker_is_not_blamed(
+    runner: ToolRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large payload is checked in a thread; meanwhile the worker may end."""
+    checked, may_go = asyncio.Event(), asyncio.Event()
+    to_thread = asyncio.to_thread
+
+    async def slowly(function: Any, *arguments: Any) -> Any:
+        made = await to_thread(function, *arguments)
+        if function is check_document:
+            checked.set()
+            await may_go.wait()
+        return made
+
+    pid = await warm(runner)
+    monkeypatch.setattr("service.tool_runner.worker_process.asyncio.to_thread", slowly)
+    (leaving, _), (large, _) = begin(runner, {"do": "leave_soon"}, {"n": 1, "much": ["x"] * 50_000})
+    await checked.wait()
+    _, error = await leaving
+    assert error["error"]["type"] == "ExecutionError"
+    may_go.set()
+    result, error = await large
+    assert (result.get("n"), error) == (1, {})
+    assert result["pid"] != pid
+
+
 async def test_each_report_is_of_its_own_call(runner: ToolRunner) -> None:
     await warm(runner)
     running = begin(runner, *({"do": "print", "text": f"line {n}", "n": n} for n in range(CALLS_AT_ONCE)))
@@ -105,6 +133,20 @@ async def test_one_that_was_cancelled_before_its_turn_never_runs(runner: ToolRun
     assert (await running[2][0])[0]["n"] == 2
     with pytest.raises(asyncio.CancelledError):
         await running[1][0]
+    assert not trace.exists()
+
+
+async def test_nor_does_one_that_is_cancelled_while_others_ran_before_it(runner: ToolRunner, tmp_path: Path) -> None:
+    await warm(runner)
+    trace = tmp_path / "trace"
+    # The worker has all of them before the first has ended.
+    running = begin(runner, {"do": "doze"}, {"do": "doze"}, {"do": "write", "path": str(trace)}, {"n": 3})
+    await running[0][0]
+    await asyncio.sleep(0.05)
+    running[2][0].cancel()
+    assert (await running[3][0])[0]["n"] == 3
+    with pytest.raises(asyncio.CancelledError):
+        await running[2][0]
     assert not trace.exists()
 
 
