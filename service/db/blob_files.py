@@ -88,6 +88,7 @@ class BlobFiles:
                         yield path.name
                 elif (aside := _ASIDE.fullmatch(path.name)) is not None:
                     if time.time() - path.stat().st_ctime >= grace_s:  # since it was taken aside
+                        os.utime(path)  # the same may have been put since; what replaces it must be as young
                         path.rename(directory / aside[1])
                 elif not _is_younger(path, grace_s):
                     path.unlink()

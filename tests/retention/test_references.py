@@ -16,6 +16,7 @@ from alembic import command
 from uuid_utils.compat import uuid7
 
 from service.db import job_inserts, job_removals, job_retries, pruning, schedule_firings, schedules
+from service.db.blob_files import BlobFiles
 from service.db.blob_references import mentions_bytes
 from service.db.database import Database
 from service.db.job_removals import Overdue, Removal
@@ -291,6 +292,19 @@ def test_a_file_touched_between_two_looks_of_its_remover_is_put_back(tmp_path, m
     assert path.read_bytes() == LARGE
 
 
+def test_what_a_killed_remover_left_takes_nothing_from_who_put_the_same_since(tmp_path):
+    files = BlobFiles(tmp_path / "blobs")
+    sha256 = ref(LARGE).sha256
+    files.put(sha256, LARGE)
+    path = files._path(sha256)
+    os.utime(path, (time.time() - 100,) * 2)
+    path.rename(path.with_name(f".{sha256}.aside"))
+    files.put(sha256, LARGE)
+    files.look(int(sha256[:2], 16), grace_s=-1)  # as if the other had been aside for long
+    assert not files.remove(sha256, grace_s=60)
+    assert files.read(sha256) == LARGE
+
+
 async def test_what_killed_processes_left_is_found_and_tidied_up(database):
     files = database.blobs.files
     (lost,) = await database.blobs.prepare([LARGE])  # never committed
@@ -310,6 +324,8 @@ async def test_what_killed_processes_left_is_found_and_tidied_up(database):
     assert aside.exists()  # for a minute
     found = [name for number in range(256) for name in files.look(number, grace_s=-1)]
     assert not aside.exists()
+    assert not files.remove(lost.sha256, grace_s=60)  # it may be about to be named again
+    os.utime(files._path(lost.sha256), old)
     found = [name for number in range(256) for name in files.look(number, grace_s=60)]
     assert set(found) == hashes(LARGE, b"n" * 3_000)
     assert await database.writer.write(pruning.take_on_files, found) == 1
