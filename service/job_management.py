@@ -189,34 +189,36 @@ class JobManagementService:
         timeout_s: float,
         *,
         tenant: str = DEFAULT_TENANT,
-        known_events: int | None = None,
+        known: JobVersion | None = None,
         seen: JobRecord | None = None,
     ) -> JobRecord:
         """The record as soon as the job has ended, after `timeout_s`, or when the service stops.
 
         Raises `JobNotFoundError`.
 
-        For whoever knows the job as it was at `known_events` events, as soon as there are others. Who has `seen` the
-        record just now is not made to wait for it to be read once more.
+        For whoever has `known` the job at a version, as soon as it is at another one. Who has `seen` the record just
+        now is not made to wait for it to be read once more.
         """
         if timeout_s <= 0:
             return await self.get_record(job_id, tenant=tenant)
         end = asyncio.get_running_loop().time() + timeout_s
         job_id = canonical_id(job_id)
-        with self._events.watch(job_id, only_end=known_events is None) as changed:
+        with self._events.watch(job_id, only_end=known is None) as changed:
             if self._events.may_have_ended(job_id):
                 seen = None
             while True:
                 changed.clear()
                 record = seen or await self.get_record(job_id, tenant=tenant)
                 left = end - asyncio.get_running_loop().time()
-                has_news = known_events is not None and record.event_count != known_events
+                has_news = known is not None and record.version != known
                 if record.status.is_terminal or has_news or left <= 0 or self._events.is_over:
                     return record
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(min(left, _LOOK_AGAIN_S)):
                         await changed.wait()
                 seen = changed.record
+                if seen is not None and seen.tenant != tenant:  # the id was used again
+                    seen = None
 
     async def list_jobs(self, query: JobQuery, *, tenant: str = DEFAULT_TENANT) -> JobPage:
         """A page of the tenant's records, newest first, without payloads and results."""
@@ -482,7 +484,7 @@ class JobManagementService:
         trusted_until = self._trusted_until()
         if job_id is None:
             self._events.claims += 1
-        claimed = await self._database.writer.write(job_claims.claim, claim, last=True)
+        claimed = await self._database.writer.write(job_claims.claim, claim)
         tasks = []
         for job in claimed:
             task = asyncio.create_task(self.execute(job), name=f"job {job.id}")

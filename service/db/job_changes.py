@@ -12,7 +12,7 @@ from service.codec import encode
 from service.db.job_events import COUNT_EVENT, add_events
 from service.db.schema import jobs
 from service.db.statements import Statement, batch, batch_table, literal
-from service.db.transaction import Transaction
+from service.db.transaction import Transaction, early
 from service.errors import error_object
 from service.models import JSON, ClaimedJob, ErrorType, JobStatus, Progress, later
 
@@ -113,6 +113,7 @@ _EXPIRE = _failing(jobs.c.expires_at < sa.bindparam("now"))
 _ABANDON = _failing(jobs.c.run_at < sa.bindparam("before"))
 
 
+@early
 async def make_progress(tx: Transaction, items: Sequence[ProgressMade]) -> list[bool]:
     """Show progress on rows that are still held; False where the fence no longer holds."""
     now = await tx.now()

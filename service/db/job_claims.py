@@ -15,7 +15,7 @@ from service.db.job_events import COUNT_EVENT, add_events
 from service.db.schema import jobs
 from service.db.schema import plugin_controls as controls
 from service.db.statements import Statement, batch, batch_table, literal
-from service.db.transaction import Transaction
+from service.db.transaction import Transaction, late
 from service.models import ClaimedJob, later
 
 _known_plugins: Final = batch_table("known_plugins", jobs.c.plugin, parameter="plugins")
@@ -121,6 +121,7 @@ _CLAIM_ONE = Statement(
 )
 
 
+@late
 async def claim(tx: Transaction, items: Sequence[Claim]) -> list[list[ClaimedJob]]:
     """Set jobs RUNNING with the next fence and a lease, best first; each claim gets what is left by those before."""
     return [await _claim(tx, item) for item in items]

@@ -64,6 +64,29 @@ def is_apart(operation: Operation[Any, Any]) -> bool:
     return operation in _APART
 
 
+_TURNS: Final[dict[Operation[Any, Any], int]] = {}
+
+
+def early(operation: _Marked) -> _Marked:
+    """Mark an operation that is applied before others of its transaction: what they change it would come too late for.
+
+    All others are applied in the order in which the first of each kind was asked for.
+    """
+    _TURNS[operation] = -1
+    return operation
+
+
+def late(operation: _Marked) -> _Marked:
+    """Mark an operation that is applied after all others of its transaction, and sees what was asked for before it."""
+    _TURNS[operation] = 1
+    return operation
+
+
+def turn_of(operation: Operation[Any, Any]) -> int:
+    """Where the operation stands in a transaction: the lowest are applied first."""
+    return _TURNS.get(operation, 0)
+
+
 class RefusedError(Exception):
     """The database refuses a statement for what it says: waiting and trying again does not help."""
 

@@ -21,6 +21,7 @@ from service.db.transaction import (
     Transaction,
     WriteConnection,
     is_apart,
+    turn_of,
 )
 from service.errors import ServiceUnavailableError
 
@@ -38,7 +39,6 @@ log = structlog.get_logger(__name__)
 class _Write:
     operation: Operation[Any, Any]
     item: Any
-    last: bool
     done: asyncio.Future[Any]
 
     def fail(self, error: Exception) -> None:
@@ -98,10 +98,8 @@ class Writer:
             self._enough.set()
             await asyncio.wait([self._task])
 
-    async def write(self, operation: Operation[Item, Outcome], item: Item, *, last: bool = False) -> Outcome:
+    async def write(self, operation: Operation[Item, Outcome], item: Item) -> Outcome:
         """Apply one item; its outcome, once committed.
-
-        With `last` it sees what was asked for before it, unless that is `apart`.
 
         Raises `ServiceUnavailableError` when the database takes no writes now (locked from outside, disk full, away,
         closed), `RefusedError` when it refuses this item.
@@ -110,7 +108,7 @@ class Writer:
         self.ground.check()
         if not self.is_alive:
             raise ServiceUnavailableError("The database is closed.")
-        self._queue.put_nowait(_Write(operation, item, last, done))
+        self._queue.put_nowait(_Write(operation, item, done))
         if self._lingers and not self._may_linger():
             self._enough.set()
         outcome = await done
@@ -161,7 +159,7 @@ class Writer:
                 await connection.tidy()
             except AwayError as error:
                 self._fall(error, ())
-            except ServiceUnavailableError as error:
+            except (ServiceUnavailableError, RefusedError) as error:
                 log.warning("the database could not be tidied", error=str(error))
 
     def _fall(self, error: AwayError, writes: Sequence[_Write]) -> None:
@@ -227,28 +225,30 @@ class Writer:
                 write.done.set_result(outcome)
 
     async def _apply(self, connection: WriteConnection, writes: Sequence[_Write]) -> list[Any]:
-        """All of `writes` in one transaction, grouped by operation, in the order of first items; `last` ones last."""
+        """All of `writes` in one transaction, grouped by operation, in the order of first items and of `turn_of`."""
         groups: dict[Operation[Any, Any], list[int]] = {}
-        for index, write in sorted(enumerate(writes), key=lambda each: each[1].last):
+        for index, write in enumerate(writes):
             groups.setdefault(write.operation, []).append(index)
+        order = sorted(groups, key=turn_of)
 
         async def apply(tx: Transaction) -> list[Any]:
             outcomes: list[Any] = [None] * len(writes)
-            for operation, indexes in groups.items():
+            for operation in order:
+                indexes = groups[operation]
                 results = await operation(tx, [writes[index].item for index in indexes])
                 for index, result in zip(indexes, results, strict=True):
                     outcomes[index] = result
             if failpoints.active:
-                for operation in groups:
+                for operation in order:
                     failpoints.hit(_point(operation, "before_commit"))
             return outcomes
 
         if not failpoints.active:
             return await connection.transact(apply)
-        for operation in groups:
+        for operation in order:
             await failpoints.reach(_point(operation, "before_begin"))
         applied = await connection.transact(apply)
-        for operation in groups:
+        for operation in order:
             await failpoints.reach(_point(operation, "after_commit"))
         return applied
 

@@ -14,12 +14,12 @@ from uuid_utils.compat import uuid7
 
 from service.calls import CallReport
 from service.db import job_changes, job_claims, job_endings, job_inserts, job_leases, job_queries, plugin_metrics
-from service.db.job_changes import CancelRequest
+from service.db.job_changes import CancelRequest, ProgressMade
 from service.db.job_claims import Claim
 from service.db.job_endings import Ending
 from service.db.statements import Statement
 from service.errors import error_object
-from service.models import JobQuery, JobStatus, later, timestamp
+from service.models import JobQuery, JobStatus, Progress, later, timestamp
 from tests.conftest import sql
 from tests.store.test_writer import new_job
 
@@ -346,3 +346,19 @@ async def test_the_end_of_a_job_brings_its_record_to_who_waits_for_it(database):
     ended = await database.writer.write(job_endings.end, ending)
     assert ended.record == await record(database, again)
     assert ended.record.status == "PENDING"
+
+
+async def test_what_is_told_of_a_job_is_written_before_its_end_whoever_else_ended_first(database):
+    await insert(database, new_job(), new_job())
+    first, second = await claim(database, 2)
+    made = ProgressMade(job=second, owner=ME, progress=Progress(fraction=1.0, message="all"))
+    sizes: list[int] = []
+    database.writer.on_commit = sizes.append
+    _, is_held, _ = await asyncio.gather(
+        end(database, first),
+        database.writer.write(job_changes.make_progress, made),
+        end(database, second),
+    )
+    assert sizes == [3]
+    assert is_held
+    assert (await record(database, second.id)).progress.fraction == 1.0

@@ -11,7 +11,7 @@ from service.db import job_inserts, job_queries, schema
 from service.db.database import Database
 from service.db.job_inserts import NewJob
 from service.db.statements import Statement
-from service.db.transaction import RefusedError, apart
+from service.db.transaction import RefusedError, apart, early, late
 from service.db.writer import FEW
 from service.errors import ServiceUnavailableError
 from service.models import JobOptions, JobQuery, timestamp
@@ -72,7 +72,7 @@ async def test_an_operation_that_is_apart_shares_no_commit_with_others(database)
     assert (sizes, found[0], found[2]) == ([2, 2], 2, 2)
 
 
-async def test_a_last_write_sees_all_that_was_asked_for_before_it(database):
+async def test_some_are_applied_before_and_some_after_all_others_of_their_transaction(database):
     sizes: list[int] = []
     database.writer.on_commit = sizes.append
 
@@ -80,13 +80,23 @@ async def test_a_last_write_sees_all_that_was_asked_for_before_it(database):
         ((found,),) = await tx.fetch(_COUNT)
         return [found] * len(items)
 
-    await asyncio.gather(
-        database.writer.write(count, None, last=True),
+    @late
+    async def count_late(tx, items):
+        return await count(tx, items)
+
+    @early
+    async def count_early(tx, items):
+        return await count(tx, items)
+
+    counts = await asyncio.gather(
+        database.writer.write(count_late, None),
         database.writer.write(job_inserts.insert, new_job()),
-        seen := asyncio.create_task(database.writer.write(count, None, last=True)),
+        database.writer.write(count, None),
+        database.writer.write(count_late, None),
+        database.writer.write(count_early, None),
     )
-    assert sizes == [3]
-    assert seen.result() == 1
+    assert sizes == [5]
+    assert [counts[0], *counts[2:]] == [1, 1, 1, 0]
 
 
 async def test_an_item_the_database_refuses_costs_nobody_else(database):
