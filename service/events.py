@@ -111,6 +111,7 @@ class EventBus:
         self.deliveries.set()
         if ends:
             self._ended[what] = None
+            self._ended.move_to_end(what)
             if len(self._ended) > _REMEMBERED:
                 self._ended.popitem(last=False)
         for watchers in (self._watchers, self._of_ends) if ends else (self._watchers,):

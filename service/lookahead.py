@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Final, NamedTuple
 
 #: A plugin is short while its executions take no longer on average, the last ones counting most.
@@ -68,13 +68,16 @@ class Lookahead:
 
     async def _wait(self, share: float, on_near: Callable[[], None]) -> None:
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiter(share, granted, on_near))
+        waiter = _Waiter(share, granted, on_near)
+        self._waiting.append(waiter)
         if len(self._waiting) <= self._workers:
             on_near()
         try:
             async with asyncio.timeout(PATIENCE_S):
                 await granted
         except (TimeoutError, asyncio.CancelledError):
+            with suppress(ValueError):  # it may have been taken out of the line by then
+                self._leave_line(self._waiting.index(waiter))
             # What was granted in the same moment is for others, and so is the turn of who was first in line.
             self._give(0.0 if granted.cancelled() else share)
             raise
@@ -89,9 +92,13 @@ class Lookahead:
                     break
                 self._free -= first.share
                 first.granted.set_result(None)
-            self._waiting.popleft()
-            if len(self._waiting) >= self._workers:
-                self._waiting[self._workers - 1].on_near()
+            self._leave_line(0)
+
+    def _leave_line(self, place: int) -> None:
+        """Take out who stands at `place`; somebody comes near by that if it was among those that are near."""
+        del self._waiting[place]
+        if place < self._workers <= len(self._waiting):
+            self._waiting[self._workers - 1].on_near()
 
     def ended(self, plugin: str, run_s: float) -> None:
         """An execution of `plugin` took that long."""

@@ -30,8 +30,6 @@ from service.models import JSON, JobPart, JobRecord, JobRequest, JobStatus, Subm
 #: When to ask again for a result that is not there yet.
 RETRY_AFTER_S: Final = 1
 _OPAQUE_TAG: Final = re.compile(r'"[^"]*"')
-#: How often a job had changed when the client read it; see `views.job_etag`.
-_COUNT_IN_ETAG: Final = re.compile(r'"(\d{1,9})[."]', re.ASCII)
 
 _Made = TypeVar("_Made")
 
@@ -109,10 +107,9 @@ async def get_job(services: Services, request: web.Request, arguments: Arguments
                 return _not_modified(answer.etag)
             return _body(answer.body, headers={hdrs.ETAG: answer.etag})
         services.ended_jobs.forget(job_id)
-    counted = _COUNT_IN_ETAG.search(known)
     with for_whoever_waits(request):
         job = await services.jobs.wait_for(
-            job_id, arguments.query.get("wait", 0), tenant=tenant, known_events=int(counted[1]) if counted else None
+            job_id, arguments.query.get("wait", 0), tenant=tenant, known=views.version_in(known)
         )
     place = await services.following.queue_place(job)
     etag = views.job_etag(job, place)

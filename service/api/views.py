@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final, NotRequired
 from urllib.parse import quote
@@ -10,7 +11,17 @@ from typing_extensions import TypedDict
 
 from service.api.problems import ErrorView
 from service.codec import BLOB_KEY, escape_pointer
-from service.models import JSON, AttemptRecord, BlobRef, JobRecord, JobStatus, Progress, QueuePlace, Timestamp
+from service.models import (
+    JSON,
+    AttemptRecord,
+    BlobRef,
+    JobRecord,
+    JobStatus,
+    JobVersion,
+    Progress,
+    QueuePlace,
+    Timestamp,
+)
 from service.plugin_controls import PluginControl
 from service.plugin_management import PluginInfo, PluginState
 from service.plugins.manifest import PluginManifest
@@ -239,6 +250,15 @@ def job_etag(job: JobRecord, place: QueuePlace) -> str:
     """The version of `job_view`: each change of a job is an event, and counted; the count comes first."""
     waiting = "" if place.position is None else f".{place.position}.{place.eta_s or ''}"
     return f'W/"{job.event_count}.{job.created_at}{waiting}"'
+
+
+_VERSION_IN_ETAG: Final = re.compile(r'"(\d{1,9})(?:\.(\d{4}-\d\d-\d\dT[\d:]{8}\.\d{3}Z))?[."]', re.ASCII)
+
+
+def version_in(etags: str) -> JobVersion | None:
+    """The version of a job that its client knows by a `job_etag`; the first, where there are several."""
+    found = _VERSION_IN_ETAG.search(etags)
+    return JobVersion(Timestamp(found[2] or ""), int(found[1])) if found else None
 
 
 def _progress(progress: Progress | None) -> ProgressView | None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from typing import Any
 
 import pytest
 
+from service.errors import JobNotFoundError
 from service.events import EventBus
 from service.job_management import JobManagementService
 from service.models import JobOptions, JobRecord, JobStatus, Timestamp
@@ -98,6 +100,38 @@ async def test_who_waits_is_told_the_record_of_the_end_without_another_look(
         ended = await jobs.wait_for(seen.id, 30, seen=seen)
     assert ended == await jobs.get_record(seen.id)
     assert ended.status == "SUCCESS"
+
+
+async def test_a_record_of_another_tenant_under_the_same_id_is_not_told(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only a read that is slower than a deletion, a new job under the id and its end can come to this."""
+    jobs = client.service.jobs
+    theirs = (await jobs.submit_job("sleep", {"seconds": 0.3})).record
+    mine = dataclasses.replace(theirs, tenant="mine")
+    reads = 0
+
+    async def get_record(job_id: str, **more: Any) -> JobRecord:
+        nonlocal reads
+        reads += 1
+        raise JobNotFoundError(job_id)
+
+    monkeypatch.setattr(jobs, "get_record", get_record)
+    with pytest.raises(JobNotFoundError):
+        await jobs.wait_for(theirs.id, 30, tenant="mine", seen=mine)
+    assert reads == 1  # when it was told of the end
+
+
+async def test_an_end_is_remembered_from_when_it_was_told_last() -> None:
+    events = EventBus()
+    events.job_changed("a")
+    for n in range(1_000):
+        events.job_changed(str(n))
+    events.job_changed("a")
+    for n in range(1_000):
+        events.job_changed(f"other-{n}")
+    assert events.may_have_ended("a")
+    assert not events.may_have_ended("0")
 
 
 async def test_who_waits_for_an_end_is_not_woken_by_what_is_none() -> None:

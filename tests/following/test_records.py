@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from typing import Any
 
 import pytest
+from uuid_utils.compat import uuid7
 
 from service.db import queue_depth
 from tests.following.conftest import FAR, Client, Start
@@ -64,6 +66,26 @@ async def test_a_wait_ends_when_the_job_is_not_as_the_client_knows_it(client: Cl
     async with client.get(f"/v1/jobs/{scheduled}?wait=0.3", headers={"If-None-Match": known}) as answer:
         assert answer.status == 304
     await client.session.post(f"{client.url}/v1/jobs/{job_id}/cancel")
+
+
+async def test_whoever_knows_a_deleted_job_is_told_at_once_of_another_under_its_id(client: Client) -> None:
+    path = f"/v1/jobs/{uuid7()}"
+
+    async def call(method: str, path: str, **more: Any) -> str:
+        async with client.session.request(method, client.url + path, **more) as answer:
+            assert answer.ok, await answer.text()
+            return answer.headers.get("ETag", "")
+
+    job = {"plugin": "echo", "payload": {}, **FAR}
+    await call("PUT", path, json=job)
+    known = await call("GET", path)
+    await call("POST", f"{path}/cancel")
+    await call("DELETE", path)
+    await call("PUT", path, json=job)
+    async with asyncio.timeout(5):
+        now = await call("GET", f"{path}?wait=30", headers={"If-None-Match": known})
+    assert now != known
+    assert now.partition(".")[0] == known.partition(".")[0]  # as many events
 
 
 async def test_a_waiting_job_knows_its_place_and_about_when_it_starts(

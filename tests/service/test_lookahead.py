@@ -89,7 +89,7 @@ async def test_a_worker_has_several_places_for_calls_that_are_sent_ahead():
 
 async def test_who_is_near_a_place_is_told_before_it_has_one():
     ahead, near, order = Lookahead(WORKERS), [], []
-    done = [asyncio.Event() for _ in range(7)]
+    done = [asyncio.Event() for _ in range(8)]
 
     async def work(n: int) -> None:
         async with ahead.place("brisk", lambda: near.append(n)):
@@ -100,20 +100,23 @@ async def test_who_is_near_a_place_is_told_before_it_has_one():
         for _ in range(10):  # more turns of the event loop than any of them takes
             await asyncio.sleep(0)
 
-    running = [asyncio.create_task(work(n)) for n in range(7)]
+    running = [asyncio.create_task(work(n)) for n in range(8)]
     await settled()
     assert (order, near) == ([0, 1], [2, 3])  # whoever has a place at once makes ready in it
     running[3].cancel()
+    await settled()
+    assert (order, near) == ([0, 1], [2, 3, 4])  # who waits no more is not counted
+    running[6].cancel()
     done[0].set()
     await settled()
-    assert (order, near) == ([0, 1, 2], [2, 3, 4, 5])  # who waits no more is not counted
+    assert (order, near) == ([0, 1, 2], [2, 3, 4, 5])
     done[1].set()
     await settled()
-    assert (order, near) == ([0, 1, 2, 4], [2, 3, 4, 5, 6])
+    assert (order, near) == ([0, 1, 2, 4], [2, 3, 4, 5, 7])  # nor told
     for event in done:
         event.set()
     await asyncio.gather(*running, return_exceptions=True)
-    assert (order, near) == ([0, 1, 2, 4, 5, 6], [2, 3, 4, 5, 6])
+    assert (order, near) == ([0, 1, 2, 4, 5, 7], [2, 3, 4, 5, 7])
 
 
 def counts(live: Live) -> dict[str, int]:
