@@ -11,6 +11,7 @@ import functools
 import inspect
 import logging
 import os
+import re
 import resource
 import signal
 import socket
@@ -22,7 +23,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 from service import failpoints
 from service.errors import InputInvalidError, JobCancelledError, OutputInvalidError, PluginDefinitionError
@@ -50,6 +51,9 @@ _KIND_OF: Final = {"progress": Kind.PROGRESS, "metric": Kind.METRIC, "artifact":
 _TIMERS: Final = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 
 _PR_SET_NO_NEW_PRIVS: Final = 38
+
+#: In /proc/self/status: the peak, and what is resident.
+_MEMORY: Final = re.compile(rb"VmHWM:\s+(\d+) kB\nVmRSS:\s+(\d+) kB")
 
 
 def _confine(parent: int) -> None:
@@ -263,24 +267,25 @@ class Worker:
             self._residents = self._children()
             self._timers = [timer for timer in _TIMERS if not any(signal.getitimer(timer))]
             # Half of what set-up left: else the next call is blamed for what the ones before it kept.
-            self._most_kept_bytes = (self._memory_bytes + self._meter.resident()) // 2
+            self._most_kept_bytes = (self._memory_bytes + self._meter.read().resident_bytes) // 2
             self._cpu_s = _cpu_seconds()
             self._channel.send(pack(Kind.READY, {"total_cpu_s": self._cpu_s}))
         execution = Execution(self._channel, header["number"], self._result_bytes)
         self._meter.reset()
         printed_before = self._printed_bytes()
         reply, is_fit = self._execute(plugin, header, payload, execution)
+        memory = self._meter.read()
         measured: dict[str, Any] = {
             "number": execution.number,
             "run_s": execution.run_s,
-            "peak_bytes": self._meter.peak(),
+            "peak_bytes": memory.peak_bytes,
             **self._cpu_taken(),
         }
         has_left_processes = self._has_left_processes()
         execution.finish()
         is_tidy = self._is_tidied()
         measured["printed"] = [printed_before, self._printed_bytes()]
-        is_light = self._meter.resident() <= self._most_kept_bytes
+        is_light = memory.resident_bytes <= self._most_kept_bytes
         is_fit = is_fit and is_tidy and is_light and self._is_loop_sound and not has_left_processes
         kind = Kind.REPLY if is_fit else Kind.LAST_REPLY
         try:
@@ -431,8 +436,15 @@ def _packed(kind: Kind, reply: dict[str, Any], result_bytes: int) -> list[bytes]
     return buffers
 
 
+class _Memory(NamedTuple):
+    """What this process has resident, and had at most; 0 where it cannot be read."""
+
+    resident_bytes: int = 0
+    peak_bytes: int = 0
+
+
 class _MemoryMeter:
-    """Resident memory of this process, and its peak since `reset`.
+    """Measures the resident memory of this process, and its peak since `reset`.
 
     Holds its files open: a plugin may use up descriptors.
     """
@@ -445,18 +457,13 @@ class _MemoryMeter:
         with suppress(OSError):
             os.pwrite(self._reset, b"5", 0)
 
-    def peak(self) -> int:
-        """In bytes; 0 where it cannot be read."""
-        return self._read(b"VmHWM:")
-
-    def resident(self) -> int:
-        """What it is now; 0 where it cannot be read."""
-        return self._read(b"VmRSS:")
-
-    def _read(self, name: bytes) -> int:
-        with suppress(OSError, ValueError, IndexError):
-            return int(os.pread(self._status, 4096, 0).split(name)[1].split(maxsplit=1)[0]) * 1024
-        return 0
+    def read(self) -> _Memory:
+        """What it is now; one read, because the kernel takes longer to write this file than a short call may last."""
+        with suppress(OSError):
+            if (found := _MEMORY.search(os.pread(self._status, 4096, 0))) is not None:
+                peak_kb, resident_kb = map(int, found.groups())
+                return _Memory(resident_kb * 1024, peak_kb * 1024)
+        return _Memory()
 
 
 async def _awaited(returned: Any) -> Any:
