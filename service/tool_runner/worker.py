@@ -133,7 +133,8 @@ class Execution:
 
     def __init__(self, channel: Channel, number: int, result_bytes: int) -> None:
         self.number = number
-        self.result_bytes = result_bytes  # what is left for the result
+        self._most_bytes = result_bytes  # of the result and its artifacts
+        self._artifact_bytes = 0
         self.run_s: float | None = None
         self._channel = channel
         self._pid = os.getpid()
@@ -157,12 +158,18 @@ class Execution:
             self._held = None if kind is Kind.PROGRESS else self._held
             if kind is Kind.ARTIFACT:
                 self._artifacts += 1
-                self.result_bytes -= sum(map(len, attachments))
-                if self.result_bytes < 0:
-                    raise OutputInvalidError("artifacts and result together are larger than this service accepts", "")
+                self._artifact_bytes += sum(map(len, attachments))
+                self.check_size(0)
                 if self._artifacts > MAX_ARTIFACTS:
                     raise OutputInvalidError(f"there are more than {MAX_ARTIFACTS} artifacts", "")
             self._channel.send(pack(kind, header, attachments))
+
+    def check_size(self, size: int) -> None:
+        """Raise `OutputInvalidError` where a result of `size` bytes is too large beside the artifacts there are."""
+        if size + self._artifact_bytes > self._most_bytes:
+            raise OutputInvalidError(
+                f"takes more than {self._most_bytes} bytes together with its artifacts (JOBSERVICE_MAX_RESULT_MB)", ""
+            )
 
     def is_cancelled(self) -> bool:
         """Whether the service asked to end this call."""
@@ -289,7 +296,9 @@ class Worker:
         is_fit = is_fit and is_tidy and is_light and self._is_loop_sound and not has_left_processes
         kind = Kind.REPLY if is_fit else Kind.LAST_REPLY
         try:
-            buffers = _packed(kind, {**reply, **measured}, execution.result_bytes)
+            buffers = pack(kind, {**reply, **measured})
+            if "result" in reply:  # why there is none is told however much the artifacts took
+                execution.check_size(sum(map(len, buffers)))
         except (FrameError, OutputInvalidError) as error:
             buffers = pack(kind, {**_failure(Incident.OUTPUT, error), **measured})
         self._channel.send(buffers)
@@ -336,7 +345,8 @@ class Worker:
             return {"result": plain(returned)}, True
         except OutputInvalidError as error:
             self._survive()
-            return {**_failure(Incident.OUTPUT, error), "pointer": error.pointer}, True
+            pointer = _text(lambda: error.pointer, "", MAX_TEXT_CHARS)
+            return {**_failure(Incident.OUTPUT, error), "pointer": pointer}, True
         except BaseException as error:  # noqa: BLE001  # whatever foreign code raises, SystemExit and KeyboardInterrupt too
             self._survive()
             is_fit = isinstance(error, Exception | JobCancelledError | asyncio.CancelledError)
@@ -427,13 +437,6 @@ class Worker:
         is_lasting = name in self._lasting or name.startswith(LASTING_PREFIX)
         # A process that set-up started may have made it just now.
         return is_lasting or (bool(self._residents) and name != self._job_folder.name)
-
-
-def _packed(kind: Kind, reply: dict[str, Any], result_bytes: int) -> list[bytes]:
-    buffers = pack(kind, reply)
-    if (size := sum(map(len, buffers))) > result_bytes:
-        raise OutputInvalidError(f"takes {size} bytes, of which {max(result_bytes, 0)} are accepted", "")
-    return buffers
 
 
 class _Memory(NamedTuple):

@@ -52,6 +52,8 @@ _CORES: Final = os.cpu_count() or 1
 
 MAX_METRICS: Final = 1_000
 MAX_ARTIFACTS: Final = 1_000
+#: Of a reply beside result and artifacts: a message and a traceback as long as a worker sends them fit.
+MAX_REPLY_BYTES: Final = 500_000
 
 log = structlog.get_logger(__name__)
 
@@ -383,7 +385,7 @@ class WorkerProcess:
             raise FrameError("an answer that nothing asked for")
         if (frame.kind is Kind.MANIFEST) and self._phase is not Phase.IMPORT:
             raise FrameError("a manifest in place of a reply")
-        if self._line[0].received + frame.size > self._ceilings.result_bytes + SMALL:
+        if self._line[0].received + frame.size > self._ceilings.result_bytes + MAX_REPLY_BYTES:
             raise FrameError("result and artifacts are larger than this service accepts")
         self._flush_news()
         self._disarm()

@@ -531,7 +531,9 @@ def exploding_result(payload: dict) -> Any:
 def large_artifacts(payload: dict, context: Any) -> dict:
     for number in range(payload.get("count", 100)):
         context.artifact(f"{number:0190}.bin", bytes(payload.get("size", 10_000_000)))
-    return {}
+    if "raise" in payload:
+        raise ValueError(payload["raise"])
+    return {"text": "x" * payload["text"]} if "text" in payload else {}
 
 
 # --- families ---

@@ -261,6 +261,28 @@ async def test_artifacts_may_take_as_much_as_the_service_says_whatever_their_nam
     assert len(call.report.artifacts) == 1_000
 
 
+@pytest.mark.parametrize(
+    ("payload", "error_type", "message"),
+    [
+        (
+            {"count": 21, "size": 1_000_000},
+            "InvalidOutput",
+            "takes more than 20000000 bytes together with its artifacts",
+        ),
+        ({"count": 2, "text": 100}, "InvalidOutput", "takes more than 20000000 bytes together with its artifacts"),
+        ({"count": 2, "raise": "the last page is torn"}, "ExecutionError", "the last page is torn"),
+        ({"count": 2, "raise": "\1" * 100_000}, "ExecutionError", "\1" * 8_000),
+    ],
+    ids=["artifacts", "result", "raises", "raises a long text"],
+)
+async def test_why_there_is_no_result_is_told_however_much_the_artifacts_took(
+    runner: ToolRunner, payload: dict[str, Any], error_type: str, message: str
+) -> None:
+    _, error = await runner.run("large_artifacts", payload)
+    assert error["error"]["type"] == error_type
+    assert message in error["error"]["message"]
+
+
 async def test_no_word_of_a_plugin_makes_a_figure_that_cannot_be(runner: ToolRunner) -> None:
     figures = {"run_s": 1e308, "cpu_s": 1e308, "total_cpu_s": 1e308, "peak_bytes": 1e308, "printed": [0, 2**64 - 1]}
     forged = b"".join(pack(Kind.REPLY, {"number": 2, "result": {"forged": True}, **figures}))
