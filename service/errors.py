@@ -83,13 +83,20 @@ class PluginLoadError(ServiceError):
     """A plugin could not be imported, made or described in a worker; `error_type` tells by whose fault."""
 
     def __init__(
-        self, plugin: str, error_type: ErrorType, reason: str, *, details: Mapping[str, Any] | None = None
+        self,
+        plugin: str,
+        error_type: ErrorType,
+        reason: str,
+        *,
+        details: Mapping[str, Any] | None = None,
+        traceback: str | None = None,
     ) -> None:
         super().__init__(f"Plugin {plugin!r} cannot be loaded: {reason}")
         self.plugin = plugin
         self.error_type = error_type
         self.reason = reason
         self.details = dict(details or {})
+        self.traceback = traceback  # for administrators
 
 
 class PluginDefinitionError(ServiceError):
@@ -289,6 +296,15 @@ class StartupError(ServiceError):
 
 class DatabaseInUseError(StartupError):
     """Another process has the one lock on an SQLite database."""
+
+
+def raised(message: str, exception: str | None) -> str:
+    """What an exception said, behind the name of its class: a `KeyError` says no more than its key.
+
+    None stands for what was not raised, whose message says it all.
+    """
+    is_named = exception is None or message.partition(" ")[0].rstrip(":") == exception
+    return message if is_named else f"{exception}: {message}"
 
 
 def error_object(

@@ -200,8 +200,12 @@ class PluginManagementService:
             manifest = await self._tool_runner.describe(entry.source.name)
             entry.schema = await asyncio.to_thread(InputSchema, manifest.input_schema)
             entry.manifest, entry.reason = manifest, None
-        except (PluginLoadError, ValueError) as error:
-            entry.reason = error.reason if isinstance(error, PluginLoadError) else f"its input schema is wrong: {error}"
+        except PluginLoadError as error:
+            entry.reason = error.reason
+            found = {"traceback": error.traceback} if error.traceback else {}
+            log.warning("plugin unavailable", plugin=entry.source.name, reason=entry.reason, **found)
+        except ValueError as error:
+            entry.reason = f"its input schema is wrong: {error}"
             log.warning("plugin unavailable", plugin=entry.source.name, reason=entry.reason)
         except Exception:
             entry.reason = "the service failed to read what it says about itself; the log says why"

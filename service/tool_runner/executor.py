@@ -45,7 +45,8 @@ class Incident(enum.StrEnum):
 class Failure:
     """An execution without a result; `details` is JSON fit for a client, `traceback` is for administrators.
 
-    `retryable` and `retry_after_s` are what the plugin's exception said of itself, None where it said nothing.
+    `place` is the file and line that raised while the plugin was loaded, if that is known. `retryable` and
+    `retry_after_s` are what the plugin's exception said of itself, None where it said nothing.
     """
 
     incident: Incident
@@ -53,6 +54,7 @@ class Failure:
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     problems: Sequence[FieldProblem] = ()
     traceback: str | None = None
+    place: str | None = None
     retryable: bool | None = None
     retry_after_s: float | None = None
 

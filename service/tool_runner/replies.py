@@ -91,7 +91,7 @@ def failure_of(reply: Mapping[str, Any], phase: Phase, limit_mb: float) -> Failu
     if incident is Incident.MEMORY:
         message = f"{message} (no memory was left to allocate)"
         details |= {"phase": str(phase), "limit_mb": limit_mb}
-    traceback, retryable = reply.get("traceback"), reply.get("retryable")
+    traceback, place, retryable = reply.get("traceback"), reply.get("place"), reply.get("retryable")
     retry_after_s = number_of(reply.get("retry_after_s"))
     return Failure(
         incident=incident,
@@ -99,6 +99,7 @@ def failure_of(reply: Mapping[str, Any], phase: Phase, limit_mb: float) -> Failu
         details=details,
         problems=problems,
         traceback=traceback if isinstance(traceback, str) else None,
+        place=place[:MAX_NAME_CHARS] if isinstance(place, str) else None,
         retryable=retryable if isinstance(retryable, bool) else None,
         retry_after_s=None if retry_after_s is None else max(0.0, retry_after_s),
     )

@@ -10,7 +10,7 @@ from typing import Any, Final
 import structlog
 
 from service.calls import Call, current_call
-from service.errors import PluginLoadError, PluginNotFoundError, error_object
+from service.errors import PluginLoadError, PluginNotFoundError, error_object, raised
 from service.models import ErrorType, Pair
 from service.plugins.manifest import PluginManifest, PluginSource
 from service.settings import Settings
@@ -75,8 +75,13 @@ class ToolRunner:
             raise PluginNotFoundError(plugin_name)
         described = await self._executor.describe(source, self._ceilings)
         if isinstance(described, Failure):
-            details = dict(described.details)
-            raise PluginLoadError(plugin_name, ERROR_TYPES[described.incident], described.message, details=details)
+            raise PluginLoadError(
+                plugin_name,
+                ERROR_TYPES[described.incident],
+                _reason(described),
+                details=described.details,
+                traceback=described.traceback,
+            )
         return described
 
     async def run(self, plugin_name: str, payload: Mapping[str, Any]) -> Pair:
@@ -101,6 +106,15 @@ class ToolRunner:
             log.exception("the runner itself failed", plugin=plugin_name, job_id=call.job_id)
             message = "The service failed to execute the plugin; the log says why."
             return {}, {"error": error_object(ErrorType.INTERNAL, message, plugin=str(plugin_name))}
+
+
+def _reason(failure: Failure) -> str:
+    """Why a plugin cannot be loaded, for whoever mends it."""
+    exception = failure.details.get("exception")
+    if exception is None:
+        return failure.message
+    place = f" ({failure.place})" if failure.place else ""
+    return f"loading it raised {raised(failure.message, exception)}{place}"
 
 
 def _error_of(failure: Failure, plugin_name: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import dataclasses
 import faulthandler
 import fcntl
 import functools
+import importlib
 import inspect
 import logging
 import os
@@ -27,8 +28,9 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 from service import failpoints
 from service.errors import InputInvalidError, JobCancelledError, OutputInvalidError, PluginDefinitionError
+from service.plugins import loading
 from service.plugins.context import Context
-from service.plugins.loading import LoadedPlugin, load
+from service.plugins.loading import LoadedPlugin
 from service.plugins.manifest import PluginSource
 from service.plugins.output import plain
 from service.tool_runner import folders, processes
@@ -51,6 +53,9 @@ _KIND_OF: Final = {"progress": Kind.PROGRESS, "metric": Kind.METRIC, "artifact":
 _TIMERS: Final = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 
 _PR_SET_NO_NEW_PRIVS: Final = 38
+
+#: What stands above the plugin's own code in the traceback of its import.
+_LOADERS: Final = frozenset({__file__, loading.__file__, importlib.__file__})
 
 #: In /proc/self/status: the peak, and what is resident.
 _MEMORY: Final = re.compile(rb"VmHWM:\s+(\d+) kB\nVmRSS:\s+(\d+) kB")
@@ -237,7 +242,7 @@ class Worker:
 
     def _load(self) -> LoadedPlugin | None:
         try:
-            plugin = load(self._source)
+            plugin = loading.load(self._source)
             said = {"manifest": dataclasses.asdict(plugin.manifest), "teardown": plugin.teardown is not None}
             described = pack(Kind.MANIFEST, said)
         except (PluginDefinitionError, FrameError) as error:
@@ -246,7 +251,9 @@ class Worker:
             return None
         except BaseException as error:  # noqa: BLE001  # whatever foreign code raises
             self._survive()
-            self._channel.send(pack(Kind.LAST_REPLY, _failure(_incident(error, Incident.IMPORT), error)))
+            place = _text(functools.partial(_place, error), "", MAX_TEXT_CHARS)
+            reply = {**_failure(_incident(error, Incident.IMPORT), error), "place": place}
+            self._channel.send(pack(Kind.LAST_REPLY, reply))
             return None
         self._survive()
         if plugin.manifest.memory_mb is not None:
@@ -345,7 +352,7 @@ class Worker:
             return {"result": plain(returned)}, True
         except OutputInvalidError as error:
             self._survive()
-            pointer = _text(lambda: error.pointer, "", MAX_TEXT_CHARS)
+            pointer = _text(functools.partial(getattr, error, "pointer"), "", MAX_TEXT_CHARS)
             return {**_failure(Incident.OUTPUT, error), "pointer": pointer}, True
         except BaseException as error:  # noqa: BLE001  # whatever foreign code raises, SystemExit and KeyboardInterrupt too
             self._survive()
@@ -498,6 +505,13 @@ def _failure(incident: Incident, error: BaseException) -> dict[str, Any]:
         "retryable": _said(error, "retryable", bool),
         "retry_after_s": _said(error, "retry_after_s", int, float),
     }
+
+
+def _place(error: BaseException) -> str:
+    """File and line of the plugin's code, or of what that called, which raised `error`; empty where none did."""
+    lines = [(Path(frame.f_code.co_filename), line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    path, line = [(path, line) for path, line in lines if path.is_absolute()][-1]  # "<frozen ...>" is no file
+    return "" if str(path) in _LOADERS else f"{path.name}, line {line}"
 
 
 def _said(error: BaseException, name: str, *kinds: type) -> Any:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import sys
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from service.db import plugin_metrics
 from service.errors import PayloadInvalidError, PluginNotFoundError, PluginUnavailableError
 from service.job_management import JobManagementService
 from service.plugin_management import FAILURES_OF_ILL_HEALTH, PluginManagementService, PluginState
 from service.plugins.discovery import installed_plugins
+from service.plugins.manifest import PluginSource
 from service.settings import Settings
 from service.tool_runner.pool import WorkerPool
 from service.tool_runner.runner import ToolRunner
@@ -64,6 +67,44 @@ async def test_a_plugin_that_cannot_be_loaded_says_why_and_leaves_the_others(plu
     assert (info.state, info.healthy) == (PluginState.UNAVAILABLE, False)
     assert "hostile_absent" in info.reason
     assert (await plugins.manifest("echo")).name == "echo"
+
+
+async def no_metrics():
+    return {}
+
+
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [
+        ("\nraise SystemExit(3)", "loading it raised SystemExit: 3 (broken.py, line 2)"),
+        ("raise KeyboardInterrupt", "loading it raised KeyboardInterrupt (broken.py, line 1)"),
+        ("{}['key']", "loading it raised KeyError: 'key' (broken.py, line 1)"),
+        ("import json\njson.loads('no')", "loading it raised JSONDecodeError: Expecting value: * (decoder.py, line *)"),
+        ("def plugin(", "loading it raised SyntaxError: '(' was never closed (broken.py, line 1)"),
+        (
+            "class plugin:\n    def __init__(self):\n        raise ValueError('no model')",
+            "loading it raised ValueError: no model (broken.py, line 3)",
+        ),
+        (None, "loading it raised ModuleNotFoundError: No module named 'broken'"),
+    ],
+)
+async def test_what_loading_a_plugin_raised_is_told_with_its_class_and_line(module, reason, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    if module is not None:
+        (tmp_path / "broken.py").write_text(module)
+    source = PluginSource(name="broken", value="broken:plugin", distribution="tests", distribution_version="1")
+    settings = Settings(data_dir=tmp_path, workers=1)
+    runner = ToolRunner(WorkerPool(settings), {"broken": source}, settings)
+    await runner.start()
+    service = PluginManagementService(runner, no_metrics)
+    with capture_logs() as logs, pytest.raises(PluginUnavailableError) as caught:
+        await service.manifest("broken")
+    await service.close()
+    await runner.close()
+    assert fnmatch.fnmatchcase(caught.value.reason, reason)
+    (line,) = logs
+    assert (line["event"], line["reason"]) == ("plugin unavailable", caught.value.reason)
+    assert line["traceback"].startswith("Traceback")
 
 
 async def test_a_payload_is_checked_against_what_the_plugin_declares(plugins):
