@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import Final
@@ -14,10 +15,13 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from service.cli.failures import Exit, UsageError
 from service.cli.output import laid_out, pretty, put, safe, say
 from service.client import ApiError, Client, Failure, File, Job, ServiceUnreachableError
-from service.models import JobStatus
+from service.errors import raised
+from service.models import JSON, JobStatus
 
 #: The answer of a service that has no room, but is well.
 BUSY: Final = 429
+#: Where an exception was raised that was not raised in `run`, by the phase in the details of its error.
+_PLACES: Final[Mapping[JSON, str]] = {"import": " on loading", "setup": " in set-up"}
 
 
 class Trouble:
@@ -145,7 +149,14 @@ def outcome_of(job: Job) -> Exit:
 def remark(job: Job) -> str:
     """The one line that says most about where a job is."""
     if job.error:
-        return f"{job.error['type']}: {job.error['message']}"
+        return _fault(job.error)
     if job.progress and not job.status.is_terminal:
         return f"{job.progress.fraction:.0%} {job.progress.message}".rstrip()
     return ""
+
+
+def _fault(error: Mapping[str, JSON]) -> str:
+    """What failed a job: the type, and what was raised where, if something was."""
+    exception = error["details"].get("exception")
+    place = _PLACES.get(error["details"].get("phase"), "") if exception else ""
+    return f"{error['type']}{place}: {raised(error['message'], exception)}"

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import RunningService
+from tests.hostile_plugins import install
+
+from .conftest import RunningService, running_service
 
 pytestmark = pytest.mark.xdist_group("cli")
 JOB_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -110,6 +112,23 @@ def test_show_tells_everything_and_a_failure_is_only_data(service: RunningServic
     assert waited.stdout == shown.stdout
     for piece in (job_id, "FAILED", "TimeLimitExceeded", '"seconds": 30'):
         assert piece in shown.stdout
+
+
+def test_what_was_raised_is_told_with_its_class_and_where(tmp_path: Path) -> None:
+    told = {
+        "raises": "ExecutionError: ValueError: a wrong value",
+        "stop_iteration": "ExecutionError: StopIteration: 1",
+        "setup_raises": "PluginError in set-up: RuntimeError: no model",
+    }
+    with running_service(tmp_path, PYTHONPATH=str(install(tmp_path, told))) as service:
+        for plugin, error in told.items():
+            waited = service.cli("submit", "--plugin", plugin, "--wait")
+            assert waited.stderr.endswith(f" is FAILED: {error}\n")
+        listed = service.cli("jobs").stdout
+        for error in told.values():
+            assert error in listed
+        shown = service.cli("show", listed.splitlines()[1].split()[0]).stdout
+        assert told["setup_raises"] in shown
 
 
 def test_show_as_json_is_the_record(service: RunningService) -> None:
