@@ -8,7 +8,9 @@ from __future__ import annotations
 import base64
 import collections.abc
 import dataclasses
+import inspect
 import math
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,9 +18,14 @@ from inspect import Parameter
 from typing import Annotated, Any, Final, Union, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, Field, Strict, TypeAdapter, ValidationError, create_model
-from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
+from pydantic.errors import (
+    PydanticInvalidForJsonSchema,
+    PydanticSchemaGenerationError,
+    PydanticUndefinedAnnotation,
+    PydanticUserError,
+)
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue, JsonSchemaWarningKind
-from pydantic_core import ErrorDetails, core_schema
+from pydantic_core import ErrorDetails, SchemaError, core_schema
 
 from service.codec import check_document, escape_pointer, storable_text
 from service.errors import FieldProblem, InputInvalidError, NotStorableError, PluginDefinitionError
@@ -27,7 +34,10 @@ from service.plugins.payload import BYTES_SCHEMA, image_problems, with_image_rul
 MAX_PROBLEMS: Final = 20
 MAX_PROBLEM_CHARS: Final = 1_000
 
-_CANNOT_DESCRIBE: Final = (PydanticUserError, PydanticUndefinedAnnotation)
+_CANNOT_DESCRIBE: Final = (PydanticUserError, PydanticUndefinedAnnotation, SchemaError)
+_NOT_JSON: Final = (PydanticInvalidForJsonSchema, PydanticSchemaGenerationError)
+#: The pattern in what the regular expressions of pydantic say of it.
+_PATTERN: Final = re.compile(r"regex parse error:\n\s+(.*)\n")
 _CONTAINERS: Final = frozenset(
     {list, tuple, dict, set, frozenset, collections.abc.Sequence, collections.abc.Mapping, collections.abc.Set}
 )
@@ -39,11 +49,8 @@ class TypedInput:
 
     def __init__(self, annotation: Any, parameters: Mapping[str, str | None]) -> None:
         """`parameters` maps names of `run` to attributes of the validated value, None standing for the value itself."""
-        try:
-            self._adapter: TypeAdapter[Any] = TypeAdapter(annotation)
-            schema = _object_schema(self._adapter, "validation")
-        except _CANNOT_DESCRIBE as error:
-            raise PluginDefinitionError(f"the arguments of run cannot be described: {error}") from error
+        self._adapter: TypeAdapter[Any] = TypeAdapter(annotation)
+        schema = _object_schema(self._adapter, "validation")
         if schema is None:
             raise PluginDefinitionError("a payload is a JSON object: run must take a type that is made from one")
         self._parameters = parameters
@@ -72,16 +79,22 @@ class TypedInput:
         }
         try:
             model = create_model("Payload", **definitions)
+            made = cls(model, {parameter.name: field for field, parameter in fields.items()})
         except _CANNOT_DESCRIBE as error:
-            raise PluginDefinitionError(f"the arguments of run cannot be described: {error}") from error
-        made = cls(model, {parameter.name: field for field, parameter in fields.items()})
+            for field, parameter in fields.items():
+                _check_argument(parameter.name, hints[parameter.name], definitions[field])
+            raise PluginDefinitionError(f"the arguments of run: {_reason(error)}") from error
         made.schema.pop("title", None)
         return made
 
     @classmethod
     def of_payload(cls, parameter: Parameter, hint: Any) -> TypedInput:
         """One argument that is the whole payload: a pydantic model, a dataclass, a TypedDict."""
-        return cls(hint, {parameter.name: None})
+        try:
+            return cls(hint, {parameter.name: None})
+        except _CANNOT_DESCRIBE as error:
+            _check_argument(parameter.name, hint, (hint, ...))
+            raise PluginDefinitionError(f"argument {parameter.name}: {_reason(error)}") from error
 
     def arguments(self, payload: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments by name, `mime_type` among them only where the plugin takes it; raises `InputInvalidError`."""
@@ -104,6 +117,28 @@ class TypedInput:
             name: value if attribute is None else getattr(value, attribute)
             for name, attribute in self._parameters.items()
         }
+
+
+def _check_argument(name: str, hint: Any, definition: Any) -> None:
+    """Raise `PluginDefinitionError` where the argument cannot be described, saying what is wrong with it."""
+    try:
+        TypeAdapter(create_model("Argument", value=definition)).json_schema(schema_generator=_Generator)
+    except _NOT_JSON as error:
+        kind = inspect.formatannotation(hint)
+        raise PluginDefinitionError(
+            f"argument {name} is {kind}, which has no form in JSON: give it another type"
+        ) from error
+    except _CANNOT_DESCRIBE as error:
+        pattern = _PATTERN.search(str(error))
+        what = f"the pattern {pattern[1]!r} of argument {name} cannot be used" if pattern else f"argument {name}"
+        raise PluginDefinitionError(f"{what}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """The line in which pydantic says what is wrong; around it are its own names, and addresses of its pages."""
+    if isinstance(error, SchemaError):
+        return str(error).splitlines()[-1].partition(": ")[2]
+    return str(getattr(error, "message", error)).partition("\n")[0]
 
 
 def output_schema(annotation: Any) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections.abc
 import dataclasses
 import functools
 import inspect
@@ -317,6 +318,22 @@ def foreign(thing: Foreign) -> dict[str, Any]:
     return {}
 
 
+def callback(number: int, then: collections.abc.Callable[[int], int]) -> dict[str, Any]:
+    return {}
+
+
+def callback_payload(payload: collections.abc.Callable) -> dict[str, Any]:
+    return {}
+
+
+def wrong_pattern(number: int, code: Annotated[str, Field(pattern="[a-")]) -> dict[str, Any]:
+    return {}
+
+
+def wrong_step(step: Annotated[int, Field(multiple_of=0)]) -> dict[str, Any]:
+    return {}
+
+
 def text_image(image: str) -> dict[str, Any]:
     return {}
 
@@ -355,7 +372,11 @@ BREACHES = [
     (variadic, "name every argument"),
     (keywords, "name every argument"),
     (unresolvable, "OnlyForTypeCheckers"),
-    (foreign, "cannot be described"),
+    (foreign, r"argument thing is [\w.]+\.Foreign, which has no form in JSON: give it another type$"),
+    (callback, r"argument then is [\w.]*Callable\[\[int\], int\], which has no form in JSON: give it another type$"),
+    (callback_payload, r"argument payload is [\w.]*Callable, which has no form in JSON: give it another type$"),
+    (wrong_pattern, r"^the pattern '\[a-' of argument code cannot be used: unclosed character class$"),
+    (wrong_step, r"^argument step: 'multiple_of' must be a finite number greater than 0$"),
     (text_image, "image is bytes"),
     (list_payload, "a payload is a JSON object"),
     (not_json_default, "/properties/scale/default"),
