@@ -13,6 +13,7 @@ GROUP: Final = "service.plugins"
 
 # A plugin's name stands in URLs, in SQL and in metric labels.
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_NAMES: Final = "a name is 1-100 of A-Z, a-z, 0-9, '.', '_' and '-', and begins with a letter or digit"
 
 logger = logging.getLogger(__name__)
 
@@ -21,13 +22,15 @@ def installed_plugins() -> dict[str, PluginSource]:
     """Every plugin of the entry-point group `service.plugins`, by its name.
 
     Where two distributions name the same plugin, the first distribution by name wins; the other is logged and left out,
-    as is a name that is not 1-100 letters, digits, `.`, `_` or `-`.
+    as is a name that no plugin may have.
     """
     sources: dict[str, PluginSource] = {}
     installed = map(_source, entry_points(group=GROUP))
     for source in sorted(installed, key=lambda source: (source.distribution, source.value)):
         if not _NAME.fullmatch(source.name):
-            logger.warning("plugin %r of %s is left out: not a usable name", source.name, source.distribution)
+            logger.warning(
+                "plugin %r of %s is left out: %s. Rename its entry point.", source.name, source.distribution, _NAMES
+            )
         elif (winner := sources.setdefault(source.name, source)) is not source:
             logger.warning(
                 "plugin %r of %s is left out: %s has one of that name",

@@ -60,6 +60,7 @@ def test_a_name_that_fits_no_url_is_left_out(name: str, folder: Path, caplog: py
 
     with caplog.at_level(logging.WARNING):
         assert not any(source.value == "odd:Odd" for source in installed_plugins().values())
+    assert f"plugin {name!r} of odd-tools is left out: a name is 1-100 of A-Z, a-z, 0-9" in caplog.text
 
 
 def test_a_distribution_with_broken_metadata_does_not_hide_the_others(folder: Path) -> None:
