@@ -85,9 +85,10 @@ log = structlog.get_logger(__name__)
 class Health:
     """Whether the process can serve, and why not."""
 
-    def __init__(self, database: Database, jobs: JobManagementService) -> None:
+    def __init__(self, database: Database, jobs: JobManagementService, housekeeper: Housekeeper) -> None:
         self._database = database
         self._jobs = jobs
+        self._housekeeper = housekeeper
         self.dead_loops: list[str] = []
 
     @property
@@ -104,7 +105,7 @@ class Health:
     @property
     def warnings(self) -> Sequence[str]:
         """What people should know although the process can serve."""
-        return self._database.ground.warnings
+        return (*self._database.ground.warnings, *self._housekeeper.warnings)
 
     async def readiness(self) -> list[str]:
         """Why the process cannot serve now; empty when it can. Commits a probe, so that it tells the truth."""
@@ -234,13 +235,14 @@ class Service:
 
             throughput = Throughput(lambda: plugin_metrics.count(database.reader))
             following = FollowingService(database, events, throughput=throughput)
-            health = Health(database, jobs)
+            housekeeper = Housekeeper(jobs, plugins, events, plugin_wait_s=plugin_wait_s)
+            health = Health(database, jobs, housekeeper)
             failed = asyncio.Event()
             dispatcher = Dispatcher(jobs, plugins, events, controls, capacity=runner.capacity)
             database.writer.has_time = lambda: dispatcher.is_ahead
             loops = {
                 "dispatcher": dispatcher.run,
-                "housekeeper": Housekeeper(jobs, plugins, events, plugin_wait_s=plugin_wait_s).run,
+                "housekeeper": housekeeper.run,
                 "scheduler": Scheduler(schedules, events).run,
                 "lease keeper": LeaseKeeper(jobs, lease_s=settings.lease_s).run,
                 "rescuer": Rescuer(jobs).run,

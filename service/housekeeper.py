@@ -13,8 +13,12 @@ from service.job_management import JobManagementService
 from service.plugin_management import PluginManagementService
 
 TICK_S: Final = 1.0
-#: How often, at most, jobs are looked for whose plugin is not installed.
+#: How often, at most, jobs are looked for whose plugin is not installed, and told of.
 LOOK_FOR_ABANDONED_S: Final = 300.0
+_STRANDED: Final = (
+    "Jobs wait for a plugin that is not installed here. The log says which: install it and start the service again, or "
+    "cancel its jobs."
+)
 
 log = structlog.get_logger(__name__)
 
@@ -22,9 +26,11 @@ log = structlog.get_logger(__name__)
 class Housekeeper:
     """Makes scheduled jobs due, fails expired ones, and those whose plugin was missing for `plugin_wait_s`.
 
+    Until they fail, the log and `warnings` tell of those that wait for a missing plugin.
+
     The wait counts from the start of the process at the earliest: before, a job may have been due for long only because
-    many others were. None as `plugin_wait_s` leaves the last to others: where several processes share the work, what is
-    not installed here may be installed there.
+    many others were. None as `plugin_wait_s` leaves missing plugins to others: where several processes share the work,
+    what is not installed here may be installed there.
     """
 
     def __init__(
@@ -40,10 +46,17 @@ class Housekeeper:
         self._events = events
         self._plugin_wait_s = plugin_wait_s
         self._look_at = 0.0
+        self._fail_from = 0.0
+        self._stranded: dict[str, int] = {}
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What people should know of jobs that nobody can run; neither how many nor which, for anybody may read it."""
+        return (_STRANDED,) if self._stranded else ()
 
     async def run(self) -> None:
         """Tick until cancelled."""
-        self._look_at = asyncio.get_running_loop().time() + (self._plugin_wait_s or 0.0)
+        self._fail_from = asyncio.get_running_loop().time() + (self._plugin_wait_s or 0.0)
         while True:
             try:
                 await self.tick()
@@ -58,5 +71,15 @@ class Housekeeper:
         now = asyncio.get_running_loop().time()
         wait_s = self._plugin_wait_s
         if wait_s is not None and now >= self._look_at:
-            await self._jobs.fail_abandoned(self._plugins.names, wait_s)
+            if now >= self._fail_from:
+                await self._jobs.fail_abandoned(self._plugins.names, wait_s)
+            self._tell(await self._jobs.count_stranded(self._plugins.names))
             self._look_at = now + min(LOOK_FOR_ABANDONED_S, wait_s)
+
+    def _tell(self, stranded: dict[str, int]) -> None:
+        if stranded != self._stranded:
+            if stranded:
+                log.warning("jobs wait for plugins that are not installed here", jobs=stranded)
+            else:
+                log.info("no job waits any more for a plugin that is not installed here")
+        self._stranded = stranded

@@ -13,7 +13,7 @@ from uuid_utils import uuid7
 
 from service.calls import Call, CallReport, current_call
 from service.codec import off_loop, storable_text
-from service.db import instances, job_changes, job_claims, job_leases, job_queries
+from service.db import instances, job_changes, job_claims, job_leases, job_queries, queue_depth
 from service.db.database import Database
 from service.db.job_changes import Abandonment, CancelRequest, ProgressMade
 from service.db.job_claims import Claim
@@ -440,6 +440,11 @@ class JobManagementService:
             self._events.job_changed(job_id)
         log.warning("jobs failed: their plugin is not installed", jobs=failed_ids)
         return len(failed_ids)
+
+    async def count_stranded(self, plugins: Collection[str]) -> dict[str, int]:
+        """How many jobs wait, due or for later, of each plugin that is none of `plugins`."""
+        depth = await queue_depth.load(self._database.reader, each=True)
+        return {plugin: count for plugin, count in sorted(depth.plugins.items()) if plugin not in plugins}
 
     async def drain(self, patience_s: float) -> None:
         """Take no more jobs, let the running ones finish for `patience_s`, then give the rest back unharmed."""

@@ -58,7 +58,7 @@ class Settings(BaseSettings):
     plugin_wait_s: float = Field(
         86400,
         gt=0,
-        description="How long jobs wait, from the start of the service on, for a missing plugin",
+        description="How long jobs wait, from the start on, for a missing plugin; on PostgreSQL for ever",
     )
     max_body_mb: float = Field(20, gt=0, description="Largest request body accepted")
     max_result_mb: float = Field(64, gt=0, description="Largest result (JSON, bytes and artifacts together) accepted")

@@ -54,7 +54,7 @@ def test_a_planted_call_is_caught(module: str, source: str) -> None:
         ("service.plugins.loading", "hints = inspect.signature(plugin.run)"),
         ("service.cli", "asyncio.run(main())"),
         ("service.app", "with asyncio.Runner() as runner: runner.run(serve())"),
-        ("service.app", "loop = Housekeeper(jobs, plugins).run"),
+        ("service.app", "loop = housekeeper.run"),
         ("service.dispatcher", "running = record.run_at"),
     ],
 )

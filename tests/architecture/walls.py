@@ -18,7 +18,7 @@ INSPECTORS = ("service.plugins.loading", "service.plugins.schema")
 OTHER_RUNS = {"asyncio", "subprocess"}
 LOOPS = {
     "service.app": {
-        "Bookkeeper", "dispatcher", "Housekeeper", "LeaseKeeper", "Pruner", "Rescuer", "Scheduler", "deliverer",
+        "Bookkeeper", "dispatcher", "housekeeper", "LeaseKeeper", "Pruner", "Rescuer", "Scheduler", "deliverer",
     }
 }  # fmt: skip
 HAND_OVER = "service.plugin_management"

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import requests
 
@@ -64,6 +65,28 @@ def test_a_job_claimed_while_the_service_stops_goes_back_unharmed(serve):
     until(lambda: service.sql("SELECT status FROM report_jobs") == [("RUNNING",)])
     assert service.stop() == 0
     assert service.sql("SELECT status, attempt, error_type FROM report_jobs") == [("PENDING", 0, None)]
+
+
+def test_jobs_of_a_missing_plugin_are_told_of_until_they_fail(serve):
+    service = serve("--workers", "1")
+    jobs = [service.submit("sleep", {"seconds": 60}) for _ in range(2)]
+    until(lambda: service.job(jobs[0])["status"] == "RUNNING")
+    assert ready(service) == {"status": "ready"}
+    service.kill()
+
+    service = serve("--plugin-wait-s", "2", built_in=["echo"])
+    (warning,) = until(lambda: ready(service).get("warnings"))
+    assert "a plugin that is not installed here" in warning
+    assert "sleep" not in warning  # anybody may ask
+    line = '"jobs":{"sleep":2},"event":"jobs wait for plugins that are not installed here"'
+    until(lambda: line in service.log.read_text())
+    for job in jobs:
+        assert service.job(job, wait=20)["error"]["type"] == "PluginError"
+    until(lambda: ready(service) == {"status": "ready"})
+
+
+def ready(service: Process) -> dict[str, Any]:
+    return requests.get(f"{service.url}/readyz", timeout=5).json()
 
 
 def test_a_second_signal_ends_the_patience(serve):
