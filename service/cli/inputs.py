@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from service import strict_json
 from service.cli.failures import UsageError
 from service.client import Client, Job, media_type_of
 from service.models import JSON, JobOptions
@@ -70,9 +71,11 @@ def pair(text: str) -> tuple[str, str]:
 def json_object(place: str, text: str | bytes) -> dict[str, JSON]:
     """The object that `text` of `place` is; raises `UsageError`."""
     try:
-        value = json.loads(text)
+        # Windows writes JSON in encodings that requests do not have.
+        text = text if isinstance(text, str) else text.decode(json.detect_encoding(text))
+        value = strict_json.parse(text.encode())
     except ValueError as error:
-        raise UsageError(f"{place} is not JSON: {error}.") from error
+        raise UsageError(f"{place} is not JSON that can be sent: {error}.") from error
     if not isinstance(value, dict):
         raise UsageError(f'{place} is not a JSON object like {{"name": "value"}}.')
     return value

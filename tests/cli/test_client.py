@@ -8,7 +8,17 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from service.client import ApiError, Client, File, Job, NoResultError, ServiceUnreachableError, media_type_of
+from service.client import (
+    ApiError,
+    Client,
+    File,
+    Job,
+    NewJob,
+    NewSchedule,
+    NoResultError,
+    ServiceUnreachableError,
+    media_type_of,
+)
 from service.models import JobOptions, JobStatus
 
 from .conftest import RunningService
@@ -84,6 +94,18 @@ async def test_a_refusal_carries_status_problem_and_place(client: Client) -> Non
     with pytest.raises(ApiError) as unknown:
         await client.get("no such/job?")
     assert unknown.value.status == 404
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+async def test_numbers_that_json_does_not_have_are_refused_by_place(client: Client, number: float) -> None:
+    with pytest.raises(ValueError, match=r"^/payload/a~1b/1: numbers must be finite"):
+        await client.submit("echo", {"a/b": [None, number]})
+    with pytest.raises(ValueError, match=r"^/1/payload/n/0: numbers must be finite"):
+        await client.submit_batch([NewJob(plugin="echo", payload={"n": n}) for n in (None, (number,))])
+    with pytest.raises(ValueError, match=r"^/job.timeout_s: numbers must be finite"):
+        await client.submit_file("echo", None, options=JobOptions(timeout_s=number))
+    with pytest.raises(ValueError, match=r"^/payload/n: numbers must be finite"):
+        await client.schedules.create(NewSchedule(name="never", plugin="echo", payload={"n": number}, every_s=60))
 
 
 async def test_a_plugin_comes_with_its_schemas(client: Client) -> None:

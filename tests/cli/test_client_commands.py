@@ -73,6 +73,20 @@ def test_a_json_file_is_the_whole_payload(service: RunningService) -> None:
     assert json.loads(done.stdout) == {"deep": {"er": [1, None, "é"]}}
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_json_file_may_be_written_as_windows_does(service: RunningService, encoding: str) -> None:
+    (service.folder / "windows.json").write_text('{"deep": "é"}', encoding=encoding)
+    done = service.cli("submit", "windows.json", "--plugin", "echo", "--wait")
+    assert json.loads(done.stdout) == {"deep": "é"}
+
+
+def test_a_json_file_that_nests_too_deep_is_refused_by_its_name(service: RunningService) -> None:
+    (service.folder / "deep.json").write_text('{"a":' * 3000 + "1" + "}" * 3000)
+    done = service.cli("submit", "deep.json", "--plugin", "echo")
+    assert done.returncode == 2
+    assert done.stderr == "jobservice: deep.json is not JSON that can be sent: nested deeper than 64 levels.\n"
+
+
 def test_options_reach_the_record(service: RunningService) -> None:
     options = ("--priority", "7", "--tag", "a", "--tag", "b c", "--metadata", '{"order": 17}')
     for way in (("--payload", "{}"), ("photo.jpg",)):
@@ -255,6 +269,16 @@ REFUSED = {
     "field without value": (("submit", "--plugin", "sleep", "--field", "seconds"), "NAME=VALUE"),
     "payload no JSON": (("submit", "--plugin", "echo", "--payload", "{"), "--payload"),
     "payload no object": (("submit", "--plugin", "echo", "--payload", "[]"), "--payload"),
+    "payload with NaN": (("submit", "--plugin", "echo", "--payload", '{"a":NaN}'), "--payload is not JSON that can be"),
+    "payload with an infinity": (("submit", "--plugin", "echo", "--payload", '{"a":1e999}'), "/a: the number is too"),
+    "payload with a key twice": (("submit", "-p", "echo", "--payload", '{"a":1,"a":2}'), "/a: the key is given twice"),
+    "payload with a long integer": (("submit", "-p", "echo", "--payload", '{"a":99999999999999999999999}'), "/a: "),
+    "payload with half a character": (("submit", "-p", "echo", "--payload", '{"a":"\\ud800"}'), "/a: text must not"),
+    "metadata with a long integer": (
+        ("submit", "-p", "echo", "--payload", "{}", "--metadata", '{"a":99999999999999999999999}'),
+        "--metadata is not JSON that can be sent: /a: integers must fit into 64 bits",
+    ),
+    "schedule with NaN": (("schedules", "create", "n", "-p", "echo", "--every-s", "9", "--payload", '{"a":NaN}'), "/a"),
     "file and payload": (("submit", "photo.jpg", "--plugin", "echo", "--payload", "{}"), "FILE"),
     "payload and field": (("submit", "--plugin", "echo", "--payload", "{}", "--field", "a=1"), "--field"),
     "output without wait": (("submit", "photo.jpg", "--plugin", "thumbnail", "-o", "x.jpg"), "--wait"),
