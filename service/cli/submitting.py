@@ -15,7 +15,7 @@ from service.cli.failures import Exit, UsageError
 from service.cli.folder_runs import submit_folder
 from service.cli.folders import Folder
 from service.cli.following import show_submitted
-from service.cli.inputs import STDIO, Input, Order, json_object, pair
+from service.cli.inputs import Input, Order, json_object, pair
 from service.cli.parameters import MANY, Output, Service, Wait
 from service.cli.targets import check_file, check_folder
 from service.models import JobOptions, Timestamp
@@ -93,8 +93,6 @@ async def submit(
     """  # noqa: E501 (a line is a paragraph of the help)
     if output and not wait:
         raise UsageError("--output needs --wait: there is no result before the job has ended.")
-    if file and str(file).startswith("-") and file != STDIO:
-        raise UsageError(f"Unknown option: {file}. See: jobservice submit --help")
     if payload is not None and file:
         raise UsageError("FILE and --payload are two ways to say the same: give one of them.")
     order = Order(

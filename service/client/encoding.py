@@ -21,8 +21,10 @@ def segment(text: str) -> str:
 
 
 def key(idempotency_key: str | None) -> dict[str, str]:
-    """The header that lets a request be repeated without a second effect; a key of its own if none is given."""
-    return {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+    """The header that lets a request be repeated without a second effect; a key of its own for None."""
+    if idempotency_key == "":
+        raise ValueError("idempotency_key is empty: give one, or None for a key of this call alone")
+    return {"Idempotency-Key": uuid.uuid4().hex if idempotency_key is None else idempotency_key}
 
 
 def options_document(options: JobOptions | None) -> dict[str, Any]:

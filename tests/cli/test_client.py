@@ -108,6 +108,11 @@ async def test_numbers_that_json_does_not_have_are_refused_by_place(client: Clie
         await client.schedules.create(NewSchedule(name="never", plugin="echo", payload={"n": number}, every_s=60))
 
 
+async def test_an_empty_key_is_refused(client: Client) -> None:
+    with pytest.raises(ValueError, match="idempotency_key is empty"):
+        await client.submit("echo", {}, idempotency_key="")
+
+
 async def test_a_plugin_comes_with_its_schemas(client: Client) -> None:
     async with asyncio.timeout(60):
         while (plugin := await client.plugin("thumbnail")).state == "loading":

@@ -87,6 +87,21 @@ def test_a_json_file_that_nests_too_deep_is_refused_by_its_name(service: Running
     assert done.stderr == "jobservice: deep.json is not JSON that can be sent: nested deeper than 64 levels.\n"
 
 
+def test_a_file_whose_name_begins_with_a_hyphen_is_sent(service: RunningService) -> None:
+    (service.folder / "-dash.json").write_text('{"a": 1}')
+    done = service.cli("submit", "./-dash.json", "--plugin", "echo", "--wait")
+    assert (json.loads(done.stdout), done.stderr) == ({"a": 1}, "")
+
+
+def test_a_terminal_without_the_letter_is_shown_which_one_it_is(service: RunningService) -> None:
+    job_id = submitted(service, "--plugin", "echo", "--payload", '{"a": "Ü"}')
+    shown = service.cli("show", job_id, "--wait", PYTHONIOENCODING="ascii")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert r'{"a": "\xdc"}' in shown.stdout
+    record = service.cli("show", job_id, "--json", PYTHONIOENCODING="ascii")
+    assert json.loads(record.stdout)["payload"] == {"a": "Ü"}
+
+
 def test_options_reach_the_record(service: RunningService) -> None:
     options = ("--priority", "7", "--tag", "a", "--tag", "b c", "--metadata", '{"order": 17}')
     for way in (("--payload", "{}"), ("photo.jpg",)):
@@ -289,6 +304,30 @@ REFUSED = {
     "unknown type of events": (("watch", "--type", "nonsense"), 'Choose from: "submitted"'),
     "unknown status": (("jobs", "--status", "done"), "done"),
     "no address": (("jobs", "--url", "localhost"), "--url"),
+    "broken priority": (("submit", "-p", "echo", "--priority", "5.7"), "--priority '5.7': give a whole number"),
+    "broken limit": (("jobs", "--limit", "1.9"), "--limit '1.9': give a whole number"),
+    "endless priority": (("submit", "-p", "echo", "--priority", "9" * 30), "at most 18 digits"),
+    "broken attempts": (("submit", "-p", "echo", "--max-attempts=2.9"), "--max-attempts '2.9': give a whole number"),
+    "broken interval": (("schedules", "create", "x", "-p", "echo", "--every-s", "90.7"), "--every-s '90.7'"),
+    "no number": (("submit", "-p", "echo", "--timeout-s", "nan"), "--timeout-s 'nan': give a number."),
+    "no end": (("submit", "-p", "echo", "--timeout-s", "inf"), "/job.timeout_s: numbers must be finite"),
+    "no media type": (("submit", "photo.jpg", "-p", "echo", "--mime-type", "nonsense"), "write it like image/png."),
+    "lines of a media type": (
+        ("submit", "photo.jpg", "-p", "echo", "--mime-type", "a/b\nc"),
+        "--mime-type 'a/b\\nc': ",
+    ),
+    "lines of a key": (("submit", "-p", "echo", "--idempotency-key", "a\nb"), "--idempotency-key 'a\\nb': give 1 to"),
+    "lines of an API key": (("jobs", "--api-key", "a\nb"), "--api-key (JOBSERVICE_API_KEY): there is a line break"),
+    "field no text": (("submit", "-p", "echo", "--field", "a=x\udcffy"), r"--field 'a=x\udcffy': that is not UTF-8"),
+    "tag no text": (("submit", "-p", "echo", "--tag", "\udcff"), r"--tag '\udcff': that is not UTF-8 text."),
+    "unknown file with a hyphen": (("submit", "-p", "echo", "--", "-dash"), "A file of that name is ./-dash"),
+    "empty id to show": (("show", ""), "ID is empty: is a variable not set?"),
+    "empty id to watch": (("watch", ""), "ID is empty"),
+    "empty id to cancel": (("cancel", ""), "ID is empty"),
+    "empty file": (("submit", "", "-p", "echo"), "FILE is empty"),
+    "empty plugin": (("submit", "photo.jpg", "--plugin", ""), "--plugin is empty"),
+    "empty key": (("submit", "-p", "echo", "--idempotency-key", ""), "--idempotency-key is empty"),
+    "empty output": (("result", "x", "-o", ""), "--output is empty"),
 }
 
 

@@ -45,7 +45,18 @@ def test_a_key_is_printed_once_and_never_again(here: Here) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("", "--days", "1"), ("x", "--days", "-1"), ("x", "--rate", "0"), ("x", "--burst", "2")]
+    "arguments",
+    [
+        ("", "--days", "1"),
+        ("x", "--days", "-1"),
+        ("x", "--days", "nan"),
+        ("x", "--rate", "0"),
+        ("x", "--rate", "nan"),
+        ("x", "--rate", "inf"),
+        ("x", "--rate", "1e30"),
+        ("x", "--burst", "2"),
+        ("x", "--rate", "2", "--burst", "1.5"),
+    ],
 )
 def test_a_key_that_makes_no_sense_is_refused_in_a_line(here: Here, arguments: tuple[str, ...]) -> None:
     here("keys", "create", "first")  # which says that it makes the database
