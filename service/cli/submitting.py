@@ -81,7 +81,7 @@ async def submit(
         plugin: Plugin to run; `jobservice plugins` lists them.
         field: Further field of the payload, as NAME=VALUE; may be repeated.
         payload: The whole payload as JSON, instead of FILE and fields.
-        mime_type: What FILE is, if neither its name nor its first bytes tell.
+        mime_type: What FILE is, as image/png; default: what its first bytes tell, else its name.
         priority: -100 to 100; higher starts earlier.
         tag: Label to find the job by; may be repeated.
         metadata: Your own data, a JSON object.

@@ -49,6 +49,11 @@ def test_a_file_is_typed_by_its_first_bytes_before_its_name(service: RunningServ
     assert record["result"]["width"] == 1280
 
 
+def test_the_media_type_that_was_said_is_the_one(service: RunningService) -> None:
+    done = service.cli("submit", "photo.jpg", "--plugin", "image_info", "--mime-type", "image/x-mine", "--json")
+    assert json.loads(done.stdout)["payload"]["mime_type"] == "image/x-mine", done.stderr
+
+
 def test_submit_reads_standard_input(service: RunningService) -> None:
     picture = (service.folder / "photo.jpg").read_bytes()
     done = service.cli("submit", "-", "--plugin", "image_info", "--wait", stdin=picture)
