@@ -41,7 +41,7 @@ def _check(argument: Argument, keyword: str | None, text: str) -> None:
     if not text and (keyword is None or name in _NAMES):
         raise UsageError(f"{name} is empty: is a variable not set?")
     if name == "FILE" and text.startswith("-") and text != "-":
-        raise UsageError(f"Unknown option: {text}. A file of that name is ./{text}")
+        raise UsageError(f"Unknown option: {text}. See: jobservice submit --help. A file of that name is ./{text}")
     types = {argument.hint, *get_args(argument.hint)}
     rules = [rule for type_, rule in _BY_TYPE.items() if type_ in types]
     for form, advice in (*rules, *([_BY_NAME[name]] if name in _BY_NAME else [])):

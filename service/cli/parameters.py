@@ -21,7 +21,7 @@ JobId = Annotated[str, Parameter(name="ID")]
 MANY = Parameter(negative=(), show_default=False)
 Output = Annotated[
     Path | None,
-    Parameter(name=("--output", "-o"), help="Write the result to this file; those of a folder into this folder"),
+    Parameter(name=("--output", "-o"), help="Write the result to this file"),
 ]
 Wait = Annotated[
     bool, Parameter(negative=(), show_default=False, help="Wait for the end of the job and show its progress")

@@ -15,8 +15,8 @@ from service.cli.failures import Exit, UsageError
 from service.cli.folder_runs import submit_folder
 from service.cli.folders import Folder
 from service.cli.following import show_submitted
-from service.cli.inputs import Input, Order, json_object, pair
-from service.cli.parameters import MANY, Output, Service, Wait
+from service.cli.inputs import Input, Order, json_object, pairs
+from service.cli.parameters import MANY, Service, Wait
 from service.cli.targets import check_file, check_folder
 from service.models import JobOptions, Timestamp
 
@@ -71,7 +71,10 @@ async def submit(
     idempotency_key: str | None = None,
     folder: FolderOptions = FolderOptions(),
     wait: Wait = False,
-    output: Output = None,
+    output: Annotated[
+        Path | None,
+        Parameter(name=("--output", "-o"), help="Write the result to this file; those of a folder into this folder"),
+    ] = None,
     service: Service = Service(),
 ) -> Exit:
     """Send a job, or a job for each file of a folder. Prints ids; with --wait the result, or what became of each file.
@@ -97,7 +100,7 @@ async def submit(
         raise UsageError("FILE and --payload are two ways to say the same: give one of them.")
     order = Order(
         plugin=plugin,
-        fields=dict(pair(text) for text in field),
+        fields=pairs(field),
         mime_type=mime_type,
         options=JobOptions(
             priority=priority,

@@ -309,6 +309,12 @@ REFUSED = {
     "unknown type of events": (("watch", "--type", "nonsense"), 'Choose from: "submitted"'),
     "unknown status": (("jobs", "--status", "done"), "done"),
     "no address": (("jobs", "--url", "localhost"), "--url"),
+    "field twice": (("submit", "-p", "echo", "-f", "text=x", "-f", "text=y"), "--field text is given twice"),
+    "field of the file": (
+        ("submit", "photo.jpg", "-p", "image_info", "-f", "image=abc"),
+        "--field image: FILE is this field already",
+    ),
+    "file for a plugin without one": (("submit", "photo.jpg", "-p", "sleep"), "sleep has no single bytes field to put"),
     "broken priority": (("submit", "-p", "echo", "--priority", "5.7"), "--priority '5.7': give a whole number"),
     "broken limit": (("jobs", "--limit", "1.9"), "--limit '1.9': give a whole number"),
     "endless priority": (("submit", "-p", "echo", "--priority", "9" * 30), "at most 18 digits"),
