@@ -91,7 +91,7 @@ def test_revoking_what_is_no_key_tells_where_they_are_listed(here: Here) -> None
     _, secret, _ = here("keys", "create", "ci")
     for prefix in ("jsk_0", secret[:8]):  # a part of a true one
         code, _, told = here("keys", "revoke", prefix)
-        assert code == 1
+        assert code == 2
         assert "`jsk_` and all twelve digits" in told
         assert "jobservice keys list" in told
     assert here("keys", "revoke", secret[:16])[0] == 0
