@@ -16,7 +16,9 @@ from service.models import JobOptions
 
 
 def segment(text: str) -> str:
-    """`text` as one segment of a path."""
+    """`text` as one segment of a path; TypeError for anything else, as a UUID object."""
+    if not isinstance(text, str):
+        raise TypeError(f"ids and names are text, not {type(text).__name__}: give str(...) of it")
     return quote(text, safe="")
 
 
@@ -31,6 +33,8 @@ def options_document(options: JobOptions | None) -> dict[str, Any]:
     """Those options that differ from their defaults."""
     if options is None:
         return {}
+    if not isinstance(options, JobOptions):
+        raise TypeError(f"options are a JobOptions, as JobOptions(priority=5), not {type(options).__name__}")
     defaults = JobOptions()
     names = [field.name for field in dataclasses.fields(options)]
     given = {name: getattr(options, name) for name in names if getattr(options, name) != getattr(defaults, name)}
