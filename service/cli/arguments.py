@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final, get_args
 
-from cyclopts import App
-from cyclopts.argument import Argument
+from cyclopts import App, Argument
 
 from service.cli.failures import UsageError
 
