@@ -66,8 +66,8 @@ class KeyManagementService:
                 )
         if not roles:
             raise InvalidKeyError(f"A key without a role opens nothing: give it some of {', '.join(Role)}.")
-        if rate is not None and not (rate.per_s > 0 and rate.burst >= 1):
-            raise InvalidKeyError("A rate must be above 0 requests a second, and its burst at least 1.")
+        if rate is not None and not (rate.per_s > 0 and 1 <= rate.burst < 2**31):
+            raise InvalidKeyError("A rate must be above 0 requests a second, and its burst 1 to 2147483647.")
         if expires_at is not None and expires_at <= timestamp():
             raise InvalidKeyError(f"The key would have expired already, {expires_at}.")
         secret = new_secret()

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from aiohttp import hdrs, web
 
-from service.api import strict_json
+from service import strict_json
 from service.api.problems import Problem, bad_request, too_large, unsupported_media_type
 from service.codec import escape_pointer
 from service.errors import FieldProblem

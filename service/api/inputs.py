@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAda
 from pydantic_core import ErrorDetails, PydanticCustomError
 from typing_extensions import TypedDict
 
-from service.api import strict_json
+from service import strict_json
 from service.api.problems import Problem, bad_request, in_body, unacceptable
 from service.api.text_forms import NO_NUL, PAGE_CURSOR, TextForm
 from service.codec import check_document, escape_pointer

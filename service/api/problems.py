@@ -12,7 +12,6 @@ from aiohttp import web
 from typing_extensions import TypedDict
 
 from service.api.problem_types import PROBLEM_TYPES, url
-from service.api.strict_json import MalformedJSONError
 from service.errors import (
     BatchNotFoundError,
     BytesGoneError,
@@ -44,6 +43,7 @@ from service.errors import (
     WebhookUrlError,
 )
 from service.models import JSON
+from service.strict_json import MalformedJSONError
 
 MEDIA_TYPE: Final = "application/problem+json"
 

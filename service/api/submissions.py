@@ -18,10 +18,10 @@ from service.api.inputs import (
 )
 from service.api.problems import bad_request, unacceptable, unsupported_media_type
 from service.api.services import Services
-from service.api.strict_json import MalformedJSONError
 from service.codec import escape_pointer
 from service.errors import FieldProblem
 from service.models import JSON, JobOptions
+from service.strict_json import MalformedJSONError
 
 _PLUGIN: Final = "plugin"
 _JOB: Final = "job"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ import pydantic
 from cyclopts import App, CycloptsError
 
 from service import __version__
+from service.cli import arguments
 from service.cli.config import config
 from service.cli.failures import Exit, UsageError, tell
 from service.cli.jobs import cancel, jobs, result, retry, show
@@ -39,6 +41,7 @@ app = App(
     suppress_keyboard_interrupt=False,
     exit_on_error=False,
     print_error=False,
+    config=(arguments.check,),
 )
 
 for command in (
@@ -51,13 +54,16 @@ for command in (
 
 def main() -> NoReturn:
     """Run the command line of this process and exit with its code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal without the character of a text is told which one it is.
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(run(sys.argv[1:]))
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(given: Sequence[str]) -> int:
     """The exit code of a command line; every failure is told in a line or two on stderr."""
     try:
-        code = app(arguments)
+        code = app(given)
         sys.stdout.flush()
     except BrokenPipeError:
         # The interpreter flushes stdout once more when it ends.
@@ -74,7 +80,7 @@ def run(arguments: Sequence[str]) -> int:
         OSError,
         pydantic.ValidationError,
     ) as error:
-        return tell(error, as_json="--json" in arguments)
+        return tell(error, as_json="--json" in given)
     except Exception as error:
         # A person at a terminal is told what happened, not where in our code.
         if os.environ.get("JOBSERVICE_LOG_LEVEL", "").lower() == "debug":

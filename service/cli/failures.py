@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 
 from service.cli.output import say
 from service.client import ApiError, ServiceUnreachableError
-from service.errors import InvalidKeyError
+from service.errors import InvalidKeyError, KeyNotFoundError, NotStorableError
 from service.settings import option_of, variable_of
 
 
@@ -56,7 +56,7 @@ def _explained(error: Exception) -> tuple[Exit, str, str | None]:
         case CycloptsError():
             chain = tuple(error.command_chain or ())
             return Exit.USAGE, _misuse(error, chain), f"See: {' '.join(('jobservice', *chain))} --help"
-        case UsageError() | InvalidKeyError():
+        case UsageError() | InvalidKeyError() | KeyNotFoundError() | NotStorableError():
             return Exit.USAGE, str(error), None
         case ServiceUnreachableError():
             return (
@@ -65,8 +65,10 @@ def _explained(error: Exception) -> tuple[Exit, str, str | None]:
                 "Start it with `jobservice serve`, or name another: --url, JOBSERVICE_URL.",
             )
         case ApiError() if error.status >= 500 or error.status == 429:
-            hint = _ADVICE.get(_kind_of(error) or "unavailable", "Try again later.")
-            return Exit.UNREACHABLE, f"The service cannot do this now ({error.status}): {error}", hint
+            told = str(error).removesuffix(" Try again later.")
+            later = "later" if error.retry_after_s is None else f"in {error.retry_after_s:g} s"
+            hint = _ADVICE.get(_kind_of(error) or "unavailable", f"Try again {later}.")
+            return Exit.UNREACHABLE, f"The service cannot do this now ({error.status}): {told}", hint
         case ApiError():
             return Exit.USAGE, f"The service refused ({error.status}): {error}", _ADVICE.get(_kind_of(error))
         case OSError():

@@ -20,7 +20,7 @@ from service.cli import inputs
 from service.cli.failures import Exit, UsageError
 from service.cli.folders import Folder, key_of
 from service.cli.following import BUSY, Trouble, outcome_of, remark, why_not_followed
-from service.cli.inputs import Order
+from service.cli.inputs import Input, Order
 from service.cli.output import coloured, print_table, put, safe, say, table_of
 from service.cli.parameters import Service
 from service.cli.targets import whole
@@ -104,7 +104,7 @@ async def _send_all(client: Client, folder: Folder, order: Order, outcomes: Sequ
 
 
 async def _send(client: Client, folder: Folder, order: Order, name: str) -> Job:
-    given = await asyncio.to_thread(inputs.read, folder.place / name, order)
+    given = await asyncio.to_thread(_read, folder.place / name, order)
     key = await asyncio.to_thread(key_of, folder, order, name, given)
     while True:
         try:
@@ -113,6 +113,13 @@ async def _send(client: Client, folder: Folder, order: Order, name: str) -> Job:
             # A service without room has not gone away: there will be some.
             if error.status != BUSY:
                 raise
+
+
+def _read(path: Path, order: Order) -> Input:
+    # A pipe would never end; a link that leads nowhere is told by who reads it.
+    if path.exists() and not path.is_file():
+        raise UsageError(f"Cannot read {path}: it is no file.")
+    return inputs.read(path, order)
 
 
 async def _collect(client: Client, outcomes: Sequence[Outcome], output: Path | None, bar: Progress) -> None:

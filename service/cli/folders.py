@@ -34,7 +34,7 @@ class Folder:
         return f"{place} for {patterns}" if patterns else place
 
     def names(self, excluded: Path | None) -> list[str]:
-        """The paths of the files in it, sorted, without hidden ones and what is below `excluded`. It blocks."""
+        """The paths of all but folders in it, sorted, without hidden ones and what is below `excluded`. It blocks."""
         found: list[str] = []
         left_out = excluded and excluded.resolve()
         for here, folders, files in os.walk(self.place, onerror=_unreadable):
@@ -45,7 +45,7 @@ class Folder:
             ]
             for name in files:
                 path = Path(here) / name
-                if not name.startswith(".") and self._takes(path) and path.is_file():
+                if not name.startswith(".") and self._takes(path):
                     found.append(path.relative_to(self.place).as_posix())
         return sorted(found)
 

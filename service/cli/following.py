@@ -40,7 +40,7 @@ class Trouble:
             self._is_away = False
         elif isinstance(failure, ApiError) and failure.status == BUSY:
             if not self._was_busy:
-                say(f"The service has no room for more now: {failure}. Waiting for it.")
+                say(f"The service has no room for more now: {str(failure).rstrip('.')}. Waiting for it.")
             self._was_busy = True
         elif not self._is_away:
             self._is_away = True

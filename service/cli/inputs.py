@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
+from service import strict_json
 from service.cli.failures import UsageError
-from service.client import Client, Job, media_type_of
+from service.client import ApiError, Client, Job, media_type_of
 from service.models import JSON, JobOptions
 
 STDIO: Final = Path("-")
@@ -46,33 +47,59 @@ def read(file: Path, order: Order) -> Input:
 
 
 async def send(client: Client, order: Order, given: Input | None, idempotency_key: str | None) -> Job:
-    """The job made of `given`; without it the fields alone are the payload."""
+    """The job made of `given`; without it the fields alone are the payload. Raises `UsageError`."""
     if given and given.payload is not None:
         return await client.submit(order.plugin, given.payload, options=order.options, idempotency_key=idempotency_key)
-    return await client.submit_file(
-        order.plugin,
-        given.data if given else None,
-        media_type=given.media_type if given else "",
-        fields=order.fields,
-        options=order.options,
-        idempotency_key=idempotency_key,
-    )
+    try:
+        return await client.submit_file(
+            order.plugin,
+            given.data if given else None,
+            media_type=given.media_type if given else "",
+            fields=order.fields,
+            options=order.options,
+            idempotency_key=idempotency_key,
+        )
+    except ApiError as error:
+        if given:
+            _refuse_place(error, order)
+        raise
 
 
-def pair(text: str) -> tuple[str, str]:
-    """A `--field`, NAME=VALUE, taken apart; raises `UsageError`."""
-    name, equals, value = text.partition("=")
-    if not name or not equals:
-        raise UsageError(f"--field {text!r}: write it as NAME=VALUE.")
-    return name, value
+def _refuse_place(error: ApiError, order: Order) -> None:
+    """Raise `UsageError` where FILE cannot be the field that the service made it."""
+    for problem in error.problem.get("errors", ()):
+        field = problem["pointer"].removeprefix("/")
+        if problem["message"] == "is the body and a query parameter":
+            raise UsageError(f"--field {field}: FILE is this field already, so leave one of them.") from error
+        if problem["message"] == "is not a field of this plugin" and field not in order.fields:
+            raise UsageError(
+                f"{order.plugin} has no single bytes field to put FILE into. "
+                'JSON is sent with --payload, or as a FILE that ends in .json. In it bytes are {"$bytes": BASE64}. '
+                f"See what it takes: `jobservice plugins {order.plugin}`."
+            ) from error
+
+
+def pairs(texts: Iterable[str]) -> dict[str, str]:
+    """Every `--field`, NAME=VALUE, taken apart; raises `UsageError`."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not name or not equals:
+            raise UsageError(f"--field {text!r}: write it as NAME=VALUE.")
+        if name in found:
+            raise UsageError(f"--field {name} is given twice: leave one of them.")
+        found[name] = value
+    return found
 
 
 def json_object(place: str, text: str | bytes) -> dict[str, JSON]:
     """The object that `text` of `place` is; raises `UsageError`."""
     try:
-        value = json.loads(text)
+        # Windows writes JSON in encodings that requests do not have.
+        text = text if isinstance(text, str) else text.decode(json.detect_encoding(text))
+        value = strict_json.parse(text.encode())
     except ValueError as error:
-        raise UsageError(f"{place} is not JSON: {error}.") from error
+        raise UsageError(f"{place} is not JSON that can be sent: {error}.") from error
     if not isinstance(value, dict):
         raise UsageError(f'{place} is not a JSON object like {{"name": "value"}}.')
     return value

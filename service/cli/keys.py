@@ -46,9 +46,11 @@ async def create_key(
         rate: Requests a second in the long run; default: the service's setting.
         burst: Requests at once; default: the rate, rounded up.
     """
-    allowed = None if rate is None else Rate(per_s=rate, burst=max(1, math.ceil(rate)) if burst is None else burst)
     if rate is None and burst is not None:
         raise UsageError("--burst goes with --rate: how fast it may be filled again.")
+    if rate is not None and math.isinf(rate):
+        raise UsageError(f"--rate {rate}: give a number of requests a second; without it the service's setting holds.")
+    allowed = None if rate is None else Rate(per_s=rate, burst=max(1, math.ceil(rate)) if burst is None else burst)
     async with _keys(settings, must_exist=False) as management:
         key, secret = await management.create(
             name,

@@ -43,7 +43,12 @@ _PASSWORD: Final = re.compile(r"(?<=://)([^/@:]*):[^/]*(?=@)|((?<=[?&]password=)
 
 def put(value: Any) -> None:
     """Text, or one JSON document, on stdout."""
-    sys.stdout.write((value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)) + "\n")
+    sys.stdout.write((value if isinstance(value, str) else json_text(value)) + "\n")
+
+
+def json_text(value: Any) -> str:
+    """JSON text that stdout can take, whatever its encoding."""
+    return json.dumps(value, ensure_ascii=sys.stdout.encoding.lower() != "utf-8")
 
 
 def print_table(table: Table) -> None:

@@ -21,7 +21,7 @@ JobId = Annotated[str, Parameter(name="ID")]
 MANY = Parameter(negative=(), show_default=False)
 Output = Annotated[
     Path | None,
-    Parameter(name=("--output", "-o"), help="Write the result to this file; those of a folder into this folder"),
+    Parameter(name=("--output", "-o"), help="Write the result to this file"),
 ]
 Wait = Annotated[
     bool, Parameter(negative=(), show_default=False, help="Wait for the end of the job and show its progress")
@@ -40,8 +40,12 @@ class Service:
     async def client(
         self, *, patience_s: float = PATIENCE_S, on_trouble: Callable[[Failure | None], None] | None = None
     ) -> AsyncIterator[Client]:
-        """A client of it (see there); `UsageError` when the address is none."""
+        """A client of it (see there); `UsageError` when the address or the key is none."""
         settings = self.settings or ClientSettings()
+        if not (settings.api_key or "").isprintable():
+            raise UsageError(
+                "--api-key (JOBSERVICE_API_KEY): there is a line break or the like in it, and none in a key."
+            )
         try:
             client = Client(settings.url, settings.api_key, patience_s=patience_s, on_trouble=on_trouble)
         except ValueError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from cyclopts.types import PositiveInt
 
 from service.cli.failures import UsageError
-from service.cli.output import clean, moment, print_table, put, safe, table_of
+from service.cli.output import clean, json_text, moment, print_table, put, safe, say, table_of
 from service.cli.parameters import Service
 from service.cli.targets import check_file, whole
 from service.client import ApiError, Client, Report
@@ -146,23 +146,32 @@ def _show_list(service: Service, reports: Sequence[Report]) -> None:
 
 
 async def _show_rows(client: Client, name: str, form: _Form, output: Path | None, wanted: dict[str, Any]) -> None:
+    most = wanted["limit"] or _TABLE_ROWS
     if form == "table":
-        wanted["limit"] = wanted["limit"] or _TABLE_ROWS
+        # One more tells whether there are more.
+        wanted["limit"] = wanted["limit"] or _TABLE_ROWS + 1
         wanted["columns"] = wanted["columns"] or _TABLE_COLUMNS.get(name, "").split()
     rows = [row async for row in client.reports.rows(name, **wanted)]
     if form == "json":
-        text = "[" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "]\n"
         if output is None:
-            put(text.rstrip("\n"))
+            put(_listed(map(json_text, rows)))
         else:
+            text = _listed(json.dumps(row, ensure_ascii=False) for row in rows) + "\n"
             with whole(output) as file:
                 await asyncio.to_thread(file.write, text.encode())
         return
     names = wanted["columns"] or list(rows[0] if rows else ())
     table = table_of(*names)
-    for row in rows:
+    for row in rows[:most]:
         table.add_row(*(safe(_cell(column, row[column])) for column in names))
     print_table(table)
+    if len(rows) > most:
+        sys.stdout.flush()
+        say(f"These are the first {most} rows: --limit shows more, --format csv all of them.")
+
+
+def _listed(rows: Iterable[str]) -> str:
+    return "[" + ",\n".join(rows) + "]"
 
 
 def _cell(column: str, value: Any) -> str:

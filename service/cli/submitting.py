@@ -15,8 +15,8 @@ from service.cli.failures import Exit, UsageError
 from service.cli.folder_runs import submit_folder
 from service.cli.folders import Folder
 from service.cli.following import show_submitted
-from service.cli.inputs import STDIO, Input, Order, json_object, pair
-from service.cli.parameters import MANY, Output, Service, Wait
+from service.cli.inputs import Input, Order, json_object, pairs
+from service.cli.parameters import MANY, Service, Wait
 from service.cli.targets import check_file, check_folder
 from service.models import JobOptions, Timestamp
 
@@ -71,7 +71,10 @@ async def submit(
     idempotency_key: str | None = None,
     folder: FolderOptions = FolderOptions(),
     wait: Wait = False,
-    output: Output = None,
+    output: Annotated[
+        Path | None,
+        Parameter(name=("--output", "-o"), help="Write the result to this file; those of a folder into this folder"),
+    ] = None,
     service: Service = Service(),
 ) -> Exit:
     """Send a job, or a job for each file of a folder. Prints ids; with --wait the result, or what became of each file.
@@ -81,7 +84,7 @@ async def submit(
         plugin: Plugin to run; `jobservice plugins` lists them.
         field: Further field of the payload, as NAME=VALUE; may be repeated.
         payload: The whole payload as JSON, instead of FILE and fields.
-        mime_type: What FILE is, if neither its name nor its first bytes tell.
+        mime_type: What FILE is, as image/png; default: what its first bytes tell, else its name.
         priority: -100 to 100; higher starts earlier.
         tag: Label to find the job by; may be repeated.
         metadata: Your own data, a JSON object.
@@ -93,13 +96,11 @@ async def submit(
     """  # noqa: E501 (a line is a paragraph of the help)
     if output and not wait:
         raise UsageError("--output needs --wait: there is no result before the job has ended.")
-    if file and str(file).startswith("-") and file != STDIO:
-        raise UsageError(f"Unknown option: {file}. See: jobservice submit --help")
     if payload is not None and file:
         raise UsageError("FILE and --payload are two ways to say the same: give one of them.")
     order = Order(
         plugin=plugin,
-        fields=dict(pair(text) for text in field),
+        fields=pairs(field),
         mime_type=mime_type,
         options=JobOptions(
             priority=priority,

@@ -21,6 +21,7 @@ from service.client.records import (
 )
 from service.client.reports import Reports
 from service.client.schedules import Schedules
+from service.models import JobOptions, JobWebhook
 
 __all__ = [
     "PATIENCE_S",
@@ -33,6 +34,8 @@ __all__ = [
     "Failure",
     "File",
     "Job",
+    "JobOptions",
+    "JobWebhook",
     "NewJob",
     "NewSchedule",
     "NoResultError",

@@ -249,10 +249,11 @@ class Connection:
         if 200 <= response.status < 300 or response.status in allowed:
             self._over()
             return
-        refusal = ApiError(response.status, _problem(await response.read()))
         retry_after = response.headers.get("Retry-After", "")
-        if response.status in _LATER and retry_after.isascii() and retry_after.isdecimal():
-            raise _LaterError(refusal, float(retry_after))
+        after_s = float(retry_after) if retry_after.isascii() and retry_after.isdecimal() else None
+        refusal = ApiError(response.status, _problem(await response.read()), retry_after_s=after_s)
+        if response.status in _LATER and after_s is not None:
+            raise _LaterError(refusal, after_s)
         self._over()
         raise refusal
 
@@ -321,6 +322,11 @@ def _pauses() -> Iterator[float]:
 
 def _reason(error: Exception) -> str:
     match error:
+        case aiohttp.ClientSSLError():
+            # Its errno is none of the system's.
+            return f"what answers speaks no https that can be trusted ({getattr(error.__cause__, 'reason', error)})"
+        case aiohttp.ClientConnectorDNSError():
+            return f"there is no host {error.host}"
         case aiohttp.ClientConnectorError():
             return os.strerror(error.errno).lower() if error.errno and error.errno > 0 else str(error.os_error)
         case aiohttp.ServerDisconnectedError() | aiohttp.ClientPayloadError() | aiohttp.ClientOSError():

@@ -12,13 +12,15 @@ from service.models import JSON
 class ApiError(Exception):
     """The service refused a request, or could not serve it; the text is what it said and where.
 
-    `problem` is the problem details object (RFC 9457) as it came, empty if none did.
+    `problem` is the problem details object (RFC 9457) as it came, empty if none did. After `retry_after_s` the service
+    may be asked again; None where it did not say so.
     """
 
-    def __init__(self, status: int, problem: Mapping[str, JSON]) -> None:
+    def __init__(self, status: int, problem: Mapping[str, JSON], *, retry_after_s: float | None = None) -> None:
         super().__init__(told(problem) or _phrase(status))
         self.status = status
         self.problem = problem
+        self.retry_after_s = retry_after_s
 
 
 class ServiceUnreachableError(Exception):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.api.strict_json import MalformedJSONError, parse
+from service.strict_json import MalformedJSONError, parse
 
 json_values = st.recursive(
     st.none()
@@ -59,6 +59,8 @@ def test_any_bytes_are_read_or_refused_and_nothing_else(body: bytes) -> None:
         (b"[" * 65 + b"]" * 65, "/0" * 64, "64 levels"),
         (b"[" * 100_000 + b"]" * 100_000, "", "64 levels"),
         (b'{"a":' * 100_000, "", "64 levels"),
+        (b"[NaN, " + b"[" * 50_000, "", "64 levels"),
+        (b"[NaN, }", "", "line 1, column 7"),
     ],
 )
 def test_an_ambiguous_or_unstorable_document_is_refused_by_place(body: bytes, pointer: str, message: str) -> None:

@@ -5,13 +5,25 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from service.client import ApiError, Client, File, Job, NoResultError, ServiceUnreachableError, media_type_of
+from service.client import (
+    ApiError,
+    Client,
+    File,
+    Job,
+    NewJob,
+    NewSchedule,
+    NoResultError,
+    ServiceUnreachableError,
+    media_type_of,
+)
 from service.models import JobOptions, JobStatus
 
-from .conftest import RunningService
+from .conftest import RunningService, running_service
 from .relays import losing_answers
 
 pytestmark = pytest.mark.xdist_group("cli")
@@ -86,6 +98,33 @@ async def test_a_refusal_carries_status_problem_and_place(client: Client) -> Non
     assert unknown.value.status == 404
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+async def test_numbers_that_json_does_not_have_are_refused_by_place(client: Client, number: float) -> None:
+    with pytest.raises(ValueError, match=r"^/payload/a~1b/1: numbers must be finite"):
+        await client.submit("echo", {"a/b": [None, number]})
+    with pytest.raises(ValueError, match=r"^/1/payload/n/0: numbers must be finite"):
+        await client.submit_batch([NewJob(plugin="echo", payload={"n": n}) for n in (None, (number,))])
+    with pytest.raises(ValueError, match=r"^/job.timeout_s: numbers must be finite"):
+        await client.submit_file("echo", None, options=JobOptions(timeout_s=number))
+    with pytest.raises(ValueError, match=r"^/payload/n: numbers must be finite"):
+        await client.schedules.create(NewSchedule(name="never", plugin="echo", payload={"n": number}, every_s=60))
+
+
+async def test_an_empty_key_is_refused(client: Client) -> None:
+    with pytest.raises(ValueError, match="idempotency_key is empty"):
+        await client.submit("echo", {}, idempotency_key="")
+
+
+async def test_a_refusal_says_when_to_come_again(tmp_path: Path) -> None:
+    with running_service(tmp_path, JOBSERVICE_MAX_QUEUED="0") as full:
+        async with Client(full.url, patience_s=0) as client:
+            with pytest.raises(ApiError) as refused:
+                await client.submit("echo", {})
+    assert refused.value.status == 429
+    assert refused.value.retry_after_s
+    assert refused.value.retry_after_s > 0
+
+
 async def test_a_plugin_comes_with_its_schemas(client: Client) -> None:
     async with asyncio.timeout(60):
         while (plugin := await client.plugin("thumbnail")).state == "loading":
@@ -99,6 +138,25 @@ async def test_an_address_where_nothing_listens_is_told_soon() -> None:
     async with asyncio.timeout(5), Client("http://127.0.0.1:9") as client:
         with pytest.raises(ServiceUnreachableError, match="connection refused"):
             await client.plugins()
+
+
+async def test_an_address_of_the_wrong_kind_is_told_as_what_it_is(service: RunningService) -> None:
+    secure = service.url.replace("http://", "https://")
+    for url, told in ((secure, r"no https that can be trusted \(\w+\)$"), ("http://no.invalid", "no host no.invalid$")):
+        async with Client(url) as client:
+            with pytest.raises(ServiceUnreachableError, match=told):
+                await client.plugins()
+
+
+async def test_what_is_of_the_wrong_type_is_told_with_the_right_one(client: Client) -> None:
+    options: Any = {"priority": 5}
+    with pytest.raises(TypeError, match=r"options are a JobOptions, as JobOptions\(priority=5\), not dict"):
+        await client.submit("echo", {}, options=options)
+    with pytest.raises(TypeError, match="options are a JobOptions"):
+        await client.submit_batch([NewJob(plugin="echo", payload={}, options=options)])
+    job_id: Any = uuid.uuid4()
+    with pytest.raises(TypeError, match="text, not UUID"):
+        await client.get(job_id)
 
 
 @pytest.mark.parametrize("url", ["localhost:8080", "ftp://localhost", "http://", ""])

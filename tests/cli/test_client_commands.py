@@ -51,6 +51,11 @@ def test_a_file_is_typed_by_its_first_bytes_before_its_name(service: RunningServ
     assert record["result"]["width"] == 1280
 
 
+def test_the_media_type_that_was_said_is_the_one(service: RunningService) -> None:
+    done = service.cli("submit", "photo.jpg", "--plugin", "image_info", "--mime-type", "image/x-mine", "--json")
+    assert json.loads(done.stdout)["payload"]["mime_type"] == "image/x-mine", done.stderr
+
+
 def test_submit_reads_standard_input(service: RunningService) -> None:
     picture = (service.folder / "photo.jpg").read_bytes()
     done = service.cli("submit", "-", "--plugin", "image_info", "--wait", stdin=picture)
@@ -73,6 +78,35 @@ def test_a_json_file_is_the_whole_payload(service: RunningService) -> None:
     (service.folder / "payload.json").write_text('{"deep": {"er": [1, null, "é"]}}')
     done = service.cli("submit", "payload.json", "--plugin", "echo", "--wait")
     assert json.loads(done.stdout) == {"deep": {"er": [1, None, "é"]}}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_json_file_may_be_written_as_windows_does(service: RunningService, encoding: str) -> None:
+    (service.folder / "windows.json").write_text('{"deep": "é"}', encoding=encoding)
+    done = service.cli("submit", "windows.json", "--plugin", "echo", "--wait")
+    assert json.loads(done.stdout) == {"deep": "é"}
+
+
+def test_a_json_file_that_nests_too_deep_is_refused_by_its_name(service: RunningService) -> None:
+    (service.folder / "deep.json").write_text('{"a":' * 3000 + "1" + "}" * 3000)
+    done = service.cli("submit", "deep.json", "--plugin", "echo")
+    assert done.returncode == 2
+    assert done.stderr == "jobservice: deep.json is not JSON that can be sent: nested deeper than 64 levels.\n"
+
+
+def test_a_file_whose_name_begins_with_a_hyphen_is_sent(service: RunningService) -> None:
+    (service.folder / "-dash.json").write_text('{"a": 1}')
+    done = service.cli("submit", "./-dash.json", "--plugin", "echo", "--wait")
+    assert (json.loads(done.stdout), done.stderr) == ({"a": 1}, "")
+
+
+def test_a_terminal_without_the_letter_is_shown_which_one_it_is(service: RunningService) -> None:
+    job_id = submitted(service, "--plugin", "echo", "--payload", '{"a": "Ü"}')
+    shown = service.cli("show", job_id, "--wait", PYTHONIOENCODING="ascii")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert r'{"a": "\xdc"}' in shown.stdout
+    record = service.cli("show", job_id, "--json", PYTHONIOENCODING="ascii")
+    assert json.loads(record.stdout)["payload"] == {"a": "Ü"}
 
 
 def test_options_reach_the_record(service: RunningService) -> None:
@@ -274,6 +308,16 @@ REFUSED = {
     "field without value": (("submit", "--plugin", "sleep", "--field", "seconds"), "NAME=VALUE"),
     "payload no JSON": (("submit", "--plugin", "echo", "--payload", "{"), "--payload"),
     "payload no object": (("submit", "--plugin", "echo", "--payload", "[]"), "--payload"),
+    "payload with NaN": (("submit", "--plugin", "echo", "--payload", '{"a":NaN}'), "--payload is not JSON that can be"),
+    "payload with an infinity": (("submit", "--plugin", "echo", "--payload", '{"a":1e999}'), "/a: the number is too"),
+    "payload with a key twice": (("submit", "-p", "echo", "--payload", '{"a":1,"a":2}'), "/a: the key is given twice"),
+    "payload with a long integer": (("submit", "-p", "echo", "--payload", '{"a":99999999999999999999999}'), "/a: "),
+    "payload with half a character": (("submit", "-p", "echo", "--payload", '{"a":"\\ud800"}'), "/a: text must not"),
+    "metadata with a long integer": (
+        ("submit", "-p", "echo", "--payload", "{}", "--metadata", '{"a":99999999999999999999999}'),
+        "--metadata is not JSON that can be sent: /a: integers must fit into 64 bits",
+    ),
+    "schedule with NaN": (("schedules", "create", "n", "-p", "echo", "--every-s", "9", "--payload", '{"a":NaN}'), "/a"),
     "file and payload": (("submit", "photo.jpg", "--plugin", "echo", "--payload", "{}"), "FILE"),
     "payload and field": (("submit", "--plugin", "echo", "--payload", "{}", "--field", "a=1"), "--field"),
     "output without wait": (("submit", "photo.jpg", "--plugin", "thumbnail", "-o", "x.jpg"), "--wait"),
@@ -284,6 +328,36 @@ REFUSED = {
     "unknown type of events": (("watch", "--type", "nonsense"), 'Choose from: "submitted"'),
     "unknown status": (("jobs", "--status", "done"), "done"),
     "no address": (("jobs", "--url", "localhost"), "--url"),
+    "field twice": (("submit", "-p", "echo", "-f", "text=x", "-f", "text=y"), "--field text is given twice"),
+    "field of the file": (
+        ("submit", "photo.jpg", "-p", "image_info", "-f", "image=abc"),
+        "--field image: FILE is this field already",
+    ),
+    "file for a plugin without one": (("submit", "photo.jpg", "-p", "sleep"), "sleep has no single bytes field to put"),
+    "broken priority": (("submit", "-p", "echo", "--priority", "5.7"), "--priority '5.7': give a whole number"),
+    "broken limit": (("jobs", "--limit", "1.9"), "--limit '1.9': give a whole number"),
+    "endless priority": (("submit", "-p", "echo", "--priority", "9" * 30), "at most 18 digits"),
+    "broken attempts": (("submit", "-p", "echo", "--max-attempts=2.9"), "--max-attempts '2.9': give a whole number"),
+    "broken interval": (("schedules", "create", "x", "-p", "echo", "--every-s", "90.7"), "--every-s '90.7'"),
+    "no number": (("submit", "-p", "echo", "--timeout-s", "nan"), "--timeout-s 'nan': give a number."),
+    "no end": (("submit", "-p", "echo", "--timeout-s", "inf"), "/job.timeout_s: numbers must be finite"),
+    "no media type": (("submit", "photo.jpg", "-p", "echo", "--mime-type", "nonsense"), "write it like image/png."),
+    "lines of a media type": (
+        ("submit", "photo.jpg", "-p", "echo", "--mime-type", "a/b\nc"),
+        "--mime-type 'a/b\\nc': ",
+    ),
+    "lines of a key": (("submit", "-p", "echo", "--idempotency-key", "a\nb"), "--idempotency-key 'a\\nb': give 1 to"),
+    "lines of an API key": (("jobs", "--api-key", "a\nb"), "--api-key (JOBSERVICE_API_KEY): there is a line break"),
+    "field no text": (("submit", "-p", "echo", "--field", "a=x\udcffy"), r"--field 'a=x\udcffy': that is not UTF-8"),
+    "tag no text": (("submit", "-p", "echo", "--tag", "\udcff"), r"--tag '\udcff': that is not UTF-8 text."),
+    "unknown file with a hyphen": (("submit", "-p", "echo", "--", "-dash"), "A file of that name is ./-dash"),
+    "empty id to show": (("show", ""), "ID is empty: is a variable not set?"),
+    "empty id to watch": (("watch", ""), "ID is empty"),
+    "empty id to cancel": (("cancel", ""), "ID is empty"),
+    "empty file": (("submit", "", "-p", "echo"), "FILE is empty"),
+    "empty plugin": (("submit", "photo.jpg", "--plugin", ""), "--plugin is empty"),
+    "empty key": (("submit", "-p", "echo", "--idempotency-key", ""), "--idempotency-key is empty"),
+    "empty output": (("result", "x", "-o", ""), "--output is empty"),
 }
 
 

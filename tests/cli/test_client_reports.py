@@ -54,6 +54,14 @@ def test_a_report_is_a_table_or_a_file(service: RunningService) -> None:
     assert not list(read.glob("*.part"))
 
 
+def test_a_table_that_ends_early_says_so(service: RunningService) -> None:
+    short = service.cli("report", "buckets")
+    assert len(short.stdout.splitlines()) == 1 + 50
+    assert short.stderr == "These are the first 50 rows: --limit shows more, --format csv all of them.\n"
+    chosen = service.cli("report", "buckets", "--limit", "60")
+    assert (len(chosen.stdout.splitlines()), chosen.stderr) == (1 + 60, "")
+
+
 @pytest.mark.parametrize("form", ["csv", "json"])
 def test_a_report_for_a_pipe_is_written_into_it(service: RunningService, form: str) -> None:
     pipe = service.folder / f"pipe.{form}"

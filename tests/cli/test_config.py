@@ -91,6 +91,14 @@ def test_a_variable_that_is_no_setting_is_told_once(tmp_path: Path, command: tup
     ]
 
 
+def test_settings_that_are_no_text_are_told_with_their_file(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes("JOBSERVICE_URL=http://b\xfccher".encode("latin-1"))
+    for command in (("jobs",), ("config",), ("migrate",)):
+        done = cli(*command, cwd=tmp_path)
+        told = f"jobservice: {tmp_path}/.env is not UTF-8 text (byte 23): save it as UTF-8.\n"
+        assert (done.returncode, done.stdout, done.stderr) == (2, "", told)
+
+
 def test_migrate_makes_the_database_and_repeats_harmlessly(tmp_path: Path) -> None:
     for _ in range(2):
         done = cli("migrate", "--json", cwd=tmp_path)

@@ -38,6 +38,14 @@ def test_advice_goes_by_the_kind_of_the_problem(
     assert (advice or "") in " ".join(rest)
 
 
+def test_a_service_without_room_says_once_when_to_come_again(capsys: pytest.CaptureFixture[str]) -> None:
+    full = problem("queue-full", "The queue is full. Try again later.")
+    for after_s, when in ((7.0, "in 7 s"), (None, "later")):
+        assert tell(ApiError(429, full, retry_after_s=after_s), as_json=False) == Exit.UNREACHABLE
+        told = "jobservice: The service cannot do this now (429): The queue is full.\n"
+        assert capsys.readouterr().err == f"{told}Try again {when}.\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

@@ -179,6 +179,17 @@ def test_what_became_of_each_file_is_a_table_and_the_worst_is_the_exit_code(
     assert (failed.returncode, failed.stderr.strip()) == (1, "1 files: 1 FAILED.")
 
 
+def test_what_cannot_be_read_is_told_and_stops_no_other(service: RunningService, tmp_path: Path) -> None:
+    folder = make_pictures(tmp_path / "pictures", 1)
+    (folder / "gone.png").symlink_to("nowhere.png")
+    os.mkfifo(folder / "pipe.png")
+    done = service.cli("submit", folder, "--plugin", "image_info")
+    assert done.returncode == 2
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["file", "000.png", "gone.png", "pipe.png"]
+    assert f"gone.png: Cannot read {folder}/gone.png: no such file or directory." in done.stderr
+    assert f"pipe.png: Cannot read {folder}/pipe.png: it is no file." in done.stderr
+
+
 def test_without_wait_the_ids_are_told_and_nothing_else(service: RunningService, tmp_path: Path) -> None:
     done = service.cli("submit", make_pictures(tmp_path / "pictures", 3), "--plugin", "image_info")
     assert (done.returncode, done.stderr) == (0, "")

@@ -45,7 +45,18 @@ def test_a_key_is_printed_once_and_never_again(here: Here) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("", "--days", "1"), ("x", "--days", "-1"), ("x", "--rate", "0"), ("x", "--burst", "2")]
+    "arguments",
+    [
+        ("", "--days", "1"),
+        ("x", "--days", "-1"),
+        ("x", "--days", "nan"),
+        ("x", "--rate", "0"),
+        ("x", "--rate", "nan"),
+        ("x", "--rate", "inf"),
+        ("x", "--rate", "1e30"),
+        ("x", "--burst", "2"),
+        ("x", "--rate", "2", "--burst", "1.5"),
+    ],
 )
 def test_a_key_that_makes_no_sense_is_refused_in_a_line(here: Here, arguments: tuple[str, ...]) -> None:
     here("keys", "create", "first")  # which says that it makes the database
@@ -80,7 +91,7 @@ def test_revoking_what_is_no_key_tells_where_they_are_listed(here: Here) -> None
     _, secret, _ = here("keys", "create", "ci")
     for prefix in ("jsk_0", secret[:8]):  # a part of a true one
         code, _, told = here("keys", "revoke", prefix)
-        assert code == 1
+        assert code == 2
         assert "`jsk_` and all twelve digits" in told
         assert "jobservice keys list" in told
     assert here("keys", "revoke", secret[:16])[0] == 0

@@ -59,20 +59,24 @@ def parse(body: bytes, max_values: int = MAX_VALUES) -> Any:
     except UnicodeDecodeError as error:
         raise MalformedJSONError(f"the body is not UTF-8 (byte {error.start})") from None
     try:
-        value = _STRICT.decode(text)
-    except json.JSONDecodeError as error:
-        raise MalformedJSONError(f"{error.msg} (line {error.lineno}, column {error.colno})") from None
-    except RecursionError:
-        raise MalformedJSONError(_TOO_DEEP) from None
+        value = _decoded(_STRICT, text)
     except _FaultError:
-        value = _LOCATING.decode(text)
-        raise _first_fault(value, "", 0) or MalformedJSONError("not acceptable JSON") from None
+        raise _first_fault(_decoded(_LOCATING, text), "", 0) or MalformedJSONError("not acceptable JSON") from None
     # Neither can be there without these bytes; both searches run at the speed of C.
     if body.count(b"[") + body.count(b"{") > MAX_DEPTH or _SURROGATE_ESCAPE.search(body):
         fault = _first_fault(value, "", 0)
         if fault:
             raise fault
     return value
+
+
+def _decoded(decoder: json.JSONDecoder, text: str) -> Any:
+    try:
+        return decoder.decode(text)
+    except json.JSONDecodeError as error:
+        raise MalformedJSONError(f"{error.msg} (line {error.lineno}, column {error.colno})") from None
+    except RecursionError:
+        raise MalformedJSONError(_TOO_DEEP) from None
 
 
 def _exact(body: bytes) -> Any:
