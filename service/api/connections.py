@@ -51,6 +51,11 @@ def create_runner(
     )
 
 
+def has_left(request: web.BaseRequest) -> bool:
+    """Whether nobody can take an answer to `request` any more."""
+    return request.transport is None or request.transport.is_closing()
+
+
 @contextlib.contextmanager
 def when_lost(request: web.Request, call: Callable[[], None]) -> Iterator[None]:
     """Call `call` at once when the connection of `request` is lost inside the block."""
@@ -65,7 +70,7 @@ def when_lost(request: web.Request, call: Callable[[], None]) -> Iterator[None]:
 @contextlib.contextmanager
 def for_whoever_waits(request: web.Request) -> Iterator[None]:
     """Hold an answer back inside the block; raises `ConnectionResetError` there as soon as nobody waits for it."""
-    if request.transport is None:
+    if has_left(request):
         raise ConnectionResetError
     task = asyncio.current_task()
     is_lost = False
@@ -188,7 +193,9 @@ class _Protocol(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        if isinstance(exc, ConnectionError) and has_left(request):
+            log.debug("the client did not wait for its answer", method=request.method, path=request.rel_url.raw_path)
+        elif status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             self.log_exception("unexpected error", exc_info=exc)
         kind, detail = BELOW.get(status, ("malformed-request", "The request is not HTTP as this service takes it."))
         request_id = str(uuid_utils.uuid7())
