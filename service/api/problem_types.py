@@ -246,6 +246,17 @@ _TYPES: Final = (
         detail="The bytes 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08 are not kept any more.",
     ),
     ProblemType(
+        kind="bytes-lost",
+        statuses=(410,),
+        title="The bytes are lost",
+        meaning="The job or schedule has bytes at that place, and they are to be kept, but the file that held them is "
+        "not where the service put it: somebody removed it, or a backup came back without it.",
+        remedy="Send them again, in a new job: the service then has them for the old ones too. Tell whoever runs the "
+        "service, whose log names the file. Waiting does not help.",
+        detail="The bytes 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08 are lost: the service has "
+        "no file of them any more. Send them again.",
+    ),
+    ProblemType(
         kind="job-cancelled",
         statuses=(409,),
         title="The job was cancelled",

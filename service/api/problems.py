@@ -16,6 +16,7 @@ from service.api.strict_json import MalformedJSONError
 from service.errors import (
     BatchNotFoundError,
     BytesGoneError,
+    BytesLostError,
     DeliveryNotFoundError,
     EventNotFoundError,
     FieldProblem,
@@ -147,6 +148,7 @@ STATUS_OF: Final[Sequence[tuple[type[Exception], HTTPStatus, str]]] = (
     (JobNotFoundError, HTTPStatus.NOT_FOUND, "unknown-job"),
     (BatchNotFoundError, HTTPStatus.NOT_FOUND, "unknown-batch"),
     (FileNotInJobError, HTTPStatus.NOT_FOUND, "unknown-file"),
+    (BytesLostError, HTTPStatus.GONE, "bytes-lost"),
     (BytesGoneError, HTTPStatus.GONE, "bytes-gone"),
     (EventNotFoundError, HTTPStatus.BAD_REQUEST, "unknown-event"),
     (PluginNotFoundError, HTTPStatus.NOT_FOUND, "unknown-plugin"),
