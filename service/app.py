@@ -233,7 +233,12 @@ class Service:
             plugin_wait_s = settings.plugin_wait_s if is_alone else None
 
             throughput = Throughput(lambda: plugin_metrics.count(database.reader))
-            following = FollowingService(database, events, throughput=throughput)
+            following = FollowingService(
+                database,
+                events,
+                throughput=throughput,
+                starts_in_turn=lambda plugin: plugin in sources and not controls.may_hold(plugin),
+            )
             health = Health(database, jobs)
             failed = asyncio.Event()
             dispatcher = Dispatcher(jobs, plugins, events, controls, capacity=runner.capacity)
