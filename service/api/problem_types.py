@@ -54,7 +54,8 @@ _TYPES: Final = (
         title="Malformed request",
         meaning="The request is not HTTP, or a header, a query parameter or a part of a form is unknown, given twice, "
         "or not of its form.",
-        remedy="Correct the place that `errors` names. The same request will be refused again.",
+        remedy="Correct the place that `errors` names; without `errors`, what `detail` says. The same request will be "
+        "refused again.",
         detail="A query parameter is not acceptable.",
         members=_at("/limit", "Input should be less than or equal to 500"),
     ),

@@ -177,31 +177,42 @@ def test_a_wrong_call_is_a_problem_too(live: Live, method: str, path: str, statu
         assert "GET" in answer.headers["Allow"]
 
 
+TOO_LONG = "The address of the request, or one of its headers, is too long: each may have 8190 bytes."
+
+
 @pytest.mark.parametrize(
-    "request_bytes",
+    ("request_bytes", "words"),
     [
-        b"GET /livez HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n",
-        b"GET /livez HTTP/1.1\r\n\r\n",
-        b"BREW /livez HTTP/1.1\r\nHost: localhost\r\n\r\n",
-        b"GET /livez HTTP/1.1\r\nHost: localhost\r\nBad Header: 1\r\n\r\n",
-        b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX: a\0b\r\n\r\n",
-        b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 20_000 + b"\r\n\r\n",
-        b"GET /livez HTTP/1.1\r\nHost: localhost\r\n" + b"X: 1\r\n" * 10_000 + b"\r\n",
-        b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
-        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
-        b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n"
-        b"0\r\n\r\n",
-        b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
-        b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: \xd9\xa3\r\n\r\n",
-        b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-        b"Transfer-Encoding: chunked\r\n\r\nZZ\r\n",
+        (b"GET /livez HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n", "Duplicate 'Host' header"),
+        (b"GET /livez HTTP/1.1\r\n\r\n", "Missing 'Host' header"),
+        (b"BREW /livez HTTP/1.1\r\nHost: localhost\r\n\r\n", "Invalid method"),
+        (b"GET /livez HTTP/1.1\r\nHost: localhost\r\nBad Header: 1\r\n\r\n", "Invalid header token."),
+        (b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX: a\0b\r\n\r\n", "Invalid header value"),
+        (b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 20_000 + b"\r\n\r\n", TOO_LONG),
+        (b"GET /livez HTTP/1.1\r\nHost: localhost\r\n" + b"X: 1\r\n" * 10_000 + b"\r\n", "Too many headers"),
+        (b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", TOO_LONG),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", "HTTPS traffic on an HTTP port"),
+        (
+            b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"0\r\n\r\n",
+            "Transfer-Encoding can't be present with Content-Length.",
+        ),
+        (b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n", "Content-Length."),
+        (b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: \xd9\xa3\r\n\r\n", "Content-Length."),
+        (
+            b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\nZZ\r\n",
+            "",
+        ),
     ],
 )
-def test_what_is_not_sound_http_is_a_400_problem(live: Live, request_bytes: bytes) -> None:
+def test_what_is_not_sound_http_is_a_400_problem_that_says_why(live: Live, request_bytes: bytes, words: str) -> None:
     status, headers, body = live.raw(request_bytes)
     assert status == 400
     assert headers["content-type"] == "application/problem+json"
     assert headers["x-request-id"] == json.loads(body)["request_id"]
+    assert words in json.loads(body)["detail"]
+    assert "\n" not in json.loads(body)["detail"]
     assert b"Traceback" not in body
 
 
