@@ -100,7 +100,7 @@ _TYPES: Final = (
         title="Nothing at this address",
         meaning="The service has no such path.",
         remedy="Compare the path with `/openapi.json` or `/docs`.",
-        detail="Not Found",
+        detail="There is no GET /v1/jobz here; /docs shows what there is.",
     ),
     ProblemType(
         kind="unknown-job",
@@ -174,7 +174,7 @@ _TYPES: Final = (
         title="Wrong method",
         meaning="The path exists, but not for this method.",
         remedy="Use one of those in the header `Allow`.",
-        detail="Method Not Allowed",
+        detail="There is no PUT /v1/jobs here, but GET, HEAD and POST.",
     ),
     ProblemType(
         kind="not-acceptable",

@@ -181,6 +181,22 @@ TOO_LONG = "The address of the request, or one of its headers, is too long: each
 
 
 @pytest.mark.parametrize(
+    ("method", "path", "detail"),
+    [
+        ("GET", "/v1/jobz?wait=1", "There is no GET /v1/jobz here; /docs shows what there is."),
+        ("PUT", "/v1/jobs", "There is no PUT /v1/jobs here, but GET, HEAD and POST."),
+        ("GET", "/v1/jobs/batch", "There is no GET /v1/jobs/batch here, but POST."),
+        ("DELETE", "/v1/plugins/echo", "There is no DELETE /v1/plugins/echo here, but GET and HEAD."),
+        ("GET", "/" + "n" * 1_000, f"There is no GET /{'n' * 199} here; /docs shows what there is."),
+    ],
+)
+def test_a_call_that_there_is_not_is_named_with_those_that_there_are(
+    live: Live, method: str, path: str, detail: str
+) -> None:
+    assert live.request(method, path).json()["detail"] == detail
+
+
+@pytest.mark.parametrize(
     ("request_bytes", "words"),
     [
         (b"GET /livez HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n", "Duplicate 'Host' header"),
