@@ -43,8 +43,8 @@ class _FaultError(Exception):
     """Ends the fast parse; `_locate` then parses again to find the place."""
 
 
-def parse(body: bytes, max_values: int = MAX_VALUES) -> Any:
-    """The value of strict UTF-8 JSON text; raises `MalformedJSONError`.
+def parse(body: bytes, max_values: int = MAX_VALUES, *, line: int = 1) -> Any:
+    """The value of strict UTF-8 JSON text; raises `MalformedJSONError`. `line` is what its first line is called there.
 
     Refused beside bad syntax: byte order marks, other encodings, duplicate keys, NaN and infinities (spelled or by
     overflow), integers beyond 64 bits, lone surrogates, nesting deeper than 64 levels, more than `max_values` values.
@@ -57,11 +57,12 @@ def parse(body: bytes, max_values: int = MAX_VALUES) -> Any:
     try:
         text = body.decode()
     except UnicodeDecodeError as error:
-        raise MalformedJSONError(f"the body is not UTF-8 (byte {error.start})") from None
+        where = f"byte {error.start}" if line == 1 else f"line {line}, byte {error.start}"
+        raise MalformedJSONError(f"the body is not UTF-8 ({where})") from None
     try:
         value = _STRICT.decode(text)
     except json.JSONDecodeError as error:
-        raise MalformedJSONError(f"{error.msg} (line {error.lineno}, column {error.colno})") from None
+        raise MalformedJSONError(f"{error.msg} (line {error.lineno + line - 1}, column {error.colno})") from None
     except RecursionError:
         raise MalformedJSONError(_TOO_DEEP) from None
     except _FaultError:
