@@ -181,6 +181,68 @@ TOO_LONG = "The address of the request, or one of its headers, is too long: each
 
 
 @pytest.mark.parametrize(
+    ("path", "pointer", "message"),
+    [
+        ("/v1/jobs/0?wait=nan", "/wait", "must be a finite number"),
+        ("/v1/batches/0?wait=nan", "/wait", "must be a finite number"),
+        (
+            "/v1/reports/jobs?from=2026-02-01T00:00:00Z&until=2026-01-01T00:00:00Z",
+            "/from",
+            "must not be later than until",
+        ),
+        (
+            "/v1/reports/hourly?from=2026-01-02T00:00:00Z&until=2026-01-02T00:00:00%2B01:00",
+            "/from",
+            "must not be later than until",
+        ),
+    ],
+)
+def test_a_parameter_that_can_mean_nothing_is_refused(live: Live, path: str, pointer: str, message: str) -> None:
+    (place,) = problem(live.get(path), 400)["errors"]
+    assert (place["pointer"], place["message"]) == (pointer, message)
+
+
+@pytest.mark.parametrize(
+    ("query", "told"),
+    [
+        ("job.priority=x", [("/job.priority", "must be an integer")]),
+        ("job.timeout_s=NaN", [("/job.timeout_s", "must be a number")]),
+        ("job.max_attempts=", [("/job.max_attempts", "must be an integer")]),
+        ("job.metadata=x", [("/job.metadata", "must be a JSON object")]),
+        (
+            'job.metadata={"a"}',
+            [("/job.metadata", "must be a JSON object: Expecting ':' delimiter (line 1, column 5)")],
+        ),
+        ('job.metadata={"a":1,"a":1}', [("/job.metadata", "must be a JSON object: /a: the key is given twice")]),
+    ],
+)
+def test_an_option_in_a_query_is_told_what_it_must_be(live: Live, query: str, told: list[tuple[str, str]]) -> None:
+    answer = problem(live.post(f"/v1/plugins/echo/jobs?{query}", json={}), 400)
+    assert [(place["pointer"], place["message"]) for place in answer["errors"]] == told
+
+
+def test_a_job_that_could_never_start_is_refused_by_every_way_in(live: Live) -> None:
+    times = {"run_at": "2999-01-02T00:00:00Z", "expires_at": "2999-01-02T00:59:00+01:00"}
+    before = live.rows()
+    ways = {
+        "/expires_at": live.post("/v1/jobs", json={"plugin": "echo", "payload": {}, **times}),
+        "/job/expires_at": live.post(
+            "/v1/jobs", files={"plugin": (None, "echo"), "job": (None, json.dumps(times), "application/json")}
+        ),
+        "/job.expires_at": live.post(
+            "/v1/plugins/echo/jobs", params={f"job.{name}": time for name, time in times.items()}, json={}
+        ),
+    }
+    for pointer, answer in ways.items():
+        assert pointers(problem(answer, 422)) == [pointer]
+    batch = live.post("/v1/jobs/batch", json=[{"plugin": "echo", "payload": {}, **times}])
+    assert pointers(problem(batch, 422)["items"][0]["problem"]) == ["/0/expires_at"]
+    assert live.rows() == before
+    live.submit("echo", {}, run_at=times["run_at"], expires_at=times["run_at"])
+    live.submit("echo", {}, expires_at="2001-01-01T00:00:00Z")
+
+
+@pytest.mark.parametrize(
     ("method", "path", "detail"),
     [
         ("GET", "/v1/jobz?wait=1", "There is no GET /v1/jobz here; /docs shows what there is."),
