@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import subprocess
 
 import pyarrow.parquet
 import pytest
 
+from service.cli.reports import _TIMES
 from service.client import ApiError, Client
+from service.report_models import REPORTS, ColumnType
 
 from .conftest import RunningService
 
@@ -52,6 +55,17 @@ def test_a_report_is_a_table_or_a_file(service: RunningService) -> None:
     assert pyarrow.parquet.read_table(read / "jobs.parquet").column("job_id").to_pylist() == ids
     assert [row["job_id"] for row in json.loads((read / "jobs.json").read_text())] == ids
     assert not list(read.glob("*.part"))
+
+
+def test_every_time_in_a_table_is_written_alike(service: RunningService) -> None:
+    assert _TIMES == {
+        column.name
+        for report in REPORTS.values()
+        for column in report.columns
+        if column.type is ColumnType.TIME and not column.name.endswith("_at")
+    }
+    table = service.cli("report", "freshness", "--columns", "as_of,rates_until").stdout
+    assert re.fullmatch(r"as_of +rates_until\n(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d *){2}\n", table), table
 
 
 @pytest.mark.parametrize("form", ["csv", "json"])
