@@ -58,12 +58,12 @@ def test_a_report_is_a_table_or_a_file(service: RunningService) -> None:
 
 
 def test_every_time_in_a_table_is_written_alike(service: RunningService) -> None:
-    assert _TIMES == {
+    assert {
         column.name
         for report in REPORTS.values()
         for column in report.columns
         if column.type is ColumnType.TIME and not column.name.endswith("_at")
-    }
+    } == _TIMES
     table = service.cli("report", "freshness", "--columns", "as_of,rates_until").stdout
     assert re.fullmatch(r"as_of +rates_until\n(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d *){2}\n", table), table
 
