@@ -234,7 +234,12 @@ class Service:
             plugin_wait_s = settings.plugin_wait_s if is_alone else None
 
             throughput = Throughput(lambda: plugin_metrics.count(database.reader))
-            following = FollowingService(database, events, throughput=throughput)
+            following = FollowingService(
+                database,
+                events,
+                throughput=throughput,
+                starts_in_turn=lambda plugin: plugin in sources and not controls.may_hold(plugin),
+            )
             housekeeper = Housekeeper(jobs, plugins, events, plugin_wait_s=plugin_wait_s)
             health = Health(database, jobs, housekeeper)
             failed = asyncio.Event()

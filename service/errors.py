@@ -44,6 +44,14 @@ class BytesGoneError(ServiceError):
     """There were bytes, and they were kept for as long as the service keeps them."""
 
 
+class BytesLostError(BytesGoneError):
+    """There should be bytes, but the file that held them is not where the service put it."""
+
+    def __init__(self, sha256: str) -> None:
+        super().__init__(f"The bytes {sha256} are lost: the service has no file of them any more. Send them again.")
+        self.sha256 = sha256
+
+
 class EventNotFoundError(ServiceError, LookupError):
     """Nobody can resume behind an event that has not happened."""
 

@@ -68,10 +68,19 @@ class Follower(Protocol):
 class FollowingService:
     """Reads events for followers. The database is the truth: wake-ups only shorten the wait for the next look at it."""
 
-    def __init__(self, database: Database, events: EventBus, *, throughput: Throughput | None = None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        events: EventBus,
+        *,
+        throughput: Throughput | None = None,
+        starts_in_turn: Callable[[str], bool] = lambda plugin: True,
+    ) -> None:
+        """`starts_in_turn` says whether nothing but their turn holds the jobs of a plugin back."""
         self._database = database
         self._events = events
         self._throughput = throughput
+        self._starts_in_turn = starts_in_turn
         self._room = asyncio.Semaphore(_READS)
         self._reading: dict[Hashable, asyncio.Task[Any]] = {}
         self._kept: dict[Hashable, tuple[float, EventPage]] = {}  # until when, the oldest first
@@ -112,10 +121,11 @@ class FollowingService:
 
     async def queue_place(self, job: JobRecord) -> QueuePlace:
         """Where a job stands in the queue; raises `ServiceUnavailableError`."""
-        ahead = None
+        ahead, eta_s = None, None
         if job.status is JobStatus.PENDING:
             ahead = await queue_depth.count_ahead(self._database.reader, job.id)
-        eta_s = None if ahead is None or self._throughput is None else self._throughput.seconds_for(ahead + 1)
+        if ahead is not None and self._throughput is not None and self._starts_in_turn(job.plugin):
+            eta_s = self._throughput.seconds_for(ahead + 1)
         return QueuePlace(position=ahead, eta_s=eta_s)
 
     def close(self) -> None:

@@ -21,6 +21,7 @@ from service.db.job_leases import RESCUE_PAGE, Renewal, Rescued
 from service.db.transaction import Operation
 from service.documents import Documents
 from service.errors import (
+    BytesGoneError,
     FileNotInJobError,
     JobNotFoundError,
     JobStateError,
@@ -552,6 +553,8 @@ class JobManagementService:
         token = current_call.set(call)
         try:
             pair = await self._plugin_management.execute_plugin(plugin_name=job.plugin, payload=await payload.get())
+        except BytesGoneError as error:
+            return failed(ErrorType.INTERNAL, f"The payload is not whole. {error}", job.plugin)
         except Exception:  # the contract says nothing escapes; a job must not hang on that
             log.exception("execute_plugin raised", plugin=job.plugin)
             return failed(ErrorType.INTERNAL, "The service failed while it ran the plugin; see its log.", job.plugin)

@@ -38,7 +38,7 @@ class JobPayload:
     async def get(self) -> dict[str, Any]:
         """The payload. Waits while nothing can be read: that is no fault of the job, which its lease protects.
 
-        Raises `BytesGoneError`, and `ServiceUnavailableError` where waiting does not help.
+        Raises `BytesGoneError` (`BytesLostError` is one), and `ServiceUnavailableError` where waiting does not help.
         """
         return await (self._reading or self._read())
 

@@ -61,6 +61,11 @@ class PluginControls:
         is_limited = any(control.is_limited for control in self._known.values())
         return min(usual_s, LIMITED_POLL_S) if is_limited else usual_s
 
+    def may_hold(self, plugin: str) -> bool:
+        """Whether what is set may keep jobs of `plugin` waiting: how long, only who set it knows."""
+        control = self._known.get(plugin)
+        return control is not None and (control.paused_at is not None or control.is_limited)
+
     def check_intake(self, plugin: str) -> None:
         """Raise `PluginPausedError` for a plugin that takes no jobs."""
         control = self._known.get(plugin)

@@ -25,6 +25,7 @@ class Keep:
     result_bytes_days: float | None = None
 
 
+_EXAMPLE: Final = 'such as {"ocr": {"payload_bytes_days": 1}}'
 _NAMES: Final = frozenset(field.name for field in dataclasses.fields(Keep))
 _DAYS_OF: Final[Mapping[JobPart | None, str]] = {
     None: "jobs_days",
@@ -77,10 +78,10 @@ def parse_by_plugin(text: str, general: Keep) -> dict[str, Keep]:
         return {}
     try:
         document = orjson.loads(text)
-    except ValueError as error:
-        raise ValueError(f"is not JSON: {error}") from None
+    except orjson.JSONDecodeError as error:
+        raise ValueError(f"is not JSON (line {error.lineno}, column {error.colno}), {_EXAMPLE}") from None
     if not isinstance(document, dict):
-        raise ValueError("is an object: plugins with their rules")
+        raise ValueError(f"is an object, plugins with their rules, {_EXAMPLE}")
     return {plugin: dataclasses.replace(general, **_rule(plugin, rule)) for plugin, rule in document.items()}
 
 

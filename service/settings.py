@@ -28,8 +28,12 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 
 def _waits(text: str) -> str:
-    if not all(0 <= wait_s <= 1e7 for wait_s in _numbers(text)):
-        raise ValueError("waits are seconds between commas")
+    try:
+        are_waits = all(0 <= wait_s <= 1e7 for wait_s in _numbers(text))
+    except ValueError:
+        are_waits = False
+    if not are_waits:
+        raise ValueError("waits are seconds between commas, such as 5,300,1800")
     return text
 
 

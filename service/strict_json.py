@@ -43,8 +43,8 @@ class _FaultError(Exception):
     """Ends the fast parse; `_locate` then parses again to find the place."""
 
 
-def parse(body: bytes, max_values: int = MAX_VALUES) -> Any:
-    """The value of strict UTF-8 JSON text; raises `MalformedJSONError`.
+def parse(body: bytes, max_values: int = MAX_VALUES, *, line: int = 1) -> Any:
+    """The value of strict UTF-8 JSON text; raises `MalformedJSONError`. `line` is what its first line is called there.
 
     Refused beside bad syntax: byte order marks, other encodings, duplicate keys, NaN and infinities (spelled or by
     overflow), integers beyond 64 bits, lone surrogates, nesting deeper than 64 levels, more than `max_values` values.
@@ -57,11 +57,13 @@ def parse(body: bytes, max_values: int = MAX_VALUES) -> Any:
     try:
         text = body.decode()
     except UnicodeDecodeError as error:
-        raise MalformedJSONError(f"the body is not UTF-8 (byte {error.start})") from None
+        where = f"byte {error.start}" if line == 1 else f"line {line}, byte {error.start}"
+        raise MalformedJSONError(f"the body is not UTF-8 ({where})") from None
     try:
-        value = _decoded(_STRICT, text)
+        value = _decoded(_STRICT, text, line)
     except _FaultError:
-        raise _first_fault(_decoded(_LOCATING, text), "", 0) or MalformedJSONError("not acceptable JSON") from None
+        located = _decoded(_LOCATING, text, line)
+        raise _first_fault(located, "", 0) or MalformedJSONError("not acceptable JSON") from None
     # Neither can be there without these bytes; both searches run at the speed of C.
     if body.count(b"[") + body.count(b"{") > MAX_DEPTH or _SURROGATE_ESCAPE.search(body):
         fault = _first_fault(value, "", 0)
@@ -70,11 +72,11 @@ def parse(body: bytes, max_values: int = MAX_VALUES) -> Any:
     return value
 
 
-def _decoded(decoder: json.JSONDecoder, text: str) -> Any:
+def _decoded(decoder: json.JSONDecoder, text: str, line: int) -> Any:
     try:
         return decoder.decode(text)
     except json.JSONDecodeError as error:
-        raise MalformedJSONError(f"{error.msg} (line {error.lineno}, column {error.colno})") from None
+        raise MalformedJSONError(f"{error.msg} (line {error.lineno + line - 1}, column {error.colno})") from None
     except RecursionError:
         raise MalformedJSONError(_TOO_DEEP) from None
 

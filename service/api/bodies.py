@@ -103,13 +103,13 @@ async def parse_lines(body: bytes, max_lines: int, max_values: int) -> list[Any]
 def _lines(body: bytes, max_lines: int, max_values: int) -> list[Any]:
     values: list[Any] = []
     left = max_values
-    for line in body.split(b"\n"):
+    for number, line in enumerate(body.split(b"\n"), start=1):
         if len(values) > max_lines:
             break
         if not line.strip():
             continue
         try:
-            values.append(strict_json.parse(line, left))
+            values.append(strict_json.parse(line, left, line=number))
         except strict_json.MalformedJSONError as error:
             raise strict_json.MalformedJSONError(
                 error.problem.message, f"/{len(values)}{error.problem.pointer}"

@@ -89,12 +89,13 @@ def check_batch(values: Any) -> list[Submitted | Problem]:
 def _check_item(value: Any, pointer: str) -> Submitted | Problem:
     try:
         item = check_body(_item, value, pointer)
+        options = job_options(item, f"{pointer}/")
     except Problem as problem:
         return problem
     return Submitted(
         plugin=item["plugin"],
         payload=item["payload"],
-        options=job_options(item),
+        options=options,
         payload_pointer=f"{pointer}/payload",
         plugin_pointer=f"{pointer}/plugin",
         idempotency_key=item.get("idempotency_key"),

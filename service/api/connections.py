@@ -12,6 +12,7 @@ from typing import Any, Final, cast
 import structlog
 import uuid_utils
 from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
 
 from service.api.middleware import REQUEST_ID, protect
 from service.api.problems import Problem, response_of
@@ -51,6 +52,11 @@ def create_runner(
     )
 
 
+def has_left(request: web.BaseRequest) -> bool:
+    """Whether nobody can take an answer to `request` any more."""
+    return request.transport is None or request.transport.is_closing()
+
+
 @contextlib.contextmanager
 def when_lost(request: web.Request, call: Callable[[], None]) -> Iterator[None]:
     """Call `call` at once when the connection of `request` is lost inside the block."""
@@ -65,7 +71,7 @@ def when_lost(request: web.Request, call: Callable[[], None]) -> Iterator[None]:
 @contextlib.contextmanager
 def for_whoever_waits(request: web.Request) -> Iterator[None]:
     """Hold an answer back inside the block; raises `ConnectionResetError` there as soon as nobody waits for it."""
-    if request.transport is None:
+    if has_left(request):
         raise ConnectionResetError
     task = asyncio.current_task()
     is_lost = False
@@ -188,13 +194,24 @@ class _Protocol(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        if isinstance(exc, ConnectionError) and has_left(request):
+            log.debug("the client did not wait for its answer", method=request.method, path=request.rel_url.raw_path)
+        elif status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             self.log_exception("unexpected error", exc_info=exc)
-        kind, detail = BELOW.get(status, ("malformed-request", "The request is not HTTP as this service takes it."))
+        kind, detail = BELOW.get(status) or ("malformed-request", _refusal(exc, message))
         request_id = str(uuid_utils.uuid7())
         response = response_of(Problem(status=HTTPStatus(status), kind=kind, detail=detail, close=True), request_id)
         protect(response, {REQUEST_ID: request_id})
         return response
+
+
+def _refusal(error: BaseException | None, message: str | None) -> str:
+    """What is wrong with a request that is none; the parser's own words, without the bytes it shows behind them."""
+    if isinstance(error, LineTooLong):
+        _, limit, _ = error.args
+        return f"The address of the request, or one of its headers, is too long: each may have {limit} bytes."
+    reason = (message or "").partition("\n")[0].rstrip(":.")
+    return "The request is not HTTP as this service takes it." + (f" {reason}." if reason else "")
 
 
 BELOW: Final[Mapping[int, tuple[str, str]]] = {

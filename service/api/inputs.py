@@ -189,7 +189,10 @@ class WaitQuery(TypedDict):
     """How long an answer may be held back."""
 
     wait: NotRequired[
-        Annotated[float, Field(ge=0, le=MAX_WAIT_S, description="Seconds to wait for the end of the job")]
+        Annotated[
+            float,
+            Field(ge=0, le=MAX_WAIT_S, allow_inf_nan=False, description="Seconds to wait for the end of the job"),
+        ]
     ]
 
 
@@ -238,19 +241,27 @@ KeyHeaders = TypedDict("KeyHeaders", {"Idempotency-Key": NotRequired[Idempotency
 _LISTS: Final = frozenset({"If-None-Match", "Prefer"})
 _job: Final = TypeAdapter[JobInput](JobInput)
 _options: Final = TypeAdapter[OptionsInput](OptionsInput)
-#: Options whose text in a query is JSON; the others are text already, and `tags` may be repeated.
-_JSON_OPTIONS: Final = frozenset({"priority", "timeout_s", "max_attempts", "metadata", "webhook"})
+#: Options whose text in a query is JSON, and what they must be; the others are text, and `tags` may be repeated.
+_JSON_OPTIONS: Final[Mapping[str, str]] = {
+    "priority": "must be an integer",
+    "timeout_s": "must be a number",
+    "max_attempts": "must be an integer",
+    "metadata": "must be a JSON object",
+    "webhook": "must be a JSON object",
+}
 
 
 def check_job(value: Any) -> Submitted:
     """A job as a JSON body; raises a 422 problem."""
     job = _checked(_job, value, "/", unacceptable)
-    return Submitted(plugin=job["plugin"], payload=job["payload"], options=job_options(job), payload_pointer="/payload")
+    return Submitted(
+        plugin=job["plugin"], payload=job["payload"], options=job_options(job, "/"), payload_pointer="/payload"
+    )
 
 
 def check_options(value: Any, root: str) -> JobOptions:
     """The options in a JSON value; raises a 422 problem. `root` is what stands before their names in its places."""
-    return job_options(_checked(_options, value, root, unacceptable))
+    return job_options(_checked(_options, value, root, unacceptable), root)
 
 
 def check_body(adapter: TypeAdapter[Any], value: Any, pointer: str = "") -> Any:
@@ -280,21 +291,23 @@ def split_query(query: MultiMapping[str]) -> tuple[dict[str, str], JobOptions]:
             options[option] = values
         elif len(values) > 1:
             raise _given_twice(name)
-        elif option in _JSON_OPTIONS:
-            options[option] = _option_value(name, values[0])
-        elif option is not None:
-            options[option] = values[0]
-        else:
+        elif option is None:
             fields[name] = values[0]
+        elif option in _JSON_OPTIONS:
+            options[option] = _option_value(name, values[0], _JSON_OPTIONS[option])
+        else:
+            options[option] = values[0]
     return fields, check_options(options, f"/{OPTION_PREFIX}") if options else JobOptions()
 
 
-def _option_value(name: str, text: str) -> Any:
+def _option_value(name: str, text: str, must_be: str) -> Any:
     try:
         return strict_json.parse(text.encode(errors="surrogatepass"))
     except strict_json.MalformedJSONError as error:
+        # Who sends a number thinks of no JSON.
+        message = f"{must_be}: {error}" if text.lstrip().startswith(("{", "[")) else must_be
         raise bad_request(
-            "A query parameter is not acceptable.", FieldProblem(f"/{escape_pointer(name)}", error.problem.message)
+            "A query parameter is not acceptable.", FieldProblem(f"/{escape_pointer(name)}", message)
         ) from error
 
 
@@ -358,18 +371,26 @@ _MESSAGES: Final[Mapping[str, str]] = {
     "string_type": "must be text",
     "int_type": "must be an integer",
     "float_type": "must be a number",
+    "finite_number": "must be a finite number",
     "list_type": "must be an array",
 }
 
 
-def job_options(options: OptionsInput) -> JobOptions:
-    """The service's form of options that were checked."""
+def job_options(options: OptionsInput, root: str) -> JobOptions:
+    """The service's form of options that were checked one by one; raises a 422 problem for what no job can keep to.
+
+    `root` is what stands before their names in its place.
+    """
+    run_at, expires_at = options.get("run_at"), options.get("expires_at")
+    if run_at is not None and expires_at is not None and expires_at < run_at:
+        place = FieldProblem(f"{root}expires_at", "must not be before run_at: the job could never start")
+        raise unacceptable(f"{place.pointer}: {place.message}", place)
     tags = options.get("tags")
     webhook = options.get("webhook")
     return JobOptions(
         priority=options.get("priority", 0),
-        run_at=_timestamp(options.get("run_at")),
-        expires_at=_timestamp(options.get("expires_at")),
+        run_at=_timestamp(run_at),
+        expires_at=_timestamp(expires_at),
         timeout_s=options.get("timeout_s"),
         max_attempts=options.get("max_attempts"),
         tags=tuple(tags) if tags else (),

@@ -20,7 +20,7 @@ from aiohttp.typedefs import Handler, Middleware
 from multidict import CIMultiDict
 
 from service.api.access import ANSWER_HEADERS
-from service.api.problems import Problem, bad_request, problem_of, response_of
+from service.api.problems import Problem, bad_request, problem_of, problem_of_http, response_of
 from service.metrics import Metrics
 from service.settings import Settings
 
@@ -29,6 +29,8 @@ _SANE_ID: Final = re.compile(r"[0-9A-Za-z._-]{1,64}")
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _READING: Final = frozenset({hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_OPTIONS})
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
+#: So much of a path is said again.
+_SHOWN_CHARS: Final = 200
 
 #: Asked before a line is made: at thousands of requests a second even the unwritten ones cost.
 _levels: Final = logging.getLogger(__name__)
@@ -58,6 +60,9 @@ def guard(settings: Settings, metrics: Metrics) -> Middleware:
             response = await handler(request)
         except ConnectionError:
             raise  # nobody is left to answer
+        except web.HTTPException as error:
+            path = request.rel_url.raw_path[:_SHOWN_CHARS]
+            response = response_of(problem_of_http(error, request.method, path), request_id)
         except Exception as error:  # noqa: BLE001 - the one place where every error becomes an answer
             response = response_of(problem_of(error) or _fault(error), request_id)
         if not response.prepared:

@@ -54,7 +54,8 @@ _TYPES: Final = (
         title="Malformed request",
         meaning="The request is not HTTP, or a header, a query parameter or a part of a form is unknown, given twice, "
         "or not of its form.",
-        remedy="Correct the place that `errors` names. The same request will be refused again.",
+        remedy="Correct the place that `errors` names; without `errors`, what `detail` says. The same request will be "
+        "refused again.",
         detail="A query parameter is not acceptable.",
         members=_at("/limit", "Input should be less than or equal to 500"),
     ),
@@ -99,7 +100,7 @@ _TYPES: Final = (
         title="Nothing at this address",
         meaning="The service has no such path.",
         remedy="Compare the path with `/openapi.json` or `/docs`.",
-        detail="Not Found",
+        detail="There is no GET /v1/jobz here; /docs shows what there is.",
     ),
     ProblemType(
         kind="unknown-job",
@@ -173,7 +174,7 @@ _TYPES: Final = (
         title="Wrong method",
         meaning="The path exists, but not for this method.",
         remedy="Use one of those in the header `Allow`.",
-        detail="Method Not Allowed",
+        detail="There is no PUT /v1/jobs here, but GET, HEAD and POST.",
     ),
     ProblemType(
         kind="not-acceptable",
@@ -244,6 +245,17 @@ _TYPES: Final = (
         "the service keeps them: its retention removed them.",
         remedy="Send them again, in a new job. Waiting does not help.",
         detail="The bytes 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08 are not kept any more.",
+    ),
+    ProblemType(
+        kind="bytes-lost",
+        statuses=(410,),
+        title="The bytes are lost",
+        meaning="The job or schedule has bytes at that place, and they are to be kept, but the file that held them is "
+        "not where the service put it: somebody removed it, or a backup came back without it.",
+        remedy="Send them again, in a new job: the service then has them for the old ones too. Tell whoever runs the "
+        "service, whose log names the file. Waiting does not help.",
+        detail="The bytes 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08 are lost: the service has "
+        "no file of them any more. Send them again.",
     ),
     ProblemType(
         kind="job-cancelled",

@@ -15,6 +15,7 @@ from service.api.problem_types import PROBLEM_TYPES, url
 from service.errors import (
     BatchNotFoundError,
     BytesGoneError,
+    BytesLostError,
     DeliveryNotFoundError,
     EventNotFoundError,
     FieldProblem,
@@ -147,6 +148,7 @@ STATUS_OF: Final[Sequence[tuple[type[Exception], HTTPStatus, str]]] = (
     (JobNotFoundError, HTTPStatus.NOT_FOUND, "unknown-job"),
     (BatchNotFoundError, HTTPStatus.NOT_FOUND, "unknown-batch"),
     (FileNotInJobError, HTTPStatus.NOT_FOUND, "unknown-file"),
+    (BytesLostError, HTTPStatus.GONE, "bytes-lost"),
     (BytesGoneError, HTTPStatus.GONE, "bytes-gone"),
     (EventNotFoundError, HTTPStatus.BAD_REQUEST, "unknown-event"),
     (PluginNotFoundError, HTTPStatus.NOT_FOUND, "unknown-plugin"),
@@ -182,8 +184,6 @@ def problem_of(error: Exception) -> Problem | None:
     """`error` as a problem, or None when nobody foresaw it (a fault of ours)."""
     if isinstance(error, Problem):
         return error
-    if isinstance(error, web.HTTPException):
-        return _of_http_exception(error)
     for kind, status, slug in STATUS_OF:
         if isinstance(error, kind):
             return Problem(
@@ -195,6 +195,25 @@ def problem_of(error: Exception) -> Problem | None:
                 close=isinstance(error, web.RequestPayloadError),
             )
     return None
+
+
+def problem_of_http(error: web.HTTPException, method: str, path: str) -> Problem:
+    """A refusal of aiohttp's own, to a call of `method` and `path`, as a problem."""
+    status = HTTPStatus(error.status)
+    match error:
+        case web.HTTPNotFound():
+            detail = f"There is no {method} {path} here; /docs shows what there is."
+        case web.HTTPMethodNotAllowed():
+            detail = f"There is no {method} {path} here, but {_listed(sorted(error.allowed_methods))}."
+        case _:
+            detail = status.description or status.phrase
+    headers = {name: error.headers[name] for name in ("Allow", "Location") if name in error.headers}
+    kind = KIND_OF_HTTP.get(status, "malformed-request")
+    return Problem(status=status, kind=kind, detail=detail, headers=headers)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def _places(error: Exception) -> Sequence[FieldProblem]:
@@ -221,13 +240,6 @@ def _retry_after(error: Exception) -> Mapping[str, str]:
             return {"Retry-After": str(error.retry_after_s)}
         case _:
             return {}
-
-
-def _of_http_exception(error: web.HTTPException) -> Problem:
-    status = HTTPStatus(error.status)
-    headers = {name: error.headers[name] for name in ("Allow", "Location") if name in error.headers}
-    kind = KIND_OF_HTTP.get(status, "malformed-request")
-    return Problem(status=status, kind=kind, detail=status.description or status.phrase, headers=headers)
 
 
 def response_of(problem: Problem, request_id: str) -> web.Response:

@@ -103,7 +103,8 @@ def input_of(report: Report) -> type:
 
 
 def report_query(report: Report, tenant: str, given: Any) -> ReportQuery:
-    """The service's form of what was asked; raises a 400 problem for a column or cursor that is none of this report.
+    """The service's form of what was asked; raises a 400 problem for a column or cursor that is none of this report,
+    and for a window that ends before it begins.
 
     Any of `from`, `until` and `by` asks for a window: by the first of the report's times, if not said otherwise.
     """
@@ -118,6 +119,8 @@ def report_query(report: Report, tenant: str, given: Any) -> ReportQuery:
         until=_timestamp(given.get("until")),
         limit=given.get("limit"),
     )
+    if query.since is not None and query.until is not None and query.since > query.until:
+        raise _bad("/from", "must not be later than until")
     return query if "cursor" not in given else _resumed(query, given["cursor"])
 
 

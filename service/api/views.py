@@ -86,7 +86,8 @@ class JobView(JobSummaryView):
     """A job; bytes in `payload` and `result` stand as references (`sha256`, `size`, `media_type`, `url`).
 
     `queue_position` is how many jobs start before it (null where it does not wait, or far behind), `eta_s` in about how
-    many seconds it starts. Answers that are not asked for the record alone have null.
+    many seconds it starts (null where that is not known, or its plugin is paused, limited or not installed here).
+    Answers that are not asked for the record alone have null.
     """
 
     payload: dict[str, JSON]

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from service.cli.failures import Exit, UsageError
 from service.cli.following import followed, outcome_of, remark, show_result, show_submitted
+from service.cli.holding import what_holds
 from service.cli.output import coloured, moment, pretty, print_table, put, safe, sheet, table_of
 from service.cli.parameters import JobId, Output, Service, Wait
 from service.cli.targets import check_file
@@ -54,10 +55,11 @@ async def show(job_id: JobId, /, *, wait: Wait = False, service: Service = Servi
     """Show everything about one job; with --wait once it has ended."""
     async with service.client() as client:
         job = await (followed(client, job_id) if wait else client.get(job_id))
+        held = "" if service.json else await what_holds(client, job)
     if service.json:
         put(job.document)
     else:
-        print_table(_details(job))
+        print_table(_details(job, held))
     return outcome_of(job) if wait else Exit.OK
 
 
@@ -92,7 +94,7 @@ async def retry(job_id: JobId, /, *, wait: Wait = False, output: Output = None, 
         return await show_submitted(client, await client.retry(job_id), output, wait=wait, as_json=service.json)
 
 
-def _details(job: Job) -> Table:
+def _details(job: Job, held: str) -> Table:
     attempt = f"{job.attempt} of {job.max_attempts}"
     rows: list[tuple[str, str | Text]] = [
         ("id", job.id),
@@ -102,7 +104,7 @@ def _details(job: Job) -> Table:
         ("attempt", attempt if job.attempt else ""),
         ("tags", ", ".join(job.tags)),
         ("created", moment(job.created_at)),
-        ("waits", _waits(job)),
+        ("waits", _waits(job, held)),
         ("expires", moment(job.document.get("expires_at")) if job.status is JobStatus.PENDING else ""),
         ("started", moment(job.started_at)),
         ("finished", f"{moment(job.finished_at)} {_took(job) and f'(took {_took(job)})'}"),
@@ -113,17 +115,16 @@ def _details(job: Job) -> Table:
     return sheet(rows)
 
 
-def _waits(job: Job) -> str:
+def _waits(job: Job, held: str) -> str:
     """What a job waits for that has not started."""
     told = job.document
     if job.status is not JobStatus.PENDING:
         return ""
     if told["run_at"] > timestamp():
         return f"until {moment(told['run_at'])}"
-    if told["queue_position"] is None:
-        return ""
-    eta = "" if told["eta_s"] is None else f", about {told['eta_s']:.0f} s"
-    return f"for {told['queue_position']} others{eta}"
+    others = "" if told["queue_position"] is None else f"for {told['queue_position']} others"
+    eta = "" if told["eta_s"] is None else f"about {told['eta_s']:.0f} s"
+    return ", ".join(filter(None, (others, held or eta)))
 
 
 def _took(job: Job) -> str:

@@ -126,8 +126,11 @@ async def limit_tenant(
 ) -> None:
     """Let at most JOBS of a tenant's jobs wait; without JOBS the service's own limit is its limit again."""
     async with _keys(settings) as management:
+        is_new = tenant not in await management.list_quotas()
         await management.set_quota(tenant, most)
     put(f"At most {most} jobs of {tenant} wait." if most is not None else f"{tenant} has no limit of its own.")
+    if is_new:
+        say(f"{tenant} is a new tenant, without a key yet. The others: `jobservice tenants list`.")
 
 
 @contextlib.asynccontextmanager

@@ -7,6 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.table import Table
 
+from service.cli.holding import restraint
 from service.cli.output import coloured, pretty, print_table, put, safe, sheet, table_of
 from service.cli.parameters import Service
 from service.client import Plugin
@@ -37,6 +38,7 @@ def _manual(plugin: Plugin) -> Table:
             ("about", plugin.description or ""),
             ("state", coloured(plugin.state)),
             ("reason", plugin.reason or ""),
+            ("control", restraint(plugin)),
             ("takes", "" if plugin.input_schema is None else pretty(plugin.input_schema)),
             ("gives", "" if plugin.output_schema is None else pretty(plugin.output_schema)),
         ]
@@ -44,4 +46,4 @@ def _manual(plugin: Plugin) -> Table:
 
 
 def _about(plugin: Plugin) -> str:
-    return plugin.reason or plugin.description or ""
+    return "; ".join(filter(None, (plugin.reason, restraint(plugin)))) or plugin.description or ""

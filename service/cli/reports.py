@@ -45,6 +45,9 @@ _TABLE_COLUMNS: Final[Mapping[str, str]] = {
     "webhooks": "url state pending_count delivered_count exhausted_count last_status_code oldest_pending_age_s",
 }
 
+#: Columns that hold a time and do not end in `_at`.
+_TIMES: Final = frozenset({"hour", "day", "as_of", "rates_from", "rates_until", "failing_since"})
+
 
 async def report(
     name: Annotated[str | None, Parameter(name="NAME")] = None,
@@ -180,7 +183,7 @@ def _cell(column: str, value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3f}"
     text = value if isinstance(value, str) else str(value)
-    return moment(text) if column.endswith("_at") or column in ("hour", "day", "as_of") else clean(text)
+    return moment(text) if column.endswith("_at") or column in _TIMES else clean(text)
 
 
 async def _save(pieces: AsyncIterator[bytes], output: Path | None) -> None:

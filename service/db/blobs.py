@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 import sqlalchemy as sa
+import structlog
 from sqlalchemy.dialects import postgresql
 
 from service.db.blob_files import BlobFiles
@@ -19,7 +20,7 @@ from service.db.reader import Reader
 from service.db.schema import blobs, job_blobs
 from service.db.statements import Statement, batch, batch_table
 from service.db.transaction import Transaction
-from service.errors import BytesGoneError, ServiceUnavailableError
+from service.errors import BytesGoneError, BytesLostError, ServiceUnavailableError
 from service.models import BlobRef, JobPart, Timestamp, timestamp
 
 #: Up to this size hashing costs less than handing the bytes to a thread.
@@ -48,6 +49,8 @@ _SELECT_OF_JOB = Statement(
     )
 )
 
+log = structlog.get_logger(__name__)
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class NewBlob:
@@ -67,6 +70,7 @@ class BlobStore:
         self._reader = reader
         self._inline_bytes = inline_bytes
         self._writing = asyncio.Semaphore(_WRITES_AT_ONCE)
+        self._told: set[str] = set()  # what the log has heard of: whoever follows a lost file may ask for ever
 
     async def prepare(self, values: Sequence[bytes]) -> list[NewBlob]:
         """Hash `values` and put the large ones on stable storage; in the order given.
@@ -99,9 +103,9 @@ class BlobStore:
         await tx.execute_many(_INSERT, [row for _, row in sorted(rows.items())])
 
     async def read(self, refs: Iterable[BlobRef]) -> dict[str, bytes]:
-        """The bytes behind `refs` by their hash; raises `BytesGoneError`, `ServiceUnavailableError`.
+        """The bytes behind `refs` by their hash; raises `BytesGoneError`, `BytesLostError`, `ServiceUnavailableError`.
 
-        Where files are missing or unreadable, waiting does not help.
+        Where a file is lost or unreadable, waiting does not help.
         """
         wanted = sorted({ref.sha256 for ref in refs})
         if not wanted:
@@ -123,16 +127,29 @@ class BlobStore:
         return await self._data(*row)
 
     async def _data(self, sha256: str, data: bytes | None) -> bytes:
-        return data if data is not None else await asyncio.to_thread(self._read_file, sha256)
-
-    def _read_file(self, sha256: str) -> bytes:
+        if data is not None:
+            return data
         try:
-            return self.files.read(sha256)
+            return await asyncio.to_thread(self.files.read, sha256)
+        except FileNotFoundError as error:
+            # Retention may have taken the row since it was read, and then the file.
+            if not await self._reader.fetch(_SELECT, batch=batch([(sha256,)])):
+                raise _gone(sha256) from error
+            self._tell(sha256, "a file of stored bytes is lost", error)
+            raise BytesLostError(sha256) from error
         except OSError as error:
-            retry_after_s = 5 if error.errno in (errno.EMFILE, errno.ENFILE) else None
+            is_passing = error.errno in (errno.EMFILE, errno.ENFILE)
+            if not is_passing:
+                self._tell(sha256, "a file of stored bytes cannot be read", error)
             raise ServiceUnavailableError(
-                f"Stored bytes cannot be read: {error}.", retry_after_s=retry_after_s
+                f"The stored bytes {sha256} cannot be read: {error.strerror}.",
+                retry_after_s=_RETRY_S if is_passing else None,
             ) from error
+
+    def _tell(self, sha256: str, event: str, error: OSError) -> None:
+        if sha256 not in self._told:
+            self._told.add(sha256)
+            log.error(event, path=error.filename, error=error.strerror)
 
 
 def _gone(*hashes: str) -> BytesGoneError:

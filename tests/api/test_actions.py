@@ -31,8 +31,8 @@ def outcomes(report: dict[str, Any]) -> dict[str, str]:
 
 def failed(live: Live, tag: str, count: int) -> list[str]:
     """Ids of jobs that have FAILED."""
-    past = {"expires_at": "2020-01-01T00:00:00Z", "run_at": "2999-01-01T00:00:00Z"}
-    made = [live.submit("echo", {"n": n}, tags=[tag], **past)["id"] for n in range(count)]
+    past = "2020-01-01T00:00:00Z"
+    made = [live.submit("echo", {"n": n}, tags=[tag], expires_at=past)["id"] for n in range(count)]
     assert {live.ended(job_id)["status"] for job_id in made} == {"FAILED"}
     return made
 

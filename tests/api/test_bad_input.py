@@ -177,31 +177,120 @@ def test_a_wrong_call_is_a_problem_too(live: Live, method: str, path: str, statu
         assert "GET" in answer.headers["Allow"]
 
 
+TOO_LONG = "The address of the request, or one of its headers, is too long: each may have 8190 bytes."
+
+
 @pytest.mark.parametrize(
-    "request_bytes",
+    ("path", "pointer", "message"),
     [
-        b"GET /livez HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n",
-        b"GET /livez HTTP/1.1\r\n\r\n",
-        b"BREW /livez HTTP/1.1\r\nHost: localhost\r\n\r\n",
-        b"GET /livez HTTP/1.1\r\nHost: localhost\r\nBad Header: 1\r\n\r\n",
-        b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX: a\0b\r\n\r\n",
-        b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 20_000 + b"\r\n\r\n",
-        b"GET /livez HTTP/1.1\r\nHost: localhost\r\n" + b"X: 1\r\n" * 10_000 + b"\r\n",
-        b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
-        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
-        b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n"
-        b"0\r\n\r\n",
-        b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
-        b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: \xd9\xa3\r\n\r\n",
-        b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-        b"Transfer-Encoding: chunked\r\n\r\nZZ\r\n",
+        ("/v1/jobs/0?wait=nan", "/wait", "must be a finite number"),
+        ("/v1/batches/0?wait=nan", "/wait", "must be a finite number"),
+        (
+            "/v1/reports/jobs?from=2026-02-01T00:00:00Z&until=2026-01-01T00:00:00Z",
+            "/from",
+            "must not be later than until",
+        ),
+        (
+            "/v1/reports/hourly?from=2026-01-02T00:00:00Z&until=2026-01-02T00:00:00%2B01:00",
+            "/from",
+            "must not be later than until",
+        ),
     ],
 )
-def test_what_is_not_sound_http_is_a_400_problem(live: Live, request_bytes: bytes) -> None:
+def test_a_parameter_that_can_mean_nothing_is_refused(live: Live, path: str, pointer: str, message: str) -> None:
+    (place,) = problem(live.get(path), 400)["errors"]
+    assert (place["pointer"], place["message"]) == (pointer, message)
+
+
+@pytest.mark.parametrize(
+    ("query", "told"),
+    [
+        ("job.priority=x", [("/job.priority", "must be an integer")]),
+        ("job.timeout_s=NaN", [("/job.timeout_s", "must be a number")]),
+        ("job.max_attempts=", [("/job.max_attempts", "must be an integer")]),
+        ("job.metadata=x", [("/job.metadata", "must be a JSON object")]),
+        (
+            'job.metadata={"a"}',
+            [("/job.metadata", "must be a JSON object: Expecting ':' delimiter (line 1, column 5)")],
+        ),
+        ('job.metadata={"a":1,"a":1}', [("/job.metadata", "must be a JSON object: /a: the key is given twice")]),
+    ],
+)
+def test_an_option_in_a_query_is_told_what_it_must_be(live: Live, query: str, told: list[tuple[str, str]]) -> None:
+    answer = problem(live.post(f"/v1/plugins/echo/jobs?{query}", json={}), 400)
+    assert [(place["pointer"], place["message"]) for place in answer["errors"]] == told
+
+
+def test_a_job_that_could_never_start_is_refused_by_every_way_in(live: Live) -> None:
+    times = {"run_at": "2999-01-02T00:00:00Z", "expires_at": "2999-01-02T00:59:00+01:00"}
+    before = live.rows()
+    ways = {
+        "/expires_at": live.post("/v1/jobs", json={"plugin": "echo", "payload": {}, **times}),
+        "/job/expires_at": live.post(
+            "/v1/jobs", files={"plugin": (None, "echo"), "job": (None, json.dumps(times), "application/json")}
+        ),
+        "/job.expires_at": live.post(
+            "/v1/plugins/echo/jobs", params={f"job.{name}": time for name, time in times.items()}, json={}
+        ),
+    }
+    for pointer, answer in ways.items():
+        assert pointers(problem(answer, 422)) == [pointer]
+    batch = live.post("/v1/jobs/batch", json=[{"plugin": "echo", "payload": {}, **times}])
+    assert pointers(problem(batch, 422)["items"][0]["problem"]) == ["/0/expires_at"]
+    assert live.rows() == before
+    live.submit("echo", {}, run_at=times["run_at"], expires_at=times["run_at"])
+    live.submit("echo", {}, expires_at="2001-01-01T00:00:00Z")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "detail"),
+    [
+        ("GET", "/v1/jobz?wait=1", "There is no GET /v1/jobz here; /docs shows what there is."),
+        ("PUT", "/v1/jobs", "There is no PUT /v1/jobs here, but GET, HEAD and POST."),
+        ("GET", "/v1/jobs/batch", "There is no GET /v1/jobs/batch here, but POST."),
+        ("DELETE", "/v1/plugins/echo", "There is no DELETE /v1/plugins/echo here, but GET and HEAD."),
+        ("GET", "/" + "n" * 1_000, f"There is no GET /{'n' * 199} here; /docs shows what there is."),
+    ],
+)
+def test_a_call_that_there_is_not_is_named_with_those_that_there_are(
+    live: Live, method: str, path: str, detail: str
+) -> None:
+    assert live.request(method, path).json()["detail"] == detail
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "words"),
+    [
+        (b"GET /livez HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n", "Duplicate 'Host' header"),
+        (b"GET /livez HTTP/1.1\r\n\r\n", "Missing 'Host' header"),
+        (b"BREW /livez HTTP/1.1\r\nHost: localhost\r\n\r\n", "Invalid method"),
+        (b"GET /livez HTTP/1.1\r\nHost: localhost\r\nBad Header: 1\r\n\r\n", "Invalid header token."),
+        (b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX: a\0b\r\n\r\n", "Invalid header value"),
+        (b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 20_000 + b"\r\n\r\n", TOO_LONG),
+        (b"GET /livez HTTP/1.1\r\nHost: localhost\r\n" + b"X: 1\r\n" * 10_000 + b"\r\n", "Too many headers"),
+        (b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", TOO_LONG),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", "HTTPS traffic on an HTTP port"),
+        (
+            b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"0\r\n\r\n",
+            "Transfer-Encoding can't be present with Content-Length.",
+        ),
+        (b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n", "Content-Length."),
+        (b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: \xd9\xa3\r\n\r\n", "Content-Length."),
+        (
+            b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\nZZ\r\n",
+            "",
+        ),
+    ],
+)
+def test_what_is_not_sound_http_is_a_400_problem_that_says_why(live: Live, request_bytes: bytes, words: str) -> None:
     status, headers, body = live.raw(request_bytes)
     assert status == 400
     assert headers["content-type"] == "application/problem+json"
     assert headers["x-request-id"] == json.loads(body)["request_id"]
+    assert words in json.loads(body)["detail"]
+    assert "\n" not in json.loads(body)["detail"]
     assert b"Traceback" not in body
 
 

@@ -90,8 +90,11 @@ def test_the_same_as_lines(live: Live) -> None:
     assert answer.status_code == 202, answer.text
     assert ["id" in item for item in answer.json()["items"]] == [True, False, True]
     before = live.rows()
-    broken = live.post("/v1/jobs/batch", data=f"{json.dumps(GOOD)}\n{{\n", headers=NDJSON)
-    assert pointers(problem(broken, 400)) == ["/1"]
+    for second, why in ((b"{", "(line 3, column 2)"), (b'{"a": "\xff"}', "(line 3, byte 7)")):
+        broken = live.post("/v1/jobs/batch", data=json.dumps(GOOD).encode() + b"\n\n" + second + b"\n", headers=NDJSON)
+        (place,) = problem(broken, 400)["errors"]
+        assert place["pointer"] == "/1"
+        assert place["message"].endswith(why)
     twice = live.post("/v1/jobs/batch", data='{"plugin": "a", "payload": {"b": 1, "b": 2}}', headers=NDJSON)
     assert pointers(problem(twice, 400)) == ["/0/payload/b"]
     assert live.rows() == before

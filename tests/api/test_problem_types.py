@@ -19,7 +19,7 @@ from tests.api.conftest import Live, problem
 
 ROOT = Path(__file__).parents[2]
 #: The functions that make a problem of what a table says; the tables are looked at themselves.
-OF_TABLES = {"problem_of", "_of_http_exception", "handle_error"}
+OF_TABLES = {"problem_of", "problem_of_http", "handle_error"}
 
 
 def raised() -> Iterator[tuple[str, int | None]]:

@@ -165,7 +165,9 @@ async def test_a_client_that_leaves_after_its_body_still_has_its_job(tmp_path: P
                         break
 
 
-async def test_who_leaves_while_an_answer_is_held_back_is_waited_for_no_longer(tmp_path: Path) -> None:
+async def test_who_leaves_while_an_answer_is_held_back_is_waited_for_no_longer_and_is_no_error(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     settings = Settings(_env_file=None, data_dir=tmp_path, port=0, workers=1)
     async with Service.open(settings) as service, aiohttp.ClientSession(service.url) as session:
         await service.plugins.manifest("echo")
@@ -186,6 +188,10 @@ async def test_who_leaves_while_an_answer_is_held_back_is_waited_for_no_longer(t
             _, writer = await asyncio.open_connection("127.0.0.1", int(service.url.rpartition(":")[2]))
             writer.write(head + b"Host: localhost\r\n\r\n" + (body if head.startswith(b"POST") else b""))
             writers.append(writer)
+        _, writer = await asyncio.open_connection("127.0.0.1", int(service.url.rpartition(":")[2]))
+        writer.write(b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n")
+        writer.write(b"Content-Length: 1000\r\n\r\n{")
+        writers.append(writer)
         async with asyncio.timeout(20):
             while len(service.jobs._events._of_ends) < len(heads) - 1:  # the wait for the batch is one for its job
                 await asyncio.sleep(0.01)
@@ -196,3 +202,13 @@ async def test_who_leaves_while_an_answer_is_held_back_is_waited_for_no_longer(t
                 await asyncio.sleep(0.01)
         async with session.get(f"/v1/jobs/{job_id}") as answer:
             assert answer.status == 200
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+async def test_a_lost_connection_that_is_not_the_clients_is_a_fault_and_told(caplog: pytest.LogCaptureFixture) -> None:
+    async def broken(request: web.Request) -> web.Response:
+        raise ConnectionRefusedError("what the service asks is away")
+
+    async with serving(broken) as url, aiohttp.ClientSession() as session, session.get(url) as answer:
+        assert answer.status == 500
+    assert "unexpected error" in caplog.text

@@ -8,6 +8,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+import requests
 
 from tests.hostile_plugins import install
 
@@ -394,3 +395,24 @@ def test_a_job_that_waits_says_for_what(service: RunningService) -> None:
     assert shown["waits"] == "until 2100-01-01 00:00:00"
     assert shown["expires"] == "2100-01-02 00:00:00"
     service.cli("cancel", job_id)
+
+
+def test_what_holds_a_plugin_back_is_told_with_the_plugin_and_with_its_waiting_jobs(tmp_path: Path) -> None:
+    def said(service: RunningService, *arguments: str) -> str:
+        done = service.cli(*arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    with running_service(tmp_path) as service:
+        shout = f"{service.url}/v1/plugins/shout"
+        requests.post(f"{shout}/pause", json={"reason": "a new model"}, timeout=30).raise_for_status()
+        job_id = submitted(service, "--plugin", "shout", "--field", "text=hello")
+        assert "for 0 others, plugin shout is paused (a new model)" in said(service, "show", job_id)
+        requests.put(f"{shout}/limits", json={"concurrency": 2, "rate_per_s": 0.5}, timeout=30).raise_for_status()
+        requests.post(f"{shout}/pause", json={"intake": True}, timeout=30).raise_for_status()
+        told = "paused and takes no new jobs, limited to 2 at once and 0.5 a second"
+        assert re.search(rf"^shout .* {told}$", said(service, "plugins"), re.MULTILINE)
+        assert re.search(rf"^control +{told}$", said(service, "plugins", "shout"), re.MULTILINE)
+        assert "control" not in said(service, "plugins", "echo")
+    with running_service(tmp_path, PYTHONPATH="") as service:
+        assert "for 0 others, plugin shout is not installed here" in said(service, "show", job_id)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import subprocess
 
 import pyarrow.parquet
 import pytest
 
+from service.cli.reports import _TIMES
 from service.client import ApiError, Client
+from service.report_models import REPORTS, ColumnType
 
 from .conftest import RunningService
 
@@ -60,6 +63,17 @@ def test_a_table_that_ends_early_says_so(service: RunningService) -> None:
     assert short.stderr == "These are the first 50 rows: --limit shows more, --format csv all of them.\n"
     chosen = service.cli("report", "buckets", "--limit", "60")
     assert (len(chosen.stdout.splitlines()), chosen.stderr) == (1 + 60, "")
+
+
+def test_every_time_in_a_table_is_written_alike(service: RunningService) -> None:
+    assert {
+        column.name
+        for report in REPORTS.values()
+        for column in report.columns
+        if column.type is ColumnType.TIME and not column.name.endswith("_at")
+    } == _TIMES
+    table = service.cli("report", "freshness", "--columns", "as_of,rates_until").stdout
+    assert re.fullmatch(r"as_of +rates_until\n(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d *){2}\n", table), table
 
 
 @pytest.mark.parametrize("form", ["csv", "json"])

@@ -65,6 +65,11 @@ def test_a_wrong_setting_is_named_as_option_and_as_variable(tmp_path: Path, comm
     ("variable", "value", "told"),
     [
         ("WEBHOOK_RETRIES_S", "-1", "--webhook-retries-s (JOBSERVICE_WEBHOOK_RETRIES_S): waits are seconds"),
+        (
+            "WEBHOOK_RETRIES_S",
+            "nonsense",
+            "--webhook-retries-s (JOBSERVICE_WEBHOOK_RETRIES_S): waits are seconds between commas, such as 5,300,1800",
+        ),
         ("KEEP_BY_PLUGIN", "soon", "--keep-by-plugin (JOBSERVICE_KEEP_BY_PLUGIN): is not JSON"),
         ("LOG_LEVEL", "loud", "--log-level (JOBSERVICE_LOG_LEVEL): Input should be 'debug', 'info'"),
     ],

@@ -81,6 +81,15 @@ def test_a_key_says_that_a_database_was_made_for_it(here: Here, tmp_path: Path) 
     assert "made /" not in here("keys", "create", "second")[2]
 
 
+def test_a_limit_for_a_tenant_that_was_not_there_says_that_it_is_new(here: Here) -> None:
+    here("keys", "create", "first", "--tenant", "acme")
+    assert here("tenants", "limit", "acme", "5") == (0, "At most 5 jobs of acme wait.\n", "")
+    code, told, beside = here("tenants", "limit", "acmee", "5")
+    assert (code, told) == (0, "At most 5 jobs of acmee wait.\n")
+    assert beside.startswith("acmee is a new tenant, without a key yet.")
+    assert here("tenants", "limit", "acmee")[2] == ""
+
+
 def test_a_snapshot_is_for_its_owner_alone(here: Here, tmp_path: Path) -> None:
     here("keys", "create", "ci")
     assert here("snapshot", "copy.db")[0] == 0

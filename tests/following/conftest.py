@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def start(database_url: str, tmp_path: Path) -> Start:
     """Starts a service on the test's database, with further settings."""
 
     @contextlib.asynccontextmanager
-    async def running(**more: Any) -> AsyncIterator[Client]:
+    async def running(plugins: Collection[str] = ("echo", "sleep"), **more: Any) -> AsyncIterator[Client]:
         settings = Settings(
             _env_file=None,
             database_url=database_url,
@@ -75,11 +75,11 @@ def start(database_url: str, tmp_path: Path) -> Start:
             **{"workers": 2, "drain_s": 0, "rate_per_s": None} | more,
         )
         async with (
-            Service.open(settings, only_plugins={"echo", "sleep"}) as service,
+            Service.open(settings, only_plugins=plugins) as service,
             aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
         ):
-            await service.plugins.manifest("echo")
-            await service.plugins.manifest("sleep")
+            for plugin in plugins:
+                await service.plugins.manifest(plugin)
             yield Client(service, session)
 
     return running

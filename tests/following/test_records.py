@@ -11,6 +11,7 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from service.db import queue_depth
+from tests.conftest import sql
 from tests.following.conftest import FAR, Client, Start
 from tests.store.test_jobs import claim, insert
 from tests.store.test_writer import new_job
@@ -118,6 +119,41 @@ async def test_a_waiting_job_knows_its_place_and_about_when_it_starts(
         assert ahead is not None
         assert eta_s is not None
         assert 0.1 < eta_s / (ahead + 1) < 10  # each takes at least 0.2 s, on one worker
+
+
+async def test_nobody_says_when_a_job_starts_whose_plugin_is_held_back(
+    start: Start, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.throughput.SAMPLE_S", 0.05)
+
+    async def place(client: Client, job_id: str) -> tuple[str, int | None, float | None]:
+        async with client.get(f"/v1/jobs/{job_id}") as answer:
+            record = await answer.json()
+        return record["status"], record["queue_position"], record["eta_s"]
+
+    async def control(client: Client, method: str, path: str, body: Any) -> None:
+        async with client.session.request(method, f"{client.url}/v1/plugins/{path}", json=body) as answer:
+            assert answer.ok, await answer.text()
+
+    async def until_a_rate_is_known(client: Client) -> None:
+        await client.ended(await client.submit("echo"))
+        while client.service.following._throughput.seconds_for(1) is None:
+            await asyncio.sleep(0.01)
+
+    async with start() as client, asyncio.timeout(30):
+        await control(client, "POST", "sleep/pause", {})
+        await until_a_rate_is_known(client)
+        job_id = await client.submit("sleep", {"seconds": 0})
+        assert await place(client, job_id) == ("PENDING", 0, None)
+        await control(client, "PUT", "sleep/limits", {"rate_per_s": 0.001})
+        await control(client, "POST", "sleep/resume", None)
+        await client.ended(job_id)
+        job_id = await client.submit("sleep", {"seconds": 0})
+        assert await place(client, job_id) == ("PENDING", 0, None)
+    await asyncio.to_thread(sql, database_url, "DELETE FROM plugin_controls")
+    async with start(plugins=["echo"]) as client, asyncio.timeout(30):
+        await until_a_rate_is_known(client)
+        assert await place(client, job_id) == ("PENDING", 0, None)
 
 
 async def test_places_are_counted_by_an_index_and_to_an_end(database, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,8 +96,8 @@ def test_by_default_everything_is_kept():
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("{", "not JSON"),
-        ("[1]", "an object"),
+        ("{", 'not JSON .line 1, column 2., such as {"ocr": {"payload_bytes_days": 1}}'),
+        ("[1]", 'an object, plugins with their rules, such as {"ocr"'),
         ('{"b": 3}', "b: is an object of"),
         ('{"b": {"days": 3}}', "failed_days, jobs_days"),
         ('{"b": {"jobs_days": -1}}', "b/jobs_days: is a number"),

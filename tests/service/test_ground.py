@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import resource
 import shlex
@@ -172,3 +173,29 @@ def test_after_a_failed_sync_nothing_is_acknowledged_and_the_process_ends(serve)
     service = serve()
     assert service.job(first)["status"] == "SUCCESS"
     assert service.sql("SELECT count(*) FROM report_jobs")[0][0] >= 1 + acknowledged
+
+
+def test_a_lost_file_of_stored_bytes_is_told_for_good_and_sent_again_it_is_there(serve):
+    service = serve("--inline-blob-kb", "1")
+    job = {"plugin": "echo", "payload": {"file": {"$bytes": base64.b64encode(b"x" * 5_000).decode()}}}
+    done = service.submit(**job)
+    assert service.job(done, wait=30)["status"] == "SUCCESS"
+    (path,) = [path for path in (service.data_dir / "blobs").rglob("*") if path.is_file()]
+    path.unlink()
+
+    result = f"{service.url}/v1/jobs/{done}/result?pointer=/file"
+    for _ in range(2):
+        answer = requests.get(result, timeout=30)
+        assert (answer.status_code, answer.json()["type"]) == (410, "/problems/bytes-lost")
+        assert path.name in answer.json()["detail"]
+        assert "blobs" not in answer.text
+    retried = requests.post(f"{service.url}/v1/jobs/{done}/retry", timeout=30).json()["id"]
+    error = service.job(retried, wait=30)["error"]
+    assert error["type"] == "InternalError"
+    assert f"The payload is not whole. The bytes {path.name} are lost" in error["message"]
+    assert lines(service, "a file of stored bytes is lost") == 1
+    assert str(path.relative_to(service.data_dir.parent)) in service.log.read_text()
+    assert "Traceback" not in service.log.read_text()
+
+    service.submit(**job, run_at="2999-01-01T00:00:00Z")
+    assert requests.get(result, timeout=30).content == b"x" * 5_000
