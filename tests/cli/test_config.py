@@ -35,6 +35,7 @@ def test_config_names_every_setting_its_variable_and_its_source(tmp_path: Path) 
     [
         ("postgresql+asyncpg://user:s3cret@host:5432/jobs", "postgresql+asyncpg://user:***@host:5432/jobs"),
         ("postgresql+asyncpg://user:s3%40cr@host/jobs", "postgresql+asyncpg://user:***@host/jobs"),
+        ("postgresql+asyncpg://user:s3/cr@host/jobs", "postgresql+asyncpg://user:***@host/jobs"),
         ("postgresql+asyncpg://:s3cret@host/jobs", "postgresql+asyncpg://:***@host/jobs"),
         (
             "postgresql+asyncpg://h/jobs?user=u&password=s3cret&x=1",
