@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import errno
 import gc
 import math
 import os
@@ -78,6 +79,13 @@ _YOUNG_OBJECTS: Final = 10_000
 _BACKLOG: Final = 1_024
 #: Open files that are no connections: databases, workers, stored bytes.
 _OTHER_FILES: Final = 512
+_OTHER_PORT: Final = "Choose another JOBSERVICE_PORT, or 0 for a free one."
+#: What to do where the service cannot listen; whatever else is in the way lies with the address.
+_LISTENING_ADVICE: Final[Mapping[int, str]] = {
+    errno.EADDRINUSE: _OTHER_PORT,
+    errno.EACCES: _OTHER_PORT,
+    errno.EMFILE: "Raise the limit of open files (ulimit -n).",
+}
 
 log = structlog.get_logger(__name__)
 
@@ -489,15 +497,23 @@ async def _listening(app: web.Application, settings: Settings, metrics: Metrics)
     try:
         try:
             await web.TCPSite(runner, settings.host, settings.port, backlog=_BACKLOG).start()
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             raise StartupError(
-                f"Cannot listen on {settings.host}:{settings.port}: {os.strerror(error.errno or 0)}. "
-                "Choose another JOBSERVICE_PORT, or 0 for a free one."
+                f"Cannot listen on {settings.host}:{settings.port}: {_why_not_listening(error)}"
             ) from error
         host, port = runner.addresses[0][:2]
         yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
     finally:
         await runner.cleanup()
+
+
+def _why_not_listening(error: OSError | UnicodeError) -> str:
+    """What is in the way, and what to do."""
+    # A name that can be none, and addresses that are all of other machines, come without a number.
+    number = getattr(error, "errno", None) or errno.EADDRNOTAVAIL
+    # The loop's own texts repeat the address.
+    why = error.strerror if isinstance(error, socket.gaierror) else os.strerror(number)
+    return f"{why}. {_LISTENING_ADVICE.get(number, 'Give JOBSERVICE_HOST an address of this machine.')}"
 
 
 def _max_connections(settings: Settings) -> int:

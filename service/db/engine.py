@@ -65,7 +65,8 @@ def database_kind(database_url: str) -> DatabaseKind:
     if url.drivername not in (backend, *(kind.value for kind in DatabaseKind)) or backend not in _KINDS:
         raise StartupError(
             f"A database of the kind {url.drivername} is not supported: "
-            "use postgresql+asyncpg://USER:PASSWORD@HOST/DATABASE or sqlite+aiosqlite:///PATH, or leave JOBSERVICE_DATABASE_URL unset for the embedded database."
+            "use postgresql+asyncpg://USER:PASSWORD@HOST/DATABASE or sqlite+aiosqlite:///PATH, "
+            "or leave JOBSERVICE_DATABASE_URL unset for the embedded database."
         )
     return _KINDS[backend]
 

@@ -126,6 +126,23 @@ def test_a_taken_port_is_told_with_what_to_do(service: RunningService, tmp_path:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("host", "why"),
+    [
+        ("no-such-host.invalid", r".+"),  # as the name server says it
+        ("192.0.2.1", "Cannot assign requested address"),  # of no machine at all
+        ("a..b", "Cannot assign requested address"),
+    ],
+)
+def test_an_address_that_is_not_of_this_machine_is_told_by_its_setting(tmp_path: Path, host: str, why: str) -> None:
+    open_to_all = {"JOBSERVICE_ALLOW_ANYONE_WHO_REACHES_THIS_PORT": "true"}
+    done = cli("serve", "--port", "0", cwd=tmp_path, JOBSERVICE_HOST=host, **open_to_all)
+    assert done.returncode == 1
+    assert re.search(rf"Cannot listen on {host}:0: {why}\. Give JOBSERVICE_HOST an address", done.stderr)
+    assert "Unknown error" not in done.stderr
+    assert "JOBSERVICE_PORT" not in done.stderr
+
+
 def test_a_database_that_is_none_is_told_with_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data/jobs.db").write_bytes(b"no database" * 100)
