@@ -31,7 +31,7 @@ from service.control_management import PluginControlService
 from service.db import instances, plugin_controls, plugin_metrics, queue_depth
 from service.db.database import Database
 from service.db.directories import make_directory
-from service.db.engine import DatabaseKind, database_kind, sqlite_path
+from service.db.engine import DatabaseKind, database_kind, database_place, sqlite_path
 from service.db.ground import Healing
 from service.db.instances import Instance
 from service.db.lock import exclusive_lock
@@ -335,8 +335,8 @@ async def _serve(settings: Settings, listen: bool, only_plugins: Collection[str]
         # Nothing here makes many cycles; a search for them at every batch took 6 % of a loop with jobs to run.
         gc.set_threshold(_YOUNG_OBJECTS, *gc.get_threshold()[1:])
         does = f"listens on {service.url}" if listen else f"works as {service.jobs.instance_id}"
-        print(f"jobservice {__version__} {does}", flush=True)
-        print(f"data is in {settings.data_dir.absolute()}", flush=True)
+        # In one write: the log may go to the same place.
+        print(f"jobservice {__version__} {does}\ndata is in {_place_of_data(settings)}\n", end="", flush=True)
         ended = [asyncio.ensure_future(event.wait()) for event in (stop, service.failed)]
         await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
         for waiter in ended:
@@ -443,6 +443,13 @@ def _make_data_dir(settings: Settings) -> None:
         raise StartupError(
             f"{settings.data_dir.absolute()} cannot be made: {error.strerror}. Choose another JOBSERVICE_DATA_DIR."
         ) from error
+
+
+def _place_of_data(settings: Settings) -> str:
+    directory = str(settings.data_dir.absolute())
+    if settings.database_url is None:
+        return directory
+    return f"{directory}, the database is {database_place(settings.database_url)}"
 
 
 async def _register(database: Database, instance_id: str) -> None:
