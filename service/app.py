@@ -308,6 +308,11 @@ def run_service(settings: Settings, *, listen: bool = True, only_plugins: Collec
     """
     if sys.platform != "linux":
         raise StartupError(f"jobservice runs on Linux; this is {sys.platform}.")
+    if not listen and database_kind(settings.resolved_database_url) is DatabaseKind.SQLITE:
+        raise StartupError(
+            "`jobservice work` runs jobs of a shared PostgreSQL: set JOBSERVICE_DATABASE_URL to it. "
+            "On the embedded database `jobservice serve` runs them itself."
+        )
     if os.getpid() == 1:
         return run_below(lambda: _run_service(settings, listen, only_plugins))
     return _run_service(settings, listen, only_plugins)
