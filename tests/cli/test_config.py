@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import sqlite3
 import subprocess
@@ -150,6 +152,45 @@ def test_a_database_that_is_none_is_told_with_what_to_do(tmp_path: Path) -> None
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
     for piece in (f"{tmp_path}/data/jobs.db", "file is not a database", "restore a backup"):
         assert piece in done.stderr
+
+
+@pytest.mark.parametrize("command", [("serve", "--port", "0"), ("migrate",), ("keys", "list"), ("snapshot", "x.db")])
+def test_a_database_of_another_user_is_told_as_one(tmp_path: Path, command: tuple[str, ...]) -> None:
+    assert cli("migrate", cwd=tmp_path).returncode == 0
+    (tmp_path / "data/jobs.db").chmod(0)
+    # Root may read every file, unless it gives that up.
+    powerless = ("setpriv", "--bounding-set=-dac_override,-dac_read_search") if os.getuid() == 0 else ()
+    done = cli(*command, cwd=tmp_path, prefix=powerless)
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert f"{tmp_path}/data/jobs.db may not be read and written by this user" in done.stderr
+    assert "ulimit" not in done.stderr
+
+
+@pytest.mark.parametrize("command", [("serve", "--port", "0"), ("migrate",), ("keys", "create", "x")])
+def test_a_folder_where_the_database_should_be_is_told_as_one(tmp_path: Path, command: tuple[str, ...]) -> None:
+    (tmp_path / "data/jobs.db").mkdir(parents=True)
+    done = cli(*command, cwd=tmp_path)
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert f"{tmp_path}/data/jobs.db is a folder" in done.stderr
+
+
+@pytest.mark.parametrize("command", [("serve", "--port", "0"), ("migrate",), ("keys", "create", "x")])
+@pytest.mark.parametrize("journal", ["wal", "delete"])
+def test_a_database_of_another_program_is_refused_and_left_alone(
+    tmp_path: Path, command: tuple[str, ...], journal: str
+) -> None:
+    path = tmp_path / "data/jobs.db"
+    path.parent.mkdir()
+    with contextlib.closing(sqlite3.connect(path)) as foreign:
+        foreign.execute(f"PRAGMA journal_mode={journal}")
+        foreign.execute("CREATE TABLE foo (bar)")
+    before = path.read_bytes()
+    done = cli(*command, cwd=tmp_path)
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert f"{path} is no database of jobservice: it has the table 'foo' of another program" in done.stderr
+    assert "JOBSERVICE_DATABASE_URL" in done.stderr
+    assert path.read_bytes() == before
+    assert sorted(entry.name for entry in path.parent.iterdir()) == ["jobs.db", "jobs.db.lock"]
 
 
 def test_a_database_in_a_folder_that_takes_no_files_is_told_with_what_to_do(tmp_path: Path) -> None:
