@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource, SettingsConfigDict
 
 from service.retention_rules import Keep, Retention, parse_by_plugin
@@ -16,6 +16,13 @@ from service.webhook_urls import WebhookRules, parse_networks
 
 #: What variables for drills and tests begin with, behind the prefix.
 _NO_SETTINGS: Final = ("failpoints", "test_")
+
+
+def _named(place: object) -> object:
+    # An empty path would be the working directory.
+    if isinstance(place, str) and not place.strip():
+        raise ValueError("is empty: name one, or leave it unset")
+    return place
 
 
 def _networks(text: str) -> str:
@@ -43,8 +50,12 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="JOBSERVICE_", env_file=".env", extra="ignore", frozen=True)
 
-    database_url: str | None = Field(None, description="SQLAlchemy URL; default: SQLite in DATA_DIR")
-    data_dir: Path = Field(Path("data"), description="Where the database, stored bytes and scratch files live")
+    database_url: Annotated[str | None, BeforeValidator(_named)] = Field(
+        None, description="SQLAlchemy URL; default: SQLite in DATA_DIR"
+    )
+    data_dir: Annotated[Path, BeforeValidator(_named)] = Field(
+        Path("data"), description="Where the database, stored bytes and scratch files live"
+    )
     host: str = Field("127.0.0.1", description="Address to listen on")
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 picks a free one")
     workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, description="Jobs that run at once")
@@ -135,7 +146,7 @@ class ClientSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="JOBSERVICE_", env_file=".env", extra="ignore", frozen=True)
 
-    url: str = Field("http://127.0.0.1:8080", description="Where the service is")
+    url: Annotated[str, BeforeValidator(_named)] = Field("http://127.0.0.1:8080", description="Where the service is")
     api_key: str | None = Field(None, repr=False, description="Key that the service asks for, if it does")
 
 

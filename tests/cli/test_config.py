@@ -69,6 +69,9 @@ def test_a_wrong_setting_is_named_as_option_and_as_variable(tmp_path: Path, comm
     [
         ("WEBHOOK_RETRIES_S", "-1", "--webhook-retries-s (JOBSERVICE_WEBHOOK_RETRIES_S): waits are seconds"),
         ("KEEP_BY_PLUGIN", "soon", "--keep-by-plugin (JOBSERVICE_KEEP_BY_PLUGIN): is not JSON"),
+        ("DATA_DIR", "", "--data-dir (JOBSERVICE_DATA_DIR): is empty: name one"),
+        ("DATABASE_URL", "", "--database-url (JOBSERVICE_DATABASE_URL): is empty: name one"),
+        ("URL", " ", "--url (JOBSERVICE_URL): is empty: name one"),
         ("LOG_LEVEL", "loud", "--log-level (JOBSERVICE_LOG_LEVEL): Input should be 'debug', 'info'"),
     ],
 )
