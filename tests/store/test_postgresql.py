@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from structlog.testing import capture_logs
 from uuid_utils.compat import uuid7
 
-from service.db import job_inserts, job_removals, job_retries
+from service.db import job_inserts, job_removals, job_retries, wake_ups
 from service.db.database import Database
 from service.db.engine import DatabaseKind, database_kind
 from service.db.job_removals import Removal
@@ -318,6 +318,37 @@ async def test_other_processes_are_woken_and_so_they_are_after_a_cut(shared, adm
         for relay in relays:
             relay.cancel()
         await asyncio.wait(relays)
+
+
+async def test_that_there_are_no_wake_ups_is_told_once_an_outage(postgres_url, tmp_path, admin, postgres, monkeypatch):
+    monkeypatch.setattr(wake_ups, "_PAUSE_S", 0.02)
+    name = sa.make_url(postgres_url).database
+    server = await asyncpg.connect(driver_url(postgres.url("postgres")))
+
+    async def line_is_logged(words):
+        async with asyncio.timeout(20):
+            while not any(words in line["event"] for line in lines):
+                await asyncio.sleep(0.02)
+
+    try:
+        async with opened(postgres_url, tmp_path) as database:
+            with capture_logs() as lines:
+                relay = asyncio.create_task(database.relay(EventBus()))
+                await asyncio.sleep(0.2)
+                for _ in range(2):
+                    await server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+                    await cut_all(admin)
+                    await line_is_logged("no wake-ups")
+                    await asyncio.sleep(0.5)  # many tries
+                    await server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+                    await line_is_logged("wake-ups from other processes again")
+                    assert [line["log_level"] for line in lines if "wake-ups" in line["event"]] == ["warning", "info"]
+                    lines.clear()
+                relay.cancel()
+                await asyncio.wait([relay])
+    finally:
+        await server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+        await server.close()
 
 
 @pytest.mark.parametrize(
