@@ -6,14 +6,17 @@ import difflib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
+from dotenv.parser import parse_stream
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource, SettingsConfigDict
 
+from service.errors import SettingsFileError
 from service.retention_rules import Keep, Retention, parse_by_plugin
 from service.webhook_urls import WebhookRules, parse_networks
 
+_ENV_FILE: Final = ".env"
 #: What variables for drills and tests begin with, behind the prefix.
 _NO_SETTINGS: Final = ("failpoints", "test_")
 
@@ -45,10 +48,31 @@ def _kept(text: str) -> str:
     return text
 
 
-class Settings(BaseSettings):
+class _FromEnvFile(BaseSettings):
+    def __init__(self, **values: Any) -> None:
+        """Raises `SettingsFileError` for a line of `.env` that cannot be read; it would else be passed over."""
+        _check_lines(Path(_ENV_FILE))
+        super().__init__(**values)
+
+
+def _check_lines(path: Path) -> None:
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8") as file:
+        for statement in parse_stream(file):
+            if statement.error:
+                said = statement.original.string
+                blank = said[: -len(said.lstrip())].count("\n")  # they are counted to the statement that follows
+                raise SettingsFileError(
+                    f"{path.absolute()}, line {statement.original.line + blank}: this is not NAME=VALUE. "
+                    "Correct the line, or begin it with #."
+                )
+
+
+class Settings(_FromEnvFile):
     """Settings of a service process. Sizes are MB of 1,000,000 bytes, times are seconds."""
 
-    model_config = SettingsConfigDict(env_prefix="JOBSERVICE_", env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="JOBSERVICE_", env_file=_ENV_FILE, extra="ignore", frozen=True)
 
     database_url: Annotated[str | None, BeforeValidator(_named)] = Field(
         None, description="SQLAlchemy URL; default: SQLite in DATA_DIR"
@@ -141,10 +165,10 @@ class Settings(BaseSettings):
         return Retention(general, parse_by_plugin(self.keep_by_plugin, general))
 
 
-class ClientSettings(BaseSettings):
+class ClientSettings(_FromEnvFile):
     """Settings of whoever calls a service."""
 
-    model_config = SettingsConfigDict(env_prefix="JOBSERVICE_", env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="JOBSERVICE_", env_file=_ENV_FILE, extra="ignore", frozen=True)
 
     url: Annotated[str, BeforeValidator(_named)] = Field("http://127.0.0.1:8080", description="Where the service is")
     api_key: str | None = Field(None, repr=False, description="Key that the service asks for, if it does")

@@ -85,6 +85,19 @@ def test_what_is_wrong_in_a_setting_is_told_without_words_of_the_library(
     assert first.endswith(f"; given: {value!r}")
 
 
+@pytest.mark.parametrize("command", [("serve", "--port", "0"), ("jobs",)])
+@pytest.mark.parametrize("line", ["JOBSERVICE PORT=1", "JOBSERVICE_PORT='1"])
+def test_a_line_of_the_env_file_that_cannot_be_read_is_told(
+    tmp_path: Path, command: tuple[str, ...], line: str
+) -> None:
+    (tmp_path / ".env").write_text(f"# first\n\n{line}\nJOBSERVICE_WARM=2\n")
+    done = cli(*command, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"jobservice: {tmp_path}/.env, line 3: this is not NAME=VALUE. Correct the line, or begin it with #.\n"
+    )
+
+
 @pytest.mark.parametrize("command", [("config",), ("serve", "--host", "0.0.0.0"), ("work", "-p", "nope")])
 def test_a_variable_that_is_no_setting_is_told_once(tmp_path: Path, command: tuple[str, ...]) -> None:
     (tmp_path / ".env").write_text("JOBSERVICE_WRAM=3\nJOBSERVICE_WARM=2\nOTHER=1\n")
