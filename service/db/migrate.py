@@ -74,7 +74,7 @@ def _file_trouble(database_url: str, cause: BaseException) -> str:
 
 
 def _server_trouble(database_url: str, cause: BaseException) -> str:
-    """Names the server, and neither the user nor the password."""
+    """Names the server and what it says, and no part of the password."""
     told = f"The database {database_place(database_url)} cannot be opened or migrated: {_line(cause)}."
     if isinstance(cause, OSError):
         return f"{told} Start PostgreSQL there, or correct JOBSERVICE_DATABASE_URL."

@@ -95,10 +95,11 @@ def _open(path: Path) -> contextlib.closing[sqlite3.Connection]:
 
 
 def _refuse_foreign(path: Path) -> None:
+    query = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT GLOB 'sqlite_*'"
     tables: set[str] = set()
     # What keeps it from being read is told by whoever opens it to stay.
     with contextlib.suppress(sqlite3.Error), _open(path) as connection:
-        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        tables = {name for (name,) in connection.execute(query)}
     if tables and _OURS not in tables:
         raise StartupError(
             f"{path} is no database of jobservice: it has the table {min(tables)!r} of another program. "

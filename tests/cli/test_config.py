@@ -37,6 +37,7 @@ def test_config_names_every_setting_its_variable_and_its_source(tmp_path: Path) 
     [
         ("postgresql+asyncpg://user:s3cret@host:5432/jobs", "postgresql+asyncpg://user:***@host:5432/jobs"),
         ("postgresql+asyncpg://user:s3%40cr@host/jobs", "postgresql+asyncpg://user:***@host/jobs"),
+        ("postgresql+asyncpg://user:s3@c/s3@host/jobs", "postgresql+asyncpg://user:***@host/jobs"),
         ("postgresql+asyncpg://user:s3/cr@host/jobs", "postgresql+asyncpg://user:***@host/jobs"),
         ("postgresql+asyncpg://:s3cret@host/jobs", "postgresql+asyncpg://:***@host/jobs"),
         (
@@ -199,11 +200,11 @@ def test_a_database_of_another_program_is_refused_and_left_alone(
     path.parent.mkdir()
     with contextlib.closing(sqlite3.connect(path)) as foreign:
         foreign.execute(f"PRAGMA journal_mode={journal}")
-        foreign.execute("CREATE TABLE foo (bar)")
+        foreign.execute("CREATE TABLE zoo (id INTEGER PRIMARY KEY AUTOINCREMENT)")
     before = path.read_bytes()
     done = cli(*command, cwd=tmp_path)
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
-    assert f"{path} is no database of jobservice: it has the table 'foo' of another program" in done.stderr
+    assert f"{path} is no database of jobservice: it has the table 'zoo' of another program" in done.stderr
     assert "JOBSERVICE_DATABASE_URL" in done.stderr
     assert path.read_bytes() == before
     assert sorted(entry.name for entry in path.parent.iterdir()) == ["jobs.db", "jobs.db.lock"]
