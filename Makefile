@@ -77,7 +77,8 @@ clean: ## Remove everything that was made here, except ./data
 	rm -rf $(VENV) build dist .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Two stamps: a changed lock rebuilds the environment, a changed pyproject.toml only installs the project anew.
+# Two stamps: a changed lock rebuilds the environment, a changed pyproject.toml only installs the project anew. What
+# else was installed there is gone then: README.md sends users to an environment of their own.
 $(LOCKED): requirements.lock
 	@test "$$(uname -s)" = Linux || { echo "jobservice runs on Linux only; this is $$(uname -s)." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null || { \

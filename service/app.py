@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import errno
 import gc
 import math
 import os
@@ -30,7 +31,7 @@ from service.control_management import PluginControlService
 from service.db import instances, plugin_controls, plugin_metrics, queue_depth
 from service.db.database import Database
 from service.db.directories import make_directory
-from service.db.engine import DatabaseKind, database_kind, sqlite_path
+from service.db.engine import DatabaseKind, database_kind, database_place, sqlite_path
 from service.db.ground import Healing
 from service.db.instances import Instance
 from service.db.lock import exclusive_lock
@@ -78,6 +79,13 @@ _YOUNG_OBJECTS: Final = 10_000
 _BACKLOG: Final = 1_024
 #: Open files that are no connections: databases, workers, stored bytes.
 _OTHER_FILES: Final = 512
+_OTHER_PORT: Final = "Choose another JOBSERVICE_PORT, or 0 for a free one."
+#: What to do where the service cannot listen; whatever else is in the way lies with the address.
+_LISTENING_ADVICE: Final[Mapping[int, str]] = {
+    errno.EADDRINUSE: _OTHER_PORT,
+    errno.EACCES: _OTHER_PORT,
+    errno.EMFILE: "Raise the limit of open files (ulimit -n).",
+}
 
 log = structlog.get_logger(__name__)
 
@@ -307,6 +315,11 @@ def run_service(settings: Settings, *, listen: bool = True, only_plugins: Collec
     """
     if sys.platform != "linux":
         raise StartupError(f"jobservice runs on Linux; this is {sys.platform}.")
+    if not listen and database_kind(settings.resolved_database_url) is DatabaseKind.SQLITE:
+        raise StartupError(
+            "`jobservice work` runs jobs of a shared PostgreSQL: set JOBSERVICE_DATABASE_URL to it. "
+            "On the embedded database `jobservice serve` runs them itself."
+        )
     if os.getpid() == 1:
         return run_below(lambda: _run_service(settings, listen, only_plugins))
     return _run_service(settings, listen, only_plugins)
@@ -334,8 +347,8 @@ async def _serve(settings: Settings, listen: bool, only_plugins: Collection[str]
         # Nothing here makes many cycles; a search for them at every batch took 6 % of a loop with jobs to run.
         gc.set_threshold(_YOUNG_OBJECTS, *gc.get_threshold()[1:])
         does = f"listens on {service.url}" if listen else f"works as {service.jobs.instance_id}"
-        print(f"jobservice {__version__} {does}", flush=True)
-        print(f"data is in {settings.data_dir.absolute()}", flush=True)
+        # In one write: the log may go to the same place.
+        print(f"jobservice {__version__} {does}\ndata is in {_place_of_data(settings)}\n", end="", flush=True)
         ended = [asyncio.ensure_future(event.wait()) for event in (stop, service.failed)]
         await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
         for waiter in ended:
@@ -444,6 +457,13 @@ def _make_data_dir(settings: Settings) -> None:
         ) from error
 
 
+def _place_of_data(settings: Settings) -> str:
+    directory = str(settings.data_dir.absolute())
+    if settings.database_url is None:
+        return directory
+    return f"{directory}, the database is {database_place(settings.database_url)}"
+
+
 async def _register(database: Database, instance_id: str) -> None:
     instance = Instance(
         id=instance_id, version=__version__, host=socket.gethostname(), pid=os.getpid(), started_at=timestamp()
@@ -496,15 +516,23 @@ async def _listening(app: web.Application, settings: Settings, metrics: Metrics)
     try:
         try:
             await web.TCPSite(runner, settings.host, settings.port, backlog=_BACKLOG).start()
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             raise StartupError(
-                f"Cannot listen on {settings.host}:{settings.port}: {os.strerror(error.errno or 0)}. "
-                "Choose another JOBSERVICE_PORT, or 0 for a free one."
+                f"Cannot listen on {settings.host}:{settings.port}: {_why_not_listening(error)}"
             ) from error
         host, port = runner.addresses[0][:2]
         yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
     finally:
         await runner.cleanup()
+
+
+def _why_not_listening(error: OSError | UnicodeError) -> str:
+    """What is in the way, and what to do."""
+    # A name that can be none, and addresses that are all of other machines, come without a number.
+    number = getattr(error, "errno", None) or errno.EADDRNOTAVAIL
+    # The loop's own texts repeat the address.
+    why = error.strerror if isinstance(error, socket.gaierror) else os.strerror(number)
+    return f"{why}. {_LISTENING_ADVICE.get(number, 'Give JOBSERVICE_HOST an address of this machine.')}"
 
 
 def _max_connections(settings: Settings) -> int:

@@ -298,6 +298,10 @@ class WebhookStateError(ServiceError):
     """The webhook is not in a state that allows what was asked; the text says why."""
 
 
+class SettingsFileError(ServiceError):
+    """A file of settings has a line that says nothing; the text names both."""
+
+
 class StartupError(ServiceError):
     """The service cannot start; the text is the one line that says why and what to do."""
 

@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import difflib
+import io
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, Field
+from dotenv.parser import parse_stream
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource, SettingsConfigDict
 
+from service.errors import SettingsFileError
 from service.retention_rules import Keep, Retention, parse_by_plugin
 from service.webhook_urls import WebhookRules, parse_networks
 
+_ENV_FILE: Final = ".env"
 #: What variables for drills and tests begin with, behind the prefix.
 _NO_SETTINGS: Final = ("failpoints", "test_")
+
+
+# Of lines that it cannot read it says neither the file nor that they matter.
+logging.getLogger("dotenv.main").setLevel(logging.ERROR)
+
+
+def _named(place: object) -> object:
+    # An empty path would be the working directory.
+    if isinstance(place, str) and not place.strip():
+        raise ValueError("is empty: name one, or leave it unset")
+    return place
 
 
 def _networks(text: str) -> str:
@@ -42,13 +58,44 @@ def _kept(text: str) -> str:
     return text
 
 
-class Settings(BaseSettings):
+class _FromEnvFile(BaseSettings):
+    def __init__(self, **values: Any) -> None:
+        """Raises `SettingsFileError` for a `.env` that cannot be read, or a line of it that is meant for this."""
+        if (path := values.get("_env_file", _ENV_FILE)) is not None:
+            _check_file(Path(path))
+        super().__init__(**values)
+
+
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        return
+    try:
+        statements = [*parse_stream(io.StringIO(path.read_text("utf-8")))]
+    except UnicodeDecodeError as error:
+        raise SettingsFileError(
+            f"{path.absolute()} is not UTF-8 text (byte {error.start}): save it as UTF-8."
+        ) from error
+    for statement in statements:
+        said = statement.original.string
+        if statement.error and "JOBSERVICE" in said.upper():  # what else there is, is for other programs
+            blank = said[: -len(said.lstrip())].count("\n")  # they are counted to the statement that follows
+            raise SettingsFileError(
+                f"{path.absolute()}, line {statement.original.line + blank}: this is not NAME=VALUE. "
+                "Correct the line, or begin it with #."
+            )
+
+
+class Settings(_FromEnvFile):
     """Settings of a service process. Sizes are MB of 1,000,000 bytes, times are seconds."""
 
-    model_config = SettingsConfigDict(env_prefix="JOBSERVICE_", env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="JOBSERVICE_", env_file=_ENV_FILE, extra="ignore", frozen=True)
 
-    database_url: str | None = Field(None, description="SQLAlchemy URL; default: SQLite in DATA_DIR")
-    data_dir: Path = Field(Path("data"), description="Where the database, stored bytes and scratch files live")
+    database_url: Annotated[str | None, BeforeValidator(_named)] = Field(
+        None, description="SQLAlchemy URL; default: SQLite in DATA_DIR"
+    )
+    data_dir: Annotated[Path, BeforeValidator(_named)] = Field(
+        Path("data"), description="Where the database, stored bytes and scratch files live"
+    )
     host: str = Field("127.0.0.1", description="Address to listen on")
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 picks a free one")
     workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, description="Jobs that run at once")
@@ -134,12 +181,12 @@ class Settings(BaseSettings):
         return Retention(general, parse_by_plugin(self.keep_by_plugin, general))
 
 
-class ClientSettings(BaseSettings):
+class ClientSettings(_FromEnvFile):
     """Settings of whoever calls a service."""
 
-    model_config = SettingsConfigDict(env_prefix="JOBSERVICE_", env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="JOBSERVICE_", env_file=_ENV_FILE, extra="ignore", frozen=True)
 
-    url: str = Field("http://127.0.0.1:8080", description="Where the service is")
+    url: Annotated[str, BeforeValidator(_named)] = Field("http://127.0.0.1:8080", description="Where the service is")
     api_key: str | None = Field(None, repr=False, description="Key that the service asks for, if it does")
 
 

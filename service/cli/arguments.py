@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Final, get_args
 
 from cyclopts import App, Argument
@@ -24,7 +23,6 @@ _BY_NAME: Final[Mapping[str, tuple[re.Pattern[str], str]]] = {
 }
 #: Options that name something, as everything does that has no option.
 _NAMES: Final = frozenset({"--plugin", "--output", "--idempotency-key"})
-_ENV_FILE: Final = Path(".env")
 
 
 def check(_app: App, _commands: tuple[str, ...], arguments: Iterable[Argument]) -> None:
@@ -32,7 +30,6 @@ def check(_app: App, _commands: tuple[str, ...], arguments: Iterable[Argument]) 
     for argument in arguments:
         for token in argument.tokens:
             _check(argument, token.keyword, token.value)
-    _check_env_file()
 
 
 def _check(argument: Argument, keyword: str | None, text: str) -> None:
@@ -46,12 +43,3 @@ def _check(argument: Argument, keyword: str | None, text: str) -> None:
     for form, advice in (*rules, *([_BY_NAME[name]] if name in _BY_NAME else [])):
         if not form.fullmatch(text):
             raise UsageError(f"{name} {text!r}: {advice}")
-
-
-def _check_env_file() -> None:
-    """Whoever reads it says only at which byte."""
-    try:
-        if _ENV_FILE.is_file():
-            _ENV_FILE.read_text("utf-8")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{_ENV_FILE.absolute()} is not UTF-8 text (byte {error.start}): save it as UTF-8.") from error

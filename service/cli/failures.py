@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 
 from service.cli.output import say
 from service.client import ApiError, ServiceUnreachableError
-from service.errors import InvalidKeyError, KeyNotFoundError, NotStorableError
+from service.errors import InvalidKeyError, KeyNotFoundError, NotStorableError, SettingsFileError
 from service.settings import option_of, variable_of
 
 
@@ -56,7 +56,7 @@ def _explained(error: Exception) -> tuple[Exit, str, str | None]:
         case CycloptsError():
             chain = tuple(error.command_chain or ())
             return Exit.USAGE, _misuse(error, chain), f"See: {' '.join(('jobservice', *chain))} --help"
-        case UsageError() | InvalidKeyError() | KeyNotFoundError() | NotStorableError():
+        case UsageError() | InvalidKeyError() | KeyNotFoundError() | NotStorableError() | SettingsFileError():
             return Exit.USAGE, str(error), None
         case ServiceUnreachableError():
             return (

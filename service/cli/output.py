@@ -38,7 +38,7 @@ _STYLE_OF: Final[Mapping[str, str]] = {
 }
 #: Control characters of foreign text could steer the terminal; tab and newline cannot.
 _CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-_PASSWORD: Final = re.compile(r"(?<=://)([^/@:]*):[^/]*(?=@)|((?<=[?&]password=)[^&]*)", re.IGNORECASE)
+_PASSWORD: Final = re.compile(r"(?<=://)([^/@:]*):(?:[^?]*|[^@]*)(?=@)|((?<=[?&]password=)[^&]*)", re.IGNORECASE)
 
 
 def put(value: Any) -> None:

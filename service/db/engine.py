@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +15,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from service.db.statements import POSTGRESQL
 from service.errors import StartupError
 
 BUSY_TIMEOUT_MS: Final = 5_000
@@ -38,32 +40,86 @@ class DatabaseKind(enum.Enum):
 
 
 _KINDS: Final = {kind.name.lower(): kind for kind in DatabaseKind}
+_PORT: Final = 5432
+#: What libpq and so most people call it, and what the driver does.
+_DRIVERS_NAMES: Final = {"sslmode": "ssl"}
+#: Parameters of a PostgreSQL URL that the driver takes as text.
+_PARAMETERS: Final = frozenset(
+    {
+        *("host", "port", "user", "password", "passfile", "database", "service", "servicefile", "ssl", "direct_tls"),
+        *("target_session_attrs", "krbsrvname", "gsslib", "prepared_statement_cache_size"),
+    }
+)
+#: The rest of such a password would be read as a part of the host, and shown as one.
+_AT_IN_PASSWORD: Final = re.compile(r"[\w+]+://[^:/]*:[^@]*@.*@", re.DOTALL)
+_NO_PORT: Final = (
+    "JOBSERVICE_DATABASE_URL has a port that is none: write HOST:PORT with a number from 1 to 65535, for each host "
+    "where there are several, and @, / and : in a password as %40, %2F and %3A."
+)
 
 
 def database_kind(database_url: str) -> DatabaseKind:
     """Which database a URL names; raises `StartupError` for any that is not supported."""
-    try:
-        url = make_url(database_url)
-    except sa.exc.ArgumentError as error:
-        raise StartupError(
-            "JOBSERVICE_DATABASE_URL is not a database URL: use postgresql+asyncpg://USER:PASSWORD@HOST/DATABASE, "
-            "or leave it unset for the embedded database."
-        ) from error
+    url = _parsed(database_url)
     backend = url.get_backend_name()
     if url.drivername not in (backend, *(kind.value for kind in DatabaseKind)) or backend not in _KINDS:
         raise StartupError(
-            f"Database {url.render_as_string()} is not supported: use postgresql+asyncpg://USER:PASSWORD@HOST/DATABASE "
-            "or sqlite+aiosqlite:///PATH, or leave JOBSERVICE_DATABASE_URL unset for the embedded database."
+            f"A database of the kind {url.drivername} is not supported: "
+            "use postgresql+asyncpg://USER:PASSWORD@HOST/DATABASE or sqlite+aiosqlite:///PATH, "
+            "or leave JOBSERVICE_DATABASE_URL unset for the embedded database."
         )
     return _KINDS[backend]
 
 
 def sqlite_path(database_url: str) -> Path:
     """The file behind an `sqlite+aiosqlite:///...` URL; raises `StartupError` when there is none."""
-    url = make_url(database_url)
+    url = _parsed(database_url)
     if not url.database or url.database == ":memory:":
         raise StartupError("An in-memory database cannot keep jobs: name a file, sqlite+aiosqlite:///PATH.")
     return Path(url.database)
+
+
+def server_url(database_url: str) -> sa.URL:
+    """A PostgreSQL URL as the driver takes it; raises `StartupError` for what that would not understand."""
+    url = _parsed(database_url)
+    query = {_DRIVERS_NAMES.get(name, name): value for name, value in url.query.items()}
+    if unknown := sorted(query.keys() - _PARAMETERS):
+        raise StartupError(
+            f"JOBSERVICE_DATABASE_URL has the parameter {unknown[0]!r}, which is none: take it out, or use one of "
+            f"{', '.join(sorted(_PARAMETERS | _DRIVERS_NAMES.keys()))}."
+        )
+    url = url.set(drivername=DatabaseKind.POSTGRESQL.value, query=query)
+    try:
+        _, options = POSTGRESQL.create_connect_args(url)  # type: ignore[no-untyped-call]
+    except (ValueError, sa.exc.ArgumentError) as error:
+        raise StartupError(_NO_PORT) from error
+    if not all(0 < port < 65_536 for port in sa.util.to_list(options.get("port", _PORT))):
+        raise StartupError(_NO_PORT)
+    return url
+
+
+def database_place(database_url: str) -> str:
+    """Which database it is and where, with neither user nor password."""
+    if database_kind(database_url) is DatabaseKind.SQLITE:
+        return str(sqlite_path(database_url).absolute())
+    url = server_url(database_url)
+    named = ", ".join(url.normalized_query.get("host", ())) or "its server"
+    return f"{url.database} at {f'{url.host}:{url.port or _PORT}' if url.host else named}"
+
+
+def _parsed(database_url: str) -> sa.URL:
+    if _AT_IN_PASSWORD.match(database_url):
+        raise StartupError("JOBSERVICE_DATABASE_URL has an @ in its password: write it as %40 there.")
+    try:
+        return make_url(database_url)
+    except sa.exc.ArgumentError as error:
+        raise StartupError(
+            "JOBSERVICE_DATABASE_URL is not a database URL: use postgresql+asyncpg://USER:PASSWORD@HOST/DATABASE, "
+            "or leave it unset for the embedded database."
+        ) from error
+    except (ValueError, TypeError):
+        # Its text may be the rest of a password.
+        raise StartupError(_NO_PORT) from None
 
 
 def create_writer_engine(
@@ -127,7 +183,7 @@ def create_migration_engine(database_url: str) -> AsyncEngine:
     settings = {"application_name": "jobservice migrate", "lock_timeout": _MIGRATION_LOCK_TIMEOUT}
     try:
         return create_async_engine(
-            make_url(database_url).set(drivername=DatabaseKind.POSTGRESQL.value),
+            server_url(database_url),
             poolclass=sa.NullPool,
             hide_parameters=True,
             connect_args={"server_settings": settings},

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import asyncpg
-from sqlalchemy.engine import make_url
 
+from service.db.engine import server_url
 from service.db.ground import AwayError, Fault
 from service.db.statements import POSTGRESQL
 from service.models import Timestamp
@@ -43,7 +43,7 @@ class Link:
     """
 
     def __init__(self, database_url: str, **session: str) -> None:
-        _, options = POSTGRESQL.create_connect_args(make_url(database_url))  # type: ignore[no-untyped-call]
+        _, options = POSTGRESQL.create_connect_args(server_url(database_url))  # type: ignore[no-untyped-call]
         self._options: dict[str, Any] = {
             name: value for name, value in options.items() if not name.startswith("prepared_statement_")
         }

@@ -22,7 +22,10 @@ def exclusive_lock(database: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise StartupError(f"{path} cannot be opened: {error.strerror}. Choose another JOBSERVICE_DATA_DIR.") from error
+        raise StartupError(
+            f"{path} cannot be opened: {error.strerror}. Let this user (uid {os.getuid()}) write there, "
+            "or choose another JOBSERVICE_DATA_DIR."
+        ) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

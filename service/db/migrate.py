@@ -19,7 +19,7 @@ from alembic.script import ScriptDirectory
 
 import service
 from service.db import preflight, views
-from service.db.engine import DatabaseKind, create_migration_engine, database_kind, sqlite_path
+from service.db.engine import DatabaseKind, create_migration_engine, database_kind, database_place, sqlite_path
 from service.db.snapshot import copy as copy_file
 from service.db.sqlite_file import SqliteFile
 from service.errors import StartupError
@@ -74,19 +74,12 @@ def _file_trouble(database_url: str, cause: BaseException) -> str:
 
 
 def _server_trouble(database_url: str, cause: BaseException) -> str:
-    """Names the server, and neither the user nor the password."""
-    url = sa.make_url(database_url)
-    told = f"The database {url.database} at {_server(url)} cannot be opened or migrated: {_line(cause)}."
+    """Names the server and what it says, and no part of the password."""
+    told = f"The database {database_place(database_url)} cannot be opened or migrated: {_line(cause)}."
     if isinstance(cause, OSError):
         return f"{told} Start PostgreSQL there, or correct JOBSERVICE_DATABASE_URL."
     advice = _SERVER_ADVICE.get(str(getattr(cause, "sqlstate", None))[:2])
     return f"{told} {advice}" if advice else told
-
-
-def _server(url: sa.URL) -> str:
-    if url.host:
-        return f"{url.host}:{url.port or _PORT}"
-    return ", ".join(url.normalized_query.get("host", ())) or "its server"
 
 
 def _line(cause: BaseException) -> str:
@@ -98,7 +91,6 @@ def _line(cause: BaseException) -> str:
     return (text or str(cause).partition("\n")[0] or type(cause).__name__).rstrip(".")
 
 
-_PORT: Final = 5432
 #: By the class of an SQLSTATE.
 _SERVER_ADVICE: Final[Mapping[str, str]] = {
     "28": "Correct user and password in JOBSERVICE_DATABASE_URL.",

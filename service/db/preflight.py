@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import threading
 from pathlib import Path
@@ -21,6 +22,8 @@ CHECK_S: Final = 1.0
 _REMOTE: Final = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ncpfs", "fuse.sshfs", "fuse.glusterfs"}
 )
+#: The table that is in every database that migrations have made.
+_OURS: Final = "alembic_version"
 _ADVICE: Final = "stop here, restore a backup, or recover what is readable with `sqlite3 FILE .recover`"
 
 log = structlog.get_logger(__name__)
@@ -29,6 +32,10 @@ log = structlog.get_logger(__name__)
 def marker_of(path: Path) -> Path:
     """The file that says that `path` has been a database."""
     return path.with_name(path.name + ".made")
+
+
+def _wal_of(path: Path) -> Path:
+    return path.with_name(path.name + "-wal")
 
 
 def inspect(path: Path) -> None:
@@ -41,6 +48,7 @@ def inspect(path: Path) -> None:
             f"{path} is on a network file system ({kind}), where SQLite's locks do not hold: "
             "choose a JOBSERVICE_DATA_DIR on a local disk, or another JOBSERVICE_DATABASE_URL."
         )
+    check_access(path)
     size = path.stat().st_size if path.exists() else None
     if not size:
         if (marker := marker_of(path)).exists():
@@ -50,9 +58,24 @@ def inspect(path: Path) -> None:
                 "to begin with an empty one."
             )
         return
-    wal = path.with_name(path.name + "-wal")
+    wal = _wal_of(path)
     if wal.exists() and wal.stat().st_size:  # the last connection to close in order takes it away
         _check(path)
+    _refuse_foreign(path)
+
+
+def check_access(path: Path) -> None:
+    """Raise `StartupError` where this user cannot open what is there of the database."""
+    if path.is_dir():
+        raise StartupError(f"{path} is a folder: name a file in JOBSERVICE_DATABASE_URL, or move the folder away.")
+    for file in (path, _wal_of(path), path.with_name(path.name + "-shm")):
+        if file.exists() and not os.access(file, os.R_OK):
+            found = file.stat()
+            raise StartupError(
+                f"{file} may not be read and written by this user (uid {os.getuid()}): it belongs to uid "
+                f"{found.st_uid} and has mode {found.st_mode & 0o777:o}. Run jobservice as its owner, or give this "
+                "user all that is beside it."
+            )
 
 
 def remember(path: Path) -> None:
@@ -62,10 +85,30 @@ def remember(path: Path) -> None:
         write_durably(marker, f"{path.name} was made {timestamp()}; without it the service does not start.\n".encode())
 
 
+def _open(path: Path) -> contextlib.closing[sqlite3.Connection]:
+    # Read-only: closing the last connection would else copy the log into a file that may be damaged. Where there is no
+    # log, one would be made, and left there.
+    how = "mode=ro" if _wal_of(path).exists() else "immutable=1"
+    return contextlib.closing(
+        sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, isolation_level=None, check_same_thread=False)
+    )
+
+
+def _refuse_foreign(path: Path) -> None:
+    query = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT GLOB 'sqlite_*'"
+    tables: set[str] = set()
+    # What keeps it from being read is told by whoever opens it to stay.
+    with contextlib.suppress(sqlite3.Error), _open(path) as connection:
+        tables = {name for (name,) in connection.execute(query)}
+    if tables and _OURS not in tables:
+        raise StartupError(
+            f"{path} is no database of jobservice: it has the table {min(tables)!r} of another program. "
+            "Choose another JOBSERVICE_DATABASE_URL or JOBSERVICE_DATA_DIR."
+        )
+
+
 def _check(path: Path) -> None:
-    # Read-only: closing the last connection would else copy the log into a file that may be damaged.
-    opened = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None, check_same_thread=False)
-    with contextlib.closing(opened) as connection:
+    with _open(path) as connection:
         alarm = threading.Timer(CHECK_S, connection.interrupt)
         alarm.start()
         try:

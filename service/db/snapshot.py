@@ -10,6 +10,7 @@ from pathlib import Path
 
 from service.db.directories import sync_directory
 from service.db.engine import DatabaseKind, database_kind, sqlite_path
+from service.db.preflight import check_access
 from service.errors import StartupError
 
 
@@ -23,6 +24,7 @@ def snapshot(database_url: str, target: Path) -> None:
     path = sqlite_path(database_url)
     if not path.is_file():
         raise StartupError(f"There is no database at {path.absolute()}.")
+    check_access(path)
     try:
         copy(path, target)
     except (sqlite3.Error, OSError) as error:

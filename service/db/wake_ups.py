@@ -40,13 +40,19 @@ class WakeUps:
     async def carry(self) -> None:
         """Carry until cancelled; while the server is away, nothing is carried."""
         self._events.tell_others = self._tell
+        is_away = False  # each outage is told once
         try:
             while True:
                 try:
                     await self._listen()
+                    if is_away:
+                        log.info("wake-ups from other processes again")
+                    is_away = False
                     await self._pass_on()
                 except (ServiceUnavailableError, *FAULTS) as error:
-                    log.warning("no wake-ups from other processes now; polling goes on", error=fault_text(error))
+                    if not is_away:
+                        log.warning("no wake-ups from other processes now; polling goes on", error=fault_text(error))
+                    is_away = True
                     self._link.drop()
                     await asyncio.sleep(_PAUSE_S)
         finally:

@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -45,10 +45,10 @@ def clean_environment() -> dict[str, str]:
 
 
 def cli(
-    *arguments: str | Path, cwd: Path, stdin: bytes | None = None, **environment: str
+    *arguments: str | Path, cwd: Path, stdin: bytes | None = None, prefix: Sequence[str] = (), **environment: str
 ) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [*COMMAND, *map(str, arguments)],
+        [*prefix, *COMMAND, *map(str, arguments)],
         cwd=cwd,
         env=clean_environment() | environment,
         input=stdin or b"",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import sqlite3
 import subprocess
@@ -35,6 +37,8 @@ def test_config_names_every_setting_its_variable_and_its_source(tmp_path: Path) 
     [
         ("postgresql+asyncpg://user:s3cret@host:5432/jobs", "postgresql+asyncpg://user:***@host:5432/jobs"),
         ("postgresql+asyncpg://user:s3%40cr@host/jobs", "postgresql+asyncpg://user:***@host/jobs"),
+        ("postgresql+asyncpg://user:s3@c/s3@host/jobs", "postgresql+asyncpg://user:***@host/jobs"),
+        ("postgresql+asyncpg://user:s3/cr@host/jobs", "postgresql+asyncpg://user:***@host/jobs"),
         ("postgresql+asyncpg://:s3cret@host/jobs", "postgresql+asyncpg://:***@host/jobs"),
         (
             "postgresql+asyncpg://h/jobs?user=u&password=s3cret&x=1",
@@ -71,6 +75,9 @@ def test_a_wrong_setting_is_named_as_option_and_as_variable(tmp_path: Path, comm
             "--webhook-retries-s (JOBSERVICE_WEBHOOK_RETRIES_S): waits are seconds between commas, such as 5,300,1800",
         ),
         ("KEEP_BY_PLUGIN", "soon", "--keep-by-plugin (JOBSERVICE_KEEP_BY_PLUGIN): is not JSON"),
+        ("DATA_DIR", "", "--data-dir (JOBSERVICE_DATA_DIR): is empty: name one"),
+        ("DATABASE_URL", "", "--database-url (JOBSERVICE_DATABASE_URL): is empty: name one"),
+        ("URL", " ", "--url (JOBSERVICE_URL): is empty: name one"),
         ("LOG_LEVEL", "loud", "--log-level (JOBSERVICE_LOG_LEVEL): Input should be 'debug', 'info'"),
     ],
 )
@@ -82,6 +89,26 @@ def test_what_is_wrong_in_a_setting_is_told_without_words_of_the_library(
     first, _ = done.stderr.splitlines()
     assert first.startswith(f"jobservice: {told}")
     assert first.endswith(f"; given: {value!r}")
+
+
+@pytest.mark.parametrize("command", [("serve", "--port", "0"), ("jobs",)])
+@pytest.mark.parametrize("line", ["JOBSERVICE PORT=1", "JOBSERVICE_PORT='1"])
+def test_a_line_of_the_env_file_that_cannot_be_read_is_told(
+    tmp_path: Path, command: tuple[str, ...], line: str
+) -> None:
+    (tmp_path / ".env").write_text(f"# first\n\n{line}\nJOBSERVICE_WARM=2\n")
+    done = cli(*command, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"jobservice: {tmp_path}/.env, line 3: this is not NAME=VALUE. Correct the line, or begin it with #.\n"
+    )
+
+
+def test_what_the_env_file_says_to_other_programs_is_no_matter(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("JOBSERVICE_WARM=3\nsource common.sh\nOTHER='1\n")
+    done = cli("config", "--json", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["warm"]["value"] == 3
 
 
 @pytest.mark.parametrize("command", [("config",), ("serve", "--host", "0.0.0.0"), ("work", "-p", "nope")])
@@ -138,6 +165,23 @@ def test_a_taken_port_is_told_with_what_to_do(service: RunningService, tmp_path:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("host", "why"),
+    [
+        ("no-such-host.invalid", r".+"),  # as the name server says it
+        ("192.0.2.1", "Cannot assign requested address"),  # of no machine at all
+        ("a..b", "Cannot assign requested address"),
+    ],
+)
+def test_an_address_that_is_not_of_this_machine_is_told_by_its_setting(tmp_path: Path, host: str, why: str) -> None:
+    open_to_all = {"JOBSERVICE_ALLOW_ANYONE_WHO_REACHES_THIS_PORT": "true"}
+    done = cli("serve", "--port", "0", cwd=tmp_path, JOBSERVICE_HOST=host, **open_to_all)
+    assert done.returncode == 1
+    assert re.search(rf"Cannot listen on {host}:0: {why}\. Give JOBSERVICE_HOST an address", done.stderr)
+    assert "Unknown error" not in done.stderr
+    assert "JOBSERVICE_PORT" not in done.stderr
+
+
 def test_a_database_that_is_none_is_told_with_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data/jobs.db").write_bytes(b"no database" * 100)
@@ -145,6 +189,45 @@ def test_a_database_that_is_none_is_told_with_what_to_do(tmp_path: Path) -> None
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
     for piece in (f"{tmp_path}/data/jobs.db", "file is not a database", "restore a backup"):
         assert piece in done.stderr
+
+
+@pytest.mark.parametrize("command", [("serve", "--port", "0"), ("migrate",), ("keys", "list"), ("snapshot", "x.db")])
+def test_a_database_of_another_user_is_told_as_one(tmp_path: Path, command: tuple[str, ...]) -> None:
+    assert cli("migrate", cwd=tmp_path).returncode == 0
+    (tmp_path / "data/jobs.db").chmod(0)
+    # Root may read every file, unless it gives that up.
+    powerless = ("setpriv", "--bounding-set=-dac_override,-dac_read_search") if os.getuid() == 0 else ()
+    done = cli(*command, cwd=tmp_path, prefix=powerless)
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert f"{tmp_path}/data/jobs.db may not be read and written by this user" in done.stderr
+    assert "ulimit" not in done.stderr
+
+
+@pytest.mark.parametrize("command", [("serve", "--port", "0"), ("migrate",), ("keys", "create", "x")])
+def test_a_folder_where_the_database_should_be_is_told_as_one(tmp_path: Path, command: tuple[str, ...]) -> None:
+    (tmp_path / "data/jobs.db").mkdir(parents=True)
+    done = cli(*command, cwd=tmp_path)
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert f"{tmp_path}/data/jobs.db is a folder" in done.stderr
+
+
+@pytest.mark.parametrize("command", [("serve", "--port", "0"), ("migrate",), ("keys", "create", "x")])
+@pytest.mark.parametrize("journal", ["wal", "delete"])
+def test_a_database_of_another_program_is_refused_and_left_alone(
+    tmp_path: Path, command: tuple[str, ...], journal: str
+) -> None:
+    path = tmp_path / "data/jobs.db"
+    path.parent.mkdir()
+    with contextlib.closing(sqlite3.connect(path)) as foreign:
+        foreign.execute(f"PRAGMA journal_mode={journal}")
+        foreign.execute("CREATE TABLE zoo (id INTEGER PRIMARY KEY AUTOINCREMENT)")
+    before = path.read_bytes()
+    done = cli(*command, cwd=tmp_path)
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert f"{path} is no database of jobservice: it has the table 'zoo' of another program" in done.stderr
+    assert "JOBSERVICE_DATABASE_URL" in done.stderr
+    assert path.read_bytes() == before
+    assert sorted(entry.name for entry in path.parent.iterdir()) == ["jobs.db", "jobs.db.lock"]
 
 
 def test_a_database_in_a_folder_that_takes_no_files_is_told_with_what_to_do(tmp_path: Path) -> None:

@@ -125,6 +125,14 @@ def test_the_shell_blocks_name_only_make_targets_that_exist() -> None:
     assert {"demo", "test"} <= set(named) <= targets
 
 
+def test_users_are_sent_to_an_environment_that_make_does_not_empty() -> None:
+    assert "-m venv --clear $(VENV)" in (ROOT / "Makefile").read_text()
+    made = re.search(r"python3 -m venv (\S+) && \. (\S+)/bin/activate", README.read_text())
+    assert made
+    assert made[1] == made[2]
+    assert Path(made[1]).name != ".venv"
+
+
 def test_the_table_of_settings_is_the_settings() -> None:
     rows = re.findall(r"^\| `(JOBSERVICE_\w+)` \| `(--[\w-]+)` \| (.*?) \| (.*) \|$", README.read_text(), re.MULTILINE)
     expected = [

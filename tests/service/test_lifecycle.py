@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pytest
 import requests
 
 from tests.service.conftest import Process, until
@@ -142,6 +144,33 @@ def test_a_port_in_use_is_said_in_one_line(serve, tmp_path):
     assert second.returncode != 0
     assert port in second.stderr
     assert "Traceback" not in second.stderr
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_where_it_listens_and_where_its_data_is_are_said_in_one_write(tmp_path, elsewhere):
+    # A pipe of packets: a read gives what was written at once.
+    reading, writing = os.pipe2(os.O_DIRECT)
+    command = [sys.executable, "-m", "service", "serve", "--port", "0", "--data-dir", str(tmp_path / "data")]
+    place = f"{tmp_path}/data"
+    if elsewhere:
+        command += ["--database-url", f"sqlite+aiosqlite:///{tmp_path}/x.db"]
+        place += f", the database is {tmp_path}/x.db"
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, env=environment, stdout=writing, stderr=subprocess.DEVNULL) as service:
+        os.close(writing)
+        said = os.read(reading, 4096).decode()
+        os.close(reading)
+        service.send_signal(signal.SIGTERM)
+        assert service.wait(60) == 0
+    assert re.fullmatch(rf"jobservice \S+ listens on \S+\ndata is in {re.escape(place)}\n", said), said
+
+
+def test_without_a_shared_database_there_is_nothing_to_only_work_for(tmp_path):
+    command = [sys.executable, "-m", "service", "work", "--data-dir", str(tmp_path / "data")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 1
+    assert "`jobservice serve` runs them itself" in done.stderr
+    assert not (tmp_path / "data").exists()
 
 
 def test_jobs_due_later_run_when_they_are_due(serve):

@@ -40,8 +40,9 @@ def work(tmp_path: Path, postgres_url: str) -> Iterator[Callable[..., subprocess
             )
             stack.callback(process.kill)
             assert process.stdout
-            first = process.stdout.readline()
+            first, second = process.stdout.readline(), process.stdout.readline()
             assert " works as " in first, (tmp_path / "work.log").read_text()
+            assert f"data is in {tmp_path / 'data'}, the database is {sa.make_url(postgres_url).database} at " in second
             return process
 
         yield start

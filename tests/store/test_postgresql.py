@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 
 import asyncpg
 import pytest
@@ -11,11 +12,12 @@ import sqlalchemy as sa
 from structlog.testing import capture_logs
 from uuid_utils.compat import uuid7
 
-from service.db import job_inserts, job_removals, job_retries
+from service.db import job_inserts, job_removals, job_retries, wake_ups
 from service.db.database import Database
 from service.db.engine import DatabaseKind, database_kind
 from service.db.job_removals import Removal
 from service.db.job_retries import Retry
+from service.db.migrate import upgrade
 from service.db.postgresql import PostgresqlBackend
 from service.db.statements import Statement
 from service.errors import ServiceUnavailableError, StartupError
@@ -318,6 +320,37 @@ async def test_other_processes_are_woken_and_so_they_are_after_a_cut(shared, adm
         await asyncio.wait(relays)
 
 
+async def test_that_there_are_no_wake_ups_is_told_once_an_outage(postgres_url, tmp_path, admin, postgres, monkeypatch):
+    monkeypatch.setattr(wake_ups, "_PAUSE_S", 0.02)
+    name = sa.make_url(postgres_url).database
+    server = await asyncpg.connect(driver_url(postgres.url("postgres")))
+
+    async def line_is_logged(words):
+        async with asyncio.timeout(20):
+            while not any(words in line["event"] for line in lines):
+                await asyncio.sleep(0.02)
+
+    try:
+        async with opened(postgres_url, tmp_path) as database:
+            with capture_logs() as lines:
+                relay = asyncio.create_task(database.relay(EventBus()))
+                await asyncio.sleep(0.2)
+                for _ in range(2):
+                    await server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+                    await cut_all(admin)
+                    await line_is_logged("no wake-ups")
+                    await asyncio.sleep(0.5)  # many tries
+                    await server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+                    await line_is_logged("wake-ups from other processes again")
+                    assert [line["log_level"] for line in lines if "wake-ups" in line["event"]] == ["warning", "info"]
+                    lines.clear()
+                relay.cancel()
+                await asyncio.wait([relay])
+    finally:
+        await server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+        await server.close()
+
+
 @pytest.mark.parametrize(
     ("url", "kind"),
     [
@@ -331,9 +364,39 @@ def test_a_url_says_which_database(url, kind):
     assert database_kind(url) is kind
 
 
-@pytest.mark.parametrize("url", ["mysql://host/db", "postgresql+psycopg2://user:s3cret@host/db", "no url"])
+async def test_a_url_may_say_sslmode_as_it_does_elsewhere(postgres_url, tmp_path):
+    url = sa.make_url(postgres_url).update_query_dict({"sslmode": "prefer"}).render_as_string(hide_password=False)
+    await upgrade(url)
+    async with opened(url, tmp_path) as database:
+        assert await all_ids(database) == set()
+
+
+@pytest.mark.parametrize(
+    ("rest", "told"),
+    [
+        ("user:s3cret@host:port/db", "from 1 to 65535"),
+        ("user:s3cret@host:70000/db", "from 1 to 65535"),
+        ("user:s3cret@/db?host=one:1&host=other", "for each host"),
+        ("user:s3cret@host/db?port=s3", "from 1 to 65535"),
+        ("user:s@3cret@host/db", "as %40"),
+        ("user:s@3:cret@host/db", "as %40"),
+        ("user:s@3/cret@host/db", "as %40"),
+        ("user:s3cret@host/db?colour=s3cret", "parameter 'colour'"),
+        ("user:s3cret@127.0.0.1:9/db?sslmode=s3cret", "sslmode.* must be one of"),
+    ],
+)
+async def test_what_is_wrong_in_a_url_is_said_without_the_password(rest, told):
+    with pytest.raises(StartupError, match=told) as refused:
+        await upgrade(f"postgresql+asyncpg://{rest}")
+    assert not re.search("s3|cret|user:", str(refused.value))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["mysql://host/db", "postgresql+psycopg2://user:s3cret@host/db", "mysql://user:x@s3cret@host/db", "no url"]
+)
 def test_other_databases_are_refused_in_one_line_without_the_password(url):
-    with pytest.raises(StartupError, match=r"postgresql\+asyncpg") as refused:
+    with pytest.raises(StartupError, match=r"postgresql\+asyncpg|%40") as refused:
         database_kind(url)
     assert "s3cret" not in str(refused.value)
     assert "\n" not in str(refused.value)
