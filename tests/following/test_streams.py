@@ -160,12 +160,17 @@ async def test_what_nobody_announced_is_found(client: Client, database_url: str)
     """Events that come without any wake-up, as when a message between processes was lost."""
     job_id = await client.submit(**FAR)
     async with client.get(f"/v1/jobs/{job_id}/events", after="1") as one, client.get("/v1/events") as every:
-        heard = [asyncio.ensure_future(anext(events(answer))) for answer in (one, every)]
+        heard = [asyncio.ensure_future(_first_progress(answer)) for answer in (one, every)]
         await until(lambda: client.service.metrics.registry.get_sample_value("jobservice_event_streams") == 2)
         await asyncio.sleep(2 * event_tail.GATHER_S)
         await asyncio.to_thread(_add_event, database_url, job_id)
         async with asyncio.timeout(PATIENCE_S):
             assert {message.data["data"]["message"] for message in await asyncio.gather(*heard)} == {"unheard"}
+
+
+async def _first_progress(answer: Any) -> Message:
+    # An open transaction of anybody on the server may keep back what came before: it is new then.
+    return await anext(message async for message in events(answer) if message.type == "progress")
 
 
 def _add_event(database_url: str, job_id: str) -> None:
