@@ -13,7 +13,7 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,16 +32,16 @@ from service.db import instances, plugin_controls, plugin_metrics, queue_depth
 from service.db.database import Database
 from service.db.directories import make_directory
 from service.db.engine import DatabaseKind, database_kind, database_place, sqlite_path
-from service.db.ground import Healing
 from service.db.instances import Instance
 from service.db.lock import exclusive_lock
 from service.db.migrate import upgrade
 from service.db.snapshot import snapshot as copy_database
 from service.dispatcher import Dispatcher
-from service.errors import DatabaseInUseError, ServiceError, ServiceUnavailableError, StartupError
+from service.errors import DatabaseInUseError, ServiceUnavailableError, StartupError
 from service.events import EventBus
 from service.first_process import run_below
 from service.following import FollowingService
+from service.health import Health
 from service.housekeeper import Housekeeper
 from service.job_actions import JobActions
 from service.job_batches import JobBatches
@@ -69,7 +69,6 @@ from service.webhook_management import WebhookManagementService
 from service.webhook_sender import WebhookSender
 from service.webhooks import DeliveryPolicy, WebhookDeliverer
 
-_PROBE_S: Final = 2.0
 #: How long the last events may be folded when the service stops; the next start folds the rest.
 _CLOSE_BOOKS_S: Final = 2.0
 _SWITCH_S: Final = 0.001
@@ -88,49 +87,6 @@ _LISTENING_ADVICE: Final[Mapping[int, str]] = {
 }
 
 log = structlog.get_logger(__name__)
-
-
-class Health:
-    """Whether the process can serve, and why not."""
-
-    def __init__(self, database: Database, jobs: JobManagementService, housekeeper: Housekeeper) -> None:
-        self._database = database
-        self._jobs = jobs
-        self._housekeeper = housekeeper
-        self.dead_loops: list[str] = []
-
-    @property
-    def draining(self) -> bool:
-        """True once no new work is taken."""
-        return not self._jobs.accepting
-
-    @property
-    def must_end_at_once(self) -> bool:
-        """True when nothing that this process writes can be trusted any more."""
-        fault = self._database.ground.fault
-        return fault is not None and fault.healing is Healing.NEVER
-
-    @property
-    def warnings(self) -> Sequence[str]:
-        """What people should know although the process can serve."""
-        return (*self._database.ground.warnings, *self._housekeeper.warnings)
-
-    async def readiness(self) -> list[str]:
-        """Why the process cannot serve now; empty when it can. Commits a probe, so that it tells the truth."""
-        reasons = [f"The {name} loop has ended." for name in self.dead_loops]
-        if self.draining:
-            reasons.append("The service is shutting down.")
-        if (fault := self._database.ground.fault) is not None:
-            return [*reasons, fault.reason]
-        probe = asyncio.ensure_future(self._database.writer.write(instances.beat, self._jobs.instance_id))
-        try:
-            await asyncio.wait_for(asyncio.shield(probe), _PROBE_S)
-        except TimeoutError:
-            probe.add_done_callback(lambda done: done.cancelled() or done.exception())
-            reasons.append(f"The database took no write within {_PROBE_S:g} s.")
-        except ServiceError as error:
-            reasons.append(str(error))
-        return reasons
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)

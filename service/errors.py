@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from service.models import ErrorType, JobStatus, Timestamp, timestamp
 
@@ -139,6 +139,11 @@ class PayloadInvalidError(ServiceError):
         super().__init__(f"The payload does not fit plugin {plugin!r}.")
         self.plugin = plugin
         self.problems = tuple(problems)
+
+
+#: What is wrong with a field, where a client may have to say it in other words.
+NOT_A_FIELD: Final = "is not a field of this plugin"
+BODY_AND_PARAMETER: Final = "is the body and a query parameter"
 
 
 class NotStorableError(ServiceError, ValueError):
@@ -299,7 +304,7 @@ class WebhookStateError(ServiceError):
 
 
 class SettingsFileError(ServiceError):
-    """A file of settings has a line that says nothing; the text names both."""
+    """A file of settings cannot be read; the text names it and the place in it."""
 
 
 class StartupError(ServiceError):

@@ -74,7 +74,8 @@ class Housekeeper:
             if now >= self._fail_from:
                 await self._jobs.fail_abandoned(self._plugins.names, wait_s)
             self._tell(await self._jobs.count_stranded(self._plugins.names))
-            self._look_at = now + min(LOOK_FOR_ABANDONED_S, wait_s)
+            until_fail_s = self._fail_from - now
+            self._look_at = now + min(LOOK_FOR_ABANDONED_S, until_fail_s if until_fail_s > 0 else wait_s)
 
     def _tell(self, stranded: dict[str, int]) -> None:
         if stranded != self._stranded:

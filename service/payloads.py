@@ -11,7 +11,7 @@ from typing import Any, Final
 import jsonschema_rs
 
 from service.codec import BYTES_KEY, MAX_BYTES_VALUES, check_document, decode, escape_pointer, off_loop, plain_text
-from service.errors import FieldProblem, NotStorableError
+from service.errors import NOT_A_FIELD, FieldProblem, NotStorableError
 
 MAX_PROBLEMS: Final = 20
 #: Base64 is decoded in pieces of so many characters: the decoder holds the interpreter for each piece.
@@ -272,7 +272,7 @@ def _problems(error: jsonschema_rs.ValidationError) -> Iterator[FieldProblem]:
             yield FieldProblem(_pointer(*path, error.kind.property), "is required")
         case kinds.AdditionalProperties():
             for name in error.kind.unexpected:
-                yield FieldProblem(_pointer(*path, name), "is not a field of this plugin")
+                yield FieldProblem(_pointer(*path, name), NOT_A_FIELD)
         case _ if path and path[-1] == BYTES_KEY:
             yield FieldProblem(_pointer(*path[:-1]), "is empty, or not of the length the plugin takes")
         case _:

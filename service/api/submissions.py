@@ -19,7 +19,7 @@ from service.api.inputs import (
 from service.api.problems import bad_request, unacceptable, unsupported_media_type
 from service.api.services import Services
 from service.codec import escape_pointer
-from service.errors import FieldProblem
+from service.errors import BODY_AND_PARAMETER, FieldProblem
 from service.models import JSON, JobOptions
 from service.strict_json import MalformedJSONError
 
@@ -105,7 +105,7 @@ async def payload_from_bytes(services: Services, request: web.Request) -> Submit
             if name in fields:
                 raise unacceptable(
                     "A field is given twice.",
-                    FieldProblem(f"/{escape_pointer(name)}", "is the body and a query parameter"),
+                    FieldProblem(f"/{escape_pointer(name)}", BODY_AND_PARAMETER),
                 )
             fields[name] = data
             if media_type:

@@ -81,6 +81,17 @@ def sqlite_path(database_url: str) -> Path:
 
 def server_url(database_url: str) -> sa.URL:
     """A PostgreSQL URL as the driver takes it; raises `StartupError` for what that would not understand."""
+    url, _ = _for_driver(database_url)
+    return url
+
+
+def server_options(database_url: str) -> dict[str, Any]:
+    """The same as arguments of the driver's `connect`."""
+    _, options = _for_driver(database_url)
+    return options
+
+
+def _for_driver(database_url: str) -> tuple[sa.URL, dict[str, Any]]:
     url = _parsed(database_url)
     query = {_DRIVERS_NAMES.get(name, name): value for name, value in url.query.items()}
     if unknown := sorted(query.keys() - _PARAMETERS):
@@ -90,12 +101,12 @@ def server_url(database_url: str) -> sa.URL:
         )
     url = url.set(drivername=DatabaseKind.POSTGRESQL.value, query=query)
     try:
-        _, options = POSTGRESQL.create_connect_args(url)  # type: ignore[no-untyped-call]
+        _, options = POSTGRESQL.create_connect_args(url)  # type: ignore[no-untyped-call]  # SQLAlchemy types no dialect
     except (ValueError, sa.exc.ArgumentError) as error:
         raise StartupError(_NO_PORT) from error
     if not all(0 < port < 65_536 for port in sa.util.to_list(options.get("port", _PORT))):
         raise StartupError(_NO_PORT)
-    return url
+    return url, options
 
 
 def database_place(database_url: str) -> str:

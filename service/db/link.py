@@ -10,9 +10,8 @@ from typing import Any, Final
 
 import asyncpg
 
-from service.db.engine import server_url
+from service.db.engine import server_options
 from service.db.ground import AwayError, Fault
-from service.db.statements import POSTGRESQL
 from service.models import Timestamp
 
 CONNECT_TIMEOUT_S: Final = 5.0
@@ -43,9 +42,10 @@ class Link:
     """
 
     def __init__(self, database_url: str, **session: str) -> None:
-        _, options = POSTGRESQL.create_connect_args(server_url(database_url))  # type: ignore[no-untyped-call]
-        self._options: dict[str, Any] = {
-            name: value for name, value in options.items() if not name.startswith("prepared_statement_")
+        self._options = {
+            name: value
+            for name, value in server_options(database_url).items()
+            if not name.startswith("prepared_statement_")
         }
         self._session = {**_SESSION, **session}
         self._connection: Any = None

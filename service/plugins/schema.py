@@ -28,7 +28,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaV
 from pydantic_core import ErrorDetails, SchemaError, core_schema
 
 from service.codec import check_document, escape_pointer, storable_text
-from service.errors import FieldProblem, InputInvalidError, NotStorableError, PluginDefinitionError
+from service.errors import NOT_A_FIELD, FieldProblem, InputInvalidError, NotStorableError, PluginDefinitionError
 from service.plugins.payload import BYTES_SCHEMA, image_problems, with_image_rule
 
 MAX_PROBLEMS: Final = 20
@@ -104,7 +104,7 @@ class TypedInput:
             document.pop("mime_type", None)
         if self._is_closed:
             unknown = [key for key in document if key not in self._declared]
-            problems += [FieldProblem(f"/{escape_pointer(key)}", "is not a field of this plugin") for key in unknown]
+            problems += [FieldProblem(f"/{escape_pointer(key)}", NOT_A_FIELD) for key in unknown]
         try:
             value = self._adapter.validate_python(document)
         except ValidationError as error:

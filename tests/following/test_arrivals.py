@@ -102,24 +102,14 @@ async def test_who_waits_is_told_the_record_of_the_end_without_another_look(
     assert ended.status == "SUCCESS"
 
 
-async def test_a_record_of_another_tenant_under_the_same_id_is_not_told(
-    client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_record_of_another_tenant_under_the_same_id_is_not_told(client: Client) -> None:
     """Only a read that is slower than a deletion, a new job under the id and its end can come to this."""
     jobs = client.service.jobs
     theirs = (await jobs.submit_job("sleep", {"seconds": 0.3})).record
     mine = dataclasses.replace(theirs, tenant="mine")
-    reads = 0
-
-    async def get_record(job_id: str, **more: Any) -> JobRecord:
-        nonlocal reads
-        reads += 1
-        raise JobNotFoundError(job_id)
-
-    monkeypatch.setattr(jobs, "get_record", get_record)
-    with pytest.raises(JobNotFoundError):
-        await jobs.wait_for(theirs.id, 30, tenant="mine", seen=mine)
-    assert reads == 1  # when it was told of the end
+    async with asyncio.timeout(30):
+        with pytest.raises(JobNotFoundError):
+            await jobs.wait_for(theirs.id, 60, tenant="mine", seen=mine)
 
 
 async def test_an_end_is_remembered_from_when_it_was_told_last() -> None:

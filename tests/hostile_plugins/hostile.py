@@ -39,10 +39,11 @@ def brief(payload: dict, context=None) -> dict:
         case "leave":
             raise SystemExit(3)
         case "leave_soon":
-            time.sleep(0.2)
+            time.sleep(0.2)  # others are made ready meanwhile
             raise SystemExit(3)
         case "doze":
-            time.sleep(0.2)
+            Path(payload["path"]).touch()
+            time.sleep(0.2)  # others behind it are cancelled meanwhile
         case "hang":
             time.sleep(60)
         case "wait":

@@ -334,7 +334,6 @@ async def test_that_there_are_no_wake_ups_is_told_once_an_outage(postgres_url, t
         async with opened(postgres_url, tmp_path) as database:
             with capture_logs() as lines:
                 relay = asyncio.create_task(database.relay(EventBus()))
-                await asyncio.sleep(0.2)
                 for _ in range(2):
                     await server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
                     await cut_all(admin)

@@ -138,11 +138,11 @@ async def test_one_that_was_cancelled_before_its_turn_never_runs(runner: ToolRun
 
 async def test_nor_does_one_that_is_cancelled_while_others_ran_before_it(runner: ToolRunner, tmp_path: Path) -> None:
     await warm(runner)
-    trace = tmp_path / "trace"
+    first, second, trace = (tmp_path / name for name in ("first", "second", "trace"))
+    dozing = [{"do": "doze", "path": str(path)} for path in (first, second)]
     # The worker has all of them before the first has ended.
-    running = begin(runner, {"do": "doze"}, {"do": "doze"}, {"do": "write", "path": str(trace)}, {"n": 3})
-    await running[0][0]
-    await asyncio.sleep(0.05)
+    running = begin(runner, *dozing, {"do": "write", "path": str(trace)}, {"n": 3})
+    await until(second.exists)
     running[2][0].cancel()
     assert (await running[3][0])[0]["n"] == 3
     with pytest.raises(asyncio.CancelledError):
