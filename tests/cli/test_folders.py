@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import requests
 from PIL import Image
 
 from service.cli.app import run
@@ -218,7 +219,10 @@ def test_a_service_that_stays_away_is_waited_for_as_long_as_was_said(own_service
     folder.mkdir()
     (folder / "nap.json").write_text('{"seconds": 60}')
     with submitting(own_service, folder, "--plugin", "sleep", "--wait", "--patience-s", "1") as command:
-        wait_until(lambda: job_rows(own_service, "sleep") != {})
+        # It has heard that the job was taken, and follows it.
+        wait_until(
+            lambda: "\njobservice_event_streams 1.0" in requests.get(f"{own_service.url}/metrics", timeout=30).text
+        )
         own_service.process.kill()
         _, told = command.communicate(timeout=WAIT_S)
     assert command.returncode == 3
