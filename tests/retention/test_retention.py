@@ -135,6 +135,20 @@ async def test_what_has_had_its_time_goes_and_nothing_else(database_url, tmp_pat
         assert (await kept(database))[0] == hashes(LARGE)
 
 
+async def test_a_process_whose_clock_is_ahead_passes_by_nothing(database_url, tmp_path):
+    behind = timedelta(days=10)
+    async with Database.open(
+        database_url, tmp_path / "blobs", inline_bytes=1_000, clock=lambda: timestamp(datetime.now(UTC) - behind)
+    ) as database:
+        young = await one(database)
+        service = retention(database, Keep(jobs_days=5))
+        await service.prune()
+        assert await job_ids(database) == {young}
+        behind = timedelta(0)
+        await service.prune()
+        assert await job_ids(database) == set()
+
+
 async def ended_of(database, plugin):
     (job_id,) = await insert(database, new_job(plugin))
     (job,) = await claim(database, 1, plugins=[plugin])
