@@ -40,16 +40,25 @@ def _check_right(target: Path, place: Path) -> None:
 @contextlib.contextmanager
 def whole(target: Path) -> Iterator[BinaryIO]:
     """A file to write, which is `target` once the block has ended well, and otherwise nothing. It blocks."""
-    if target.exists() and not target.is_file():
-        # A device or a pipe keeps nothing, and must not become a file.
+    place = target.resolve()  # a link stays one
+    if target.exists() and not (target.is_file() and os.access(place.parent, os.W_OK)):
+        # A device or a pipe keeps nothing, and must not become a file; and there are folders where none can be made.
         with target.open("wb") as file:
             yield file
         return
-    part = target.with_name(f".{target.name}.part")
+    part = place.with_name(f".{place.name}.part")
     try:
         with part.open("wb") as file:
             yield file
-        part.replace(target)
+        if place.exists():
+            part.chmod(place.stat().st_mode)
+        part.replace(place)
     except BaseException:  # whatever ended the block, an interrupt too: half a file is none
         part.unlink(missing_ok=True)
         raise
+
+
+def write_whole(target: Path, data: bytes) -> None:
+    """Make `data` the content of `target`, or leave that as it is. It blocks."""
+    with whole(target) as file:
+        file.write(data)
