@@ -225,6 +225,14 @@ async def test_a_claim_takes_what_is_due_longest_of_each_endpoint_as_far_as_ther
     assert await take(database, first) == await due(database) == []
 
 
+async def test_a_process_whose_clock_is_behind_the_servers_is_not_late(postgres_url: str, tmp_path: Path) -> None:
+    async with Database.open(postgres_url, tmp_path, inline_bytes=0) as database:
+        webhook = await endpoint(database)
+        await fill(database, webhook)
+        (found,) = await webhook_deliveries.find_due(database.reader, after(-600))
+        assert found.id == webhook.id
+
+
 async def test_two_processes_never_claim_the_same_delivery(postgres_url: str, tmp_path: Path) -> None:
     async with (
         Database.open(postgres_url, tmp_path, inline_bytes=0) as one,
