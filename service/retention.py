@@ -24,6 +24,8 @@ PAGE: Final = 200
 #: So many files are removed between two looks at the database.
 _FILES: Final = 200
 _DIRECTORIES: Final = 256
+#: Rows without a job are kept for so long at least: a process that works has said so more lately.
+_WITHOUT_A_JOB_S: Final = 86_400.0
 #: How long after it was decided that a job has ended its row may become visible: processes commit in another order.
 _SETTLE_S: Final = 60.0
 
@@ -68,7 +70,8 @@ class RetentionService:
                 if there_is_more:
                     await asyncio.sleep(loop.time() - began)
         if self._rules.longest_s != math.inf:
-            await self._database.writer.write(pruning.prune_rows_without_a_job, self._rules.longest_s)
+            kept_s = max(self._rules.longest_s, _WITHOUT_A_JOB_S)
+            await self._database.writer.write(pruning.prune_rows_without_a_job, kept_s)
 
     async def remove_files(self) -> None:
         """Remove files whose last row has gone, unless somebody is about to name them again; raises as `prune`."""

@@ -252,6 +252,16 @@ async def test_processes_that_stopped_long_ago_are_forgotten(database_url, tmp_p
         assert await rows(database, "SELECT id FROM instances") == [(alive.id,)]
 
 
+async def test_a_process_that_works_is_not_forgotten_however_soon_jobs_go(database_url, tmp_path):
+    async with days_ago(database_url, tmp_path, 0.01) as database:
+        works = Instance(id=str(uuid7()), version="1", host="h", pid=1, started_at=timestamp())
+        await database.writer.write(instances.register, works)
+        await database.writer.write(instances.beat, works.id)  # as it was some minutes ago
+    async with days_ago(database_url, tmp_path, 0) as database:
+        await retention(database, Keep(jobs_days=0)).prune()
+        assert await rows(database, "SELECT id FROM instances") == [(works.id,)]
+
+
 async def test_a_long_reader_and_a_purge_leave_each_other_alone(database_file, database_url, tmp_path):
     async with days_ago(database_url, tmp_path, 10) as database:
         old = await ended(database, LARGE, SMALL)
