@@ -12,7 +12,7 @@ from uuid_utils import uuid7
 from service import ticks
 from service.db import schedule_firings, schedules
 from service.db.database import Database
-from service.db.schedule_firings import Fired
+from service.db.schedule_firings import Fired, Firing
 from service.db.schedules import NewSchedule, ScheduleKey
 from service.db.transaction import Operation, RefusedError
 from service.documents import Documents
@@ -141,7 +141,8 @@ class ScheduleManagementService:
         """Make the jobs of everything that is due; how many seconds until something is again, None if nothing will be.
 
         A tick for which there is no room, or whose plugin takes no jobs now, stays due: it is tried again, and by then
-        the misfire rule decides about it and what was missed with it.
+        the misfire rule decides about it and what was missed with it. Where there is not room for all, they are made
+        one by one.
         """
         behind = None
         waits: list[float] = []
@@ -158,8 +159,11 @@ class ScheduleManagementService:
         """Make the jobs of one schedule; in how many seconds to look at it again, 0 for when its next tick says so."""
         try:
             count = len(ticks.due(due.timing, due.created_at, due.next_at or now, now))
-            with self._intake.room_for(due.tenant, [due.plugin] * count):
-                fired = await self._database.writer.write(schedule_firings.fire, due.id)
+            try:
+                fired = await self._make(due, count)
+            except QueueFullError:
+                # One by one: there may never be room for all that were missed.
+                fired = await self._make(due, min(count, 1))
         except (QueueFullError, PluginPausedError) as error:
             log.debug("a tick finds no room", schedule_id=due.id, error=str(error))
             return NO_ROOM_S
@@ -172,6 +176,11 @@ class ScheduleManagementService:
             return _ELSEWHERE_S
         self._tell(fired)
         return 0.0
+
+    async def _make(self, due: ScheduleRecord, most: int) -> Fired | None:
+        with self._intake.room_for(due.tenant, [due.plugin] * most):
+            firing = Firing(schedule_id=due.id, most=most)
+            return await self._database.writer.write(schedule_firings.fire, firing)
 
     def _tell(self, fired: Fired) -> None:
         now = datetime.fromisoformat(timestamp())
