@@ -38,7 +38,7 @@ MAX_PAYLOAD_BYTES: Final = 262_144
 NO_ROOM_S: Final = 2.0
 #: When a tick is looked at again that another process was making.
 _ELSEWHERE_S: Final = 0.05
-#: When a schedule is tried again that cannot be followed, by a fault of ours.
+#: When a schedule is tried again that cannot be followed, by a fault of ours; sooner if it is changed.
 _BROKEN_S: Final = 60.0
 
 log = structlog.get_logger(__name__)
@@ -65,6 +65,7 @@ class ScheduleManagementService:
         self._intake = intake
         self._events = events
         self._metrics = metrics
+        self._broken: dict[tuple[str, Timestamp | None], float] = {}  # until when, by schedule and tick
 
     # --- what consumers ask for ---------------------------------------------------------------------------------
 
@@ -157,6 +158,10 @@ class ScheduleManagementService:
 
     async def _fire(self, due: ScheduleRecord, now: Timestamp) -> float:
         """Make the jobs of one schedule; in how many seconds to look at it again, 0 for when its next tick says so."""
+        clock, place = asyncio.get_running_loop().time, (due.id, due.next_at)
+        if (left_s := self._broken.get(place, 0.0) - clock()) > 0:
+            return left_s
+        self._broken.pop(place, None)
         try:
             count = len(ticks.due(due.timing, due.created_at, due.next_at or now, now))
             try:
@@ -171,6 +176,7 @@ class ScheduleManagementService:
             raise
         except Exception:  # one schedule must not stop the others
             log.exception("the jobs of a schedule cannot be made", schedule_id=due.id)
+            self._broken[place] = clock() + _BROKEN_S
             return _BROKEN_S
         if fired is None:
             return _ELSEWHERE_S
