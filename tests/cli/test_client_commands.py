@@ -286,6 +286,20 @@ def test_a_result_in_place_of_a_file_leaves_links_and_rights_as_they_are(service
     assert target.stat().st_size > 1_000
 
 
+def test_a_result_for_standard_output_goes_where_that_goes(service: RunningService) -> None:
+    job_id = submitted(service, "--plugin", "echo", "--payload", '{"n": 1}')
+    assert service.cli("show", job_id, "--wait").returncode == 0
+    written = service.folder / "all.txt"
+    done = cli(
+        *("result", job_id, "-o", "/dev/stdout"),
+        cwd=service.folder,
+        prefix=["sh", "-c", '{ "$@"; echo end; } >> all.txt', "sh"],
+        **service.environment,
+    )
+    assert done.returncode == 0, done.stderr
+    assert written.read_text().endswith('{"n": 1}\nend\n')
+
+
 @pytest.mark.parametrize(
     ("output", "told"),
     [
