@@ -16,6 +16,8 @@ from service.errors import QueueFullError, ServiceUnavailableError
 
 #: While jobs are taken, they are counted this often, and never for more than a tenth of the time.
 REFRESH_S: Final = 0.25
+#: While jobs wait and none are taken, they are counted this often: that some have started is told by nobody.
+IDLE_REFRESH_S: Final = 1.0
 _SHARE: Final = 10
 #: So many counts follow each other at most, while jobs are recorded during each.
 _COUNTS: Final = 3
@@ -58,8 +60,9 @@ class Limits:
 class QueueLimits:
     """Refuses what would wait beyond the limits.
 
-    The count is the database's, at most some `REFRESH_S` old, and what this process has taken since. Several processes
-    together may exceed a limit by what the others took in that time.
+    The count is the database's, at most some `REFRESH_S` old (`IDLE_REFRESH_S` where none were taken for a while), and
+    what this process has taken since. Several processes together may exceed a limit by what the others took in that
+    time.
     """
 
     def __init__(self, limits: Limits, load: Callable[[bool], Awaitable[Depth]]) -> None:
@@ -108,10 +111,12 @@ class QueueLimits:
                 return
 
     async def keep(self) -> None:
-        """Count again as long as jobs are taken, until cancelled."""
+        """Count again as long as jobs are taken or wait, until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
-            await self._asked.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(IDLE_REFRESH_S if self._counted.total else None):
+                    await self._asked.wait()
             self._asked.clear()
             began = loop.time()
             try:

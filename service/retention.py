@@ -16,7 +16,7 @@ from service.db.database import Database
 from service.db.job_removals import Overdue
 from service.db.pruning import BEGINNING, DueFile, EndedJob, OverdueParts, Place, SettledFiles
 from service.metrics import Metrics
-from service.models import later, timestamp
+from service.models import Timestamp, later
 from service.retention_rules import Retention
 
 #: So many ended jobs are looked at at once, and as many go in one transaction at most.
@@ -24,6 +24,8 @@ PAGE: Final = 200
 #: So many files are removed between two looks at the database.
 _FILES: Final = 200
 _DIRECTORIES: Final = 256
+#: Rows without a job are kept for so long at least: a process that works has said so more lately.
+_WITHOUT_A_JOB_S: Final = 86_400.0
 #: How long after it was decided that a job has ended its row may become visible: processes commit in another order.
 _SETTLE_S: Final = 60.0
 
@@ -50,27 +52,32 @@ class RetentionService:
 
         Raises `ServiceUnavailableError`: then what is left goes another time.
         """
+        if not self._places:
+            return
         loop = asyncio.get_running_loop()
+        now = await self._now()
         for age_s in self._places:
             place = self._places[age_s]
             there_is_more = True
             while there_is_more:
                 began = loop.time()
-                page = await pruning.find_ended(self._database.reader, place, later(timestamp(), -age_s), PAGE)
+                page = await pruning.find_ended(self._database.reader, place, later(now, -age_s), PAGE)
                 await self._prune_page(page, age_s)
                 there_is_more = len(page) == PAGE
                 if page:
                     place = page[-1].place
-                self._places[age_s] = min(place, (later(timestamp(), -age_s - _SETTLE_S), BEGINNING[1]))
+                self._places[age_s] = min(place, (later(now, -age_s - _SETTLE_S), BEGINNING[1]))
                 if there_is_more:
                     await asyncio.sleep(loop.time() - began)
-        if self._places and self._rules.longest_s != math.inf:
-            await self._database.writer.write(pruning.prune_rows_without_a_job, self._rules.longest_s)
+        if self._rules.longest_s != math.inf:
+            kept_s = max(self._rules.longest_s, _WITHOUT_A_JOB_S)
+            await self._database.writer.write(pruning.prune_rows_without_a_job, kept_s)
 
     async def remove_files(self) -> None:
         """Remove files whose last row has gone, unless somebody is about to name them again; raises as `prune`."""
+        now = await self._now()
         while True:
-            due = await pruning.find_due_files(self._database.reader, timestamp(), _FILES)
+            due = await pruning.find_due_files(self._database.reader, now, _FILES)
             if not due:
                 return
             unnamed = [file for file in due if not file.is_named]
@@ -82,6 +89,10 @@ class RetentionService:
             )
             await self._database.writer.write(pruning.settle_files, settled)
             self._metrics.removed_files.inc(len(gone))
+
+    async def _now(self) -> Timestamp:
+        """By the clock that decides what goes: by another one what is not due yet would be passed by, and forgotten."""
+        return await self._database.writer.write(pruning.read_clock, None)
 
     def _remove(self, files: list[DueFile]) -> set[DueFile]:
         gone = set()

@@ -12,7 +12,7 @@ from uuid_utils import uuid7
 from service import ticks
 from service.db import schedule_firings, schedules
 from service.db.database import Database
-from service.db.schedule_firings import Fired
+from service.db.schedule_firings import Fired, Firing
 from service.db.schedules import NewSchedule, ScheduleKey
 from service.db.transaction import Operation, RefusedError
 from service.documents import Documents
@@ -38,7 +38,7 @@ MAX_PAYLOAD_BYTES: Final = 262_144
 NO_ROOM_S: Final = 2.0
 #: When a tick is looked at again that another process was making.
 _ELSEWHERE_S: Final = 0.05
-#: When a schedule is tried again that cannot be followed, by a fault of ours.
+#: When a schedule is tried again that cannot be followed, by a fault of ours; sooner if it is changed.
 _BROKEN_S: Final = 60.0
 
 log = structlog.get_logger(__name__)
@@ -65,6 +65,7 @@ class ScheduleManagementService:
         self._intake = intake
         self._events = events
         self._metrics = metrics
+        self._broken: dict[tuple[str, Timestamp | None], float] = {}  # until when, by schedule and tick
 
     # --- what consumers ask for ---------------------------------------------------------------------------------
 
@@ -141,7 +142,8 @@ class ScheduleManagementService:
         """Make the jobs of everything that is due; how many seconds until something is again, None if nothing will be.
 
         A tick for which there is no room, or whose plugin takes no jobs now, stays due: it is tried again, and by then
-        the misfire rule decides about it and what was missed with it.
+        the misfire rule decides about it and what was missed with it. Where there is not room for all, they are made
+        one by one.
         """
         behind = None
         waits: list[float] = []
@@ -156,10 +158,17 @@ class ScheduleManagementService:
 
     async def _fire(self, due: ScheduleRecord, now: Timestamp) -> float:
         """Make the jobs of one schedule; in how many seconds to look at it again, 0 for when its next tick says so."""
+        clock, place = asyncio.get_running_loop().time, (due.id, due.next_at)
+        if (left_s := self._broken.get(place, 0.0) - clock()) > 0:
+            return left_s
+        self._broken.pop(place, None)
         try:
             count = len(ticks.due(due.timing, due.created_at, due.next_at or now, now))
-            with self._intake.room_for(due.tenant, [due.plugin] * count):
-                fired = await self._database.writer.write(schedule_firings.fire, due.id)
+            try:
+                fired = await self._make(due, count)
+            except QueueFullError:
+                # One by one: there may never be room for all that were missed.
+                fired = await self._make(due, min(count, 1))
         except (QueueFullError, PluginPausedError) as error:
             log.debug("a tick finds no room", schedule_id=due.id, error=str(error))
             return NO_ROOM_S
@@ -167,11 +176,17 @@ class ScheduleManagementService:
             raise
         except Exception:  # one schedule must not stop the others
             log.exception("the jobs of a schedule cannot be made", schedule_id=due.id)
+            self._broken[place] = clock() + _BROKEN_S
             return _BROKEN_S
         if fired is None:
             return _ELSEWHERE_S
         self._tell(fired)
         return 0.0
+
+    async def _make(self, due: ScheduleRecord, most: int) -> Fired | None:
+        with self._intake.room_for(due.tenant, [due.plugin] * most):
+            firing = Firing(schedule_id=due.id, most=most)
+            return await self._database.writer.write(schedule_firings.fire, firing)
 
     def _tell(self, fired: Fired) -> None:
         now = datetime.fromisoformat(timestamp())

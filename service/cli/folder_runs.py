@@ -23,7 +23,7 @@ from service.cli.following import BUSY, Trouble, outcome_of, remark, why_not_fol
 from service.cli.inputs import Input, Order
 from service.cli.output import coloured, print_table, put, safe, say, table_of
 from service.cli.parameters import Service
-from service.cli.targets import whole
+from service.cli.targets import write_whole
 from service.client import ApiError, Client, File, Job, ServiceUnreachableError
 from service.models import JobStatus
 
@@ -156,8 +156,7 @@ async def _written(client: Client, job: Job, place: Path) -> Path:
 
 def _write(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as file:
-        file.write(data)
+    write_whole(path, data)
 
 
 def _tell(outcomes: Sequence[Outcome], *, waited: bool, as_json: bool) -> Exit:

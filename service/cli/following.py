@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from service.cli.failures import Exit, UsageError
 from service.cli.output import laid_out, pretty, put, safe, say
+from service.cli.targets import write_whole
 from service.client import ApiError, Client, Failure, File, Job, ServiceUnreachableError
 from service.errors import raised
 from service.models import JSON, JobStatus
@@ -133,7 +134,7 @@ async def show_result(client: Client, job: Job, output: Path | None, *, as_json:
 
 async def _write(output: Path, data: bytes, job: Job) -> None:
     try:
-        await asyncio.to_thread(output.write_bytes, data)
+        await asyncio.to_thread(write_whole, output, data)
     except OSError as error:
         raise UsageError(
             f"Cannot write {output}: {(error.strerror or str(error)).lower()}. "

@@ -15,7 +15,7 @@ from cyclopts.types import PositiveInt
 from service.cli.failures import UsageError
 from service.cli.output import clean, json_text, moment, print_table, put, safe, say, table_of
 from service.cli.parameters import Service
-from service.cli.targets import check_file, whole
+from service.cli.targets import check_file, whole, write_whole
 from service.client import ApiError, Client, Report
 
 _Form = Literal["table", "json", "csv", "ndjson", "parquet"]
@@ -160,8 +160,7 @@ async def _show_rows(client: Client, name: str, form: _Form, output: Path | None
             put(_listed(map(json_text, rows)))
         else:
             text = _listed(json.dumps(row, ensure_ascii=False) for row in rows) + "\n"
-            with whole(output) as file:
-                await asyncio.to_thread(file.write, text.encode())
+            await asyncio.to_thread(write_whole, output, text.encode())
         return
     names = wanted["columns"] or list(rows[0] if rows else ())
     table = table_of(*names)

@@ -6,9 +6,11 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from service.cli.failures import UsageError
+
+_DEVICES: Final = Path("/dev")
 
 
 def check_file(target: Path | None) -> None:
@@ -40,16 +42,30 @@ def _check_right(target: Path, place: Path) -> None:
 @contextlib.contextmanager
 def whole(target: Path) -> Iterator[BinaryIO]:
     """A file to write, which is `target` once the block has ended well, and otherwise nothing. It blocks."""
-    if target.exists() and not target.is_file():
-        # A device or a pipe keeps nothing, and must not become a file.
+    place = target.resolve()  # a link stays one
+    if target.exists() and not _may_be_replaced(target, place):
         with target.open("wb") as file:
             yield file
         return
-    part = target.with_name(f".{target.name}.part")
+    part = place.with_name(f".{place.name}.part")
     try:
         with part.open("wb") as file:
             yield file
-        part.replace(target)
+        if place.exists():
+            part.chmod(place.stat().st_mode)
+        part.replace(place)
     except BaseException:  # whatever ended the block, an interrupt too: half a file is none
         part.unlink(missing_ok=True)
         raise
+
+
+def _may_be_replaced(target: Path, place: Path) -> bool:
+    """Whether what is at `target`, in truth at `place`, is a file for which another one can be put there."""
+    # A device or a pipe keeps nothing, and must not become a file; what /dev/stdout leads to others have open.
+    return target.is_file() and _DEVICES not in target.absolute().parents and os.access(place.parent, os.W_OK)
+
+
+def write_whole(target: Path, data: bytes) -> None:
+    """Make `data` the content of `target`, or leave that as it is. It blocks."""
+    with whole(target) as file:
+        file.write(data)

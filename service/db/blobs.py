@@ -75,7 +75,7 @@ class BlobStore:
     async def prepare(self, values: Sequence[bytes]) -> list[NewBlob]:
         """Hash `values` and put the large ones on stable storage; in the order given.
 
-        Raises `ServiceUnavailableError` when a file cannot be written; nothing is left behind then.
+        Raises `ServiceUnavailableError` when a file cannot be written; those before it go as files that nobody names.
         """
         if sum(map(len, values)) <= min(_HASH_ON_LOOP_BYTES, self._inline_bytes):
             return [self._prepare(value) for value in values]

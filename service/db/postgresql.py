@@ -38,6 +38,8 @@ _CONFLICTS: Final = frozenset({"40001", "40P01"})
 _MAY_PASS: Final = frozenset({"23503"})
 #: A lock was not to be had in time: others may go on.
 _BUSY: Final = frozenset({"55"})
+#: The statement took too long, or an administrator ended it. Its connection is well; begun anew it takes as long again.
+_CANCELED: Final = "57014"
 
 log = structlog.get_logger(__name__)
 
@@ -254,18 +256,19 @@ def _is_lost(connection: Any, error: BaseException) -> bool:
     """Whether the connection cannot be used any more."""
     if isinstance(error, asyncpg.DataError):
         return False
+    sqlstate = getattr(error, "sqlstate", "")
     return (
         connection.is_closed()
         or isinstance(error, (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError))
-        or getattr(error, "sqlstate", "")[:2] in ("08", "57")
+        or (sqlstate[:2] in ("08", "57") and sqlstate != _CANCELED)
     )
 
 
 def _translated(error: BaseException, doing: str) -> Exception:
     sqlstate = getattr(error, "sqlstate", None)
     why = f"The database cannot {doing} now: {fault_text(error)}."
+    if _is_conflict(error) or sqlstate == _CANCELED or (sqlstate or "")[:2] in _BUSY:
+        return ServiceUnavailableError(why)
     if sqlstate[:2] in _AWAY if sqlstate else not isinstance(error, asyncpg.DataError):
         return away(why)
-    if _is_conflict(error) or (sqlstate or "")[:2] in _BUSY:
-        return ServiceUnavailableError(why)
     return RefusedError(fault_text(error))

@@ -134,6 +134,11 @@ class SettledFiles:
     wait_s: float
 
 
+async def read_clock(tx: Transaction, items: Sequence[None]) -> list[Timestamp]:
+    """The database's time."""
+    return [await tx.now()] * len(items)
+
+
 async def find_ended(reader: Reader, after: Place, before: Timestamp, limit: int) -> list[EndedJob]:
     """The next jobs behind a place that ended before a time, in the order in which they ended."""
     rows = await reader.fetch(_ENDED, after_at=after[0], after_id=after[1], before=before, limit=limit)

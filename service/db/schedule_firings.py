@@ -82,6 +82,14 @@ class Look:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Firing:
+    """Make the jobs of what is due of a schedule, at most `most`; what is left stays due."""
+
+    schedule_id: str
+    most: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Fired:
     """The jobs that a firing has made, by their ticks."""
 
@@ -115,22 +123,22 @@ def _seconds(start: Timestamp, end: Timestamp) -> float:
     return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
 
 
-async def fire(tx: Transaction, items: Sequence[str]) -> list[Fired | None]:
-    """Make the jobs of what is due of the schedules `items`, and move those on to their next tick.
+async def fire(tx: Transaction, items: Sequence[Firing]) -> list[Fired | None]:
+    """Make the jobs of what is due of schedules, the oldest first, and move those on to their next tick.
 
     None for a schedule that is not due, or not any more: another process has made its jobs, or is making them.
     """
     now = await tx.now()
-    rows = await tx.fetch(_LOCK_DUE, now=now, batch=batch((schedule_id,) for schedule_id in set(items)))
+    most = {item.schedule_id: item.most for item in items}
+    rows = await tx.fetch(_LOCK_DUE, now=now, batch=batch((schedule_id,) for schedule_id in most))
     fired, moves, jobs = {}, [], []
     for row in rows:
         schedule = record(row[:-1])
         next_at = schedule.next_at or now
-        made = [
-            (tick, _job(schedule, row[-1], now, tick))
-            for tick in ticks.due(schedule.timing, schedule.created_at, next_at, now)
-        ]
-        following = ticks.after(schedule.timing, schedule.created_at, now)
+        found = ticks.due(schedule.timing, schedule.created_at, next_at, now)
+        taken, left = found[: most[schedule.id]], found[most[schedule.id] :]
+        made = [(tick, _job(schedule, row[-1], now, tick)) for tick in taken]
+        following = left[0] if left else ticks.after(schedule.timing, schedule.created_at, now)
         newest = (made[-1][0], made[-1][1].id) if made else (None, None)
         moves.append((schedule.id, next_at, following, *newest))
         fired[schedule.id] = Fired(
@@ -143,7 +151,7 @@ async def fire(tx: Transaction, items: Sequence[str]) -> list[Fired | None]:
     jobs = [job for job in jobs if job.schedule_id in moved]
     await _insert(tx, jobs)
     # Of two questions for one schedule the first has the answer.
-    return [fired.pop(schedule_id, None) if schedule_id in moved else None for schedule_id in items]
+    return [fired.pop(item.schedule_id, None) if item.schedule_id in moved else None for item in items]
 
 
 async def run_now(tx: Transaction, items: Sequence[ScheduleKey]) -> list[NewJob | None]:

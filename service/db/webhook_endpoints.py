@@ -179,12 +179,14 @@ async def insert_endpoints(tx: Transaction, items: Sequence[NewEndpoint]) -> lis
 async def ensure_of_jobs(tx: Transaction, items: Iterable[NewEndpoint]) -> Mapping[tuple[str, str], str]:
     """The ids of the endpoints that jobs name, by tenant and URL; those that are new are made."""
     wanted = {(item.tenant, item.url): item for item in items}
-    if not wanted:
-        return {}
-    now = await tx.now()
-    await tx.fetch(_INSERT_OF_JOBS, batch=batch(_new_row(item, now) for item in wanted.values()))
-    rows = await tx.fetch(_SELECT_OF_JOBS, batch=batch(wanted))
-    return {(tenant, url): endpoint_id for tenant, url, endpoint_id in rows}
+    found: dict[tuple[str, str], str] = {}
+    # Again for what was in the way of an insert and was deleted before it could be read.
+    while left := wanted.keys() - found.keys():
+        now = await tx.now()
+        await tx.fetch(_INSERT_OF_JOBS, batch=batch(_new_row(wanted[place], now) for place in sorted(left)))
+        rows = await tx.fetch(_SELECT_OF_JOBS, batch=batch(left))
+        found |= {(tenant, url): endpoint_id for tenant, url, endpoint_id in rows}
+    return found
 
 
 async def update_endpoints(tx: Transaction, items: Sequence[EndpointChange]) -> list[Webhook | None]:

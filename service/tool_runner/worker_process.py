@@ -558,9 +558,9 @@ async def settle(work: Coroutine[Any, Any, None]) -> None:
             await asyncio.wait([task])
         except asyncio.CancelledError:
             is_cancelled = True
-    task.result()
     if is_cancelled:
-        raise asyncio.CancelledError
+        raise asyncio.CancelledError from task.exception()
+    task.result()
 
 
 async def _wait(future: asyncio.Future[Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from pathlib import Path
 
@@ -12,9 +13,12 @@ from hypothesis import strategies as st
 from service.access import Rate, Role
 from service.api.access import _Bucket
 from service.db import job_queries, queue_depth
+from service.db.database import Database
 from service.db.statements import Statement
 from service.errors import QueueFullError
 from service.queue_limits import Depth, Limits, QueueLimits
+from tests.store.test_jobs import claim, insert
+from tests.store.test_writer import new_job
 
 from .conftest import FAR, Guarded, Start, eventually
 
@@ -150,6 +154,30 @@ async def test_jobs_recorded_while_others_are_counted_are_not_forgotten() -> Non
         with pytest.raises(QueueFullError, match="3 jobs in all wait"), limits.room_for("acme", "echo"):
             pass
     assert counts == 2  # nobody knows whether the first one has the job that came meanwhile
+
+
+async def test_jobs_that_start_make_room_though_none_come(database: Database) -> None:
+    counted, emptied = asyncio.Event(), asyncio.Event()
+
+    async def count(each: bool) -> Depth:
+        depth = await queue_depth.load(database.reader, each=each)
+        (counted if depth.total else emptied).set()
+        return depth
+
+    limits = QueueLimits(Limits(total=2), count)
+    keeping = asyncio.create_task(limits.keep())
+    try:
+        with limits.room_for("acme", "p", 2):
+            await insert(database, new_job(), new_job())
+        await counted.wait()
+        emptied.clear()
+        await claim(database)
+        async with asyncio.timeout(10):
+            await emptied.wait()  # nobody asks, and nobody says that they have started
+        with limits.room_for("acme", "p", 2):
+            pass
+    finally:
+        keeping.cancel()
 
 
 async def test_a_job_that_was_not_recorded_takes_no_room() -> None:

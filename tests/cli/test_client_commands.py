@@ -12,7 +12,7 @@ import requests
 
 from tests.hostile_plugins import install
 
-from .conftest import RunningService, running_service
+from .conftest import RunningService, cli, running_service
 
 pytestmark = pytest.mark.xdist_group("cli")
 JOB_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -261,6 +261,43 @@ def test_a_result_that_cannot_be_written_is_not_lost(service: RunningService) ->
     again = re.search(r"jobservice (result \S+) --output", done.stderr)
     assert again
     assert service.cli(*again[1].split(), "-o", "found.jpg").returncode == 0
+
+
+def test_a_result_that_there_is_no_room_for_leaves_the_file_that_was_there(service: RunningService) -> None:
+    target = service.folder / "small.jpg"
+    target.write_bytes(b"what was there")
+    done = cli(
+        *("submit", "photo.jpg", "--plugin", "thumbnail", "--wait", "-o", target.name),
+        cwd=service.folder,
+        prefix=["sh", "-c", 'ulimit -f 1; exec "$@"', "sh"],
+        **service.environment,
+    )
+    assert (done.returncode, "Cannot write small.jpg" in done.stderr) == (2, True)
+    assert target.read_bytes() == b"what was there"
+    assert [path.name for path in service.folder.iterdir() if path.name.endswith(".part")] == []
+
+
+def test_a_result_in_place_of_a_file_leaves_links_and_rights_as_they_are(service: RunningService) -> None:
+    target, link = service.folder / "private.jpg", service.folder / "link.jpg"
+    target.touch(mode=0o600)
+    link.symlink_to(target.name)
+    assert service.cli("submit", "photo.jpg", "--plugin", "thumbnail", "--wait", "-o", link.name).returncode == 0
+    assert (link.is_symlink(), target.stat().st_mode & 0o777) == (True, 0o600)
+    assert target.stat().st_size > 1_000
+
+
+def test_a_result_for_standard_output_goes_where_that_goes(service: RunningService) -> None:
+    job_id = submitted(service, "--plugin", "echo", "--payload", '{"n": 1}')
+    assert service.cli("show", job_id, "--wait").returncode == 0
+    written = service.folder / "all.txt"
+    done = cli(
+        *("result", job_id, "-o", "/dev/stdout"),
+        cwd=service.folder,
+        prefix=["sh", "-c", '{ "$@"; echo end; } >> all.txt', "sh"],
+        **service.environment,
+    )
+    assert done.returncode == 0, done.stderr
+    assert written.read_text().endswith('{"n": 1}\nend\n')
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,20 @@ async def test_what_has_had_its_time_goes_and_nothing_else(database_url, tmp_pat
         assert (await kept(database))[0] == hashes(LARGE)
 
 
+async def test_a_process_whose_clock_is_ahead_passes_by_nothing(database_url, tmp_path):
+    behind = timedelta(days=10)
+    async with Database.open(
+        database_url, tmp_path / "blobs", inline_bytes=1_000, clock=lambda: timestamp(datetime.now(UTC) - behind)
+    ) as database:
+        young = await one(database)
+        service = retention(database, Keep(jobs_days=5))
+        await service.prune()
+        assert await job_ids(database) == {young}
+        behind = timedelta(0)
+        await service.prune()
+        assert await job_ids(database) == set()
+
+
 async def ended_of(database, plugin):
     (job_id,) = await insert(database, new_job(plugin))
     (job,) = await claim(database, 1, plugins=[plugin])
@@ -236,6 +250,16 @@ async def test_processes_that_stopped_long_ago_are_forgotten(database_url, tmp_p
         assert len(await rows(database, "SELECT id FROM instances")) == 3
         await retention(database, Keep(jobs_days=5, failed_days=8)).prune()
         assert await rows(database, "SELECT id FROM instances") == [(alive.id,)]
+
+
+async def test_a_process_that_works_is_not_forgotten_however_soon_jobs_go(database_url, tmp_path):
+    async with days_ago(database_url, tmp_path, 0.01) as database:
+        works = Instance(id=str(uuid7()), version="1", host="h", pid=1, started_at=timestamp())
+        await database.writer.write(instances.register, works)
+        await database.writer.write(instances.beat, works.id)  # as it was some minutes ago
+    async with days_ago(database_url, tmp_path, 0) as database:
+        await retention(database, Keep(jobs_days=0)).prune()
+        assert await rows(database, "SELECT id FROM instances") == [(works.id,)]
 
 
 async def test_a_long_reader_and_a_purge_leave_each_other_alone(database_file, database_url, tmp_path):

@@ -80,6 +80,31 @@ def test_a_tick_that_finds_the_queue_full_waits_and_the_misfire_rule_decides(ser
     assert ticks(url, made)[0] >= made_up - 2 * second
 
 
+def test_missed_ticks_for_all_of_which_there_is_never_room_are_made_one_by_one(serve):
+    service = serve("--max-queued", "2", "--workers", "1")
+    call(service, "POST", "/v1/plugins/echo/pause", {"intake": True})
+    made, second = schedule(service, "s", misfire="all"), timedelta(seconds=1)
+    first = moment(made["next_at"])
+    until(lambda: datetime.now(first.tzinfo) - first > 5 * second)
+    call(service, "POST", "/v1/plugins/echo/resume")
+    url = f"sqlite+aiosqlite:///{service.data_dir / 'jobs.db'}"
+    found = until(lambda: len(found := ticks(url, made)) >= 6 and found)
+    assert found == [first + number * second for number in range(len(found))]
+
+
+def test_a_schedule_that_cannot_be_followed_is_told_of_once_a_minute_and_holds_up_no_other(serve):
+    service = serve()
+    url = f"sqlite+aiosqlite:///{service.data_dir / 'jobs.db'}"
+    minutely = {"name": "broken", "plugin": "echo", "payload": {}, "cron": "* * * * *"}
+    broken, other = call(service, "POST", "/v1/schedules", minutely), schedule(service, "other")
+    # As that of a zone which the time zones of this machine do not have yet.
+    sql(url, f"UPDATE schedules SET timezone = 'No/Zone', next_at = created_at WHERE id = '{broken['id']}'")
+    until(lambda: len(ticks(url, other)) >= 4)
+    assert service.log.read_text().count("the jobs of a schedule cannot be made") == 1
+    call(service, "PUT", f"/v1/schedules/{broken['id']}", {"name": "b", "plugin": "echo", "payload": {}, "every_s": 1})
+    until(lambda: ticks(url, broken))
+
+
 def test_two_processes_run_no_more_at_once_than_the_limit_says(serve, postgres_url):
     one, other = (serve("--database-url", postgres_url, "--workers", "2") for _ in range(2))
     call(one, "PUT", "/v1/plugins/sleep/limits", {"concurrency": 1})

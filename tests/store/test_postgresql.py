@@ -161,6 +161,33 @@ async def test_a_transaction_that_is_cancelled_as_it_begins_is_not_left_open(pos
     assert await all_ids(shared[0]) == {job.id}
 
 
+async def cancel_sleep(admin):
+    """Cancel what sleeps in this database, as a server does with a statement that takes too long."""
+    while not await admin.fetchval(
+        "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity WHERE datname = current_database()"
+        " AND pid <> pg_backend_pid() AND wait_event = 'PgSleep'"
+    ):
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("side", ["reader", "writer"])
+async def test_a_statement_that_takes_too_long_is_given_up_and_nothing_else(shared, admin, side):
+    database, _ = shared
+    sleep = Statement(sa.text("SELECT 1 FROM pg_sleep(60)"))
+
+    async def operation(tx, items):
+        return await tx.fetch(sleep)
+
+    asked = database.reader.fetch(sleep) if side == "reader" else database.writer.write(operation, None)
+    sleeping = asyncio.create_task(asked)
+    await cancel_sleep(admin)
+    async with asyncio.timeout(10):  # it is not begun anew, to take as long again
+        with pytest.raises(ServiceUnavailableError, match="canceling statement due to user request"):
+            await sleeping
+    made = await insert(database, new_job())  # nor is the database taken for away
+    assert await all_ids(database) == set(made)
+
+
 async def once_available(ask):
     """The answer, as soon as there is one."""
     async with asyncio.timeout(20):

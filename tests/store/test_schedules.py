@@ -13,6 +13,7 @@ from uuid_utils.compat import uuid7
 from service import ticks
 from service.db import job_inserts, schedule_firings, schedules
 from service.db.database import Database
+from service.db.schedule_firings import Firing
 from service.db.schedules import NewSchedule, ScheduleKey
 from service.db.statements import Statement
 from service.db.transaction import RefusedError
@@ -53,8 +54,8 @@ class Clock:
 
         return await self.database.writer.write(at_now, item)
 
-    async def fire(self, schedule_id):
-        return await self.write(schedule_firings.fire, schedule_id)
+    async def fire(self, schedule_id, most=ticks.MOST_MADE_UP):
+        return await self.write(schedule_firings.fire, Firing(schedule_id=schedule_id, most=most))
 
     async def create(self, name="s", tenant="default", options=None, **timing):
         new = new_schedule(name, tenant, options, **timing)
@@ -188,6 +189,16 @@ async def test_all_makes_up_every_tick_up_to_the_cap(database, clock):
     assert made[-1] == "2030-01-01T00:25:50.500Z"
     now = await get(database, schedule)
     assert (now.last_at, now.next_at) == (made[-1], later(made[-1], 10))
+
+
+async def test_what_a_firing_leaves_is_due_still(database, clock):
+    schedule = await clock.create(every_s=10, misfire=Misfire.ALL)
+    clock.tick(57)
+    assert len((await clock.fire(schedule.id, most=2)).jobs) == 2
+    now = await get(database, schedule)
+    assert (now.last_at, now.next_at) == ((await ticks_of(database, schedule))[-1], later(schedule.next_at, 20))
+    assert len((await clock.fire(schedule.id)).jobs) == 3
+    assert await ticks_of(database, schedule) == [later(schedule.next_at, 10 * number) for number in range(5)]
 
 
 async def test_a_schedule_that_has_ended_ticks_no_more(database, clock):

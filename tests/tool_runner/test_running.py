@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -307,3 +308,17 @@ async def test_closing_stops_what_still_runs_and_later_calls_are_told(
     assert error["error"]["type"] == "InternalError"
     _, error = await runner.run("neighbour", {})
     assert error["error"]["type"] == "InternalError"
+
+
+async def test_a_call_cancelled_while_its_worker_cannot_be_started_is_cancelled(
+    runner: ToolRunner, pool: WorkerPool
+) -> None:
+    go_on = threading.Event()
+    pool._spawner.submit(go_on.wait)
+    call = start(runner, "typed", {"data": b""}, Call(job_id="j"))
+    await until(lambda: pool._started > 0)
+    (pool._scratch / pool.instance / f"w{pool._started}").mkdir()  # in the way of the worker's folder
+    call.cancel()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await call

@@ -156,6 +156,46 @@ async def test_a_job_makes_its_endpoint_once_however_many_name_it_at_once(databa
     assert {row[0] for row in await outbox(database)} == {job.id for job in jobs[1:]}
 
 
+async def test_a_job_makes_its_endpoint_anew_where_another_process_deletes_it_just_then(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    def named() -> Any:
+        job = new_job(webhook=JobWebhook(url=URL))
+        job.webhook = NewEndpoint(id=str(uuid7()), tenant="default", url=URL, secret=new_webhook_secret(), of_jobs=True)
+        return job
+
+    async with (
+        Database.open(postgres_url, tmp_path, inline_bytes=0) as one,
+        Database.open(postgres_url, tmp_path, inline_bytes=0) as other,
+    ):
+        before = await one.writer.write(job_inserts.insert, named())
+        assert before.webhook_id is not None
+        deleted: list[bool | None] = []
+
+        class Beside:
+            """A transaction beside which somebody else deletes the endpoint that keeps it from making one."""
+
+            def __init__(self, tx: Any) -> None:
+                self._tx = tx
+
+            async def fetch(self, statement: Statement, **values: Any) -> Any:
+                rows = await self._tx.fetch(statement, **values)
+                if statement is webhook_endpoints._INSERT_OF_JOBS and not deleted:
+                    own = OwnEndpoint(id=before.webhook_id or "", tenant="default")
+                    deleted.append(await other.writer.write(webhook_endpoints.delete_endpoints, own))
+                return rows
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(self._tx, name)
+
+        async def insert_beside(tx: Any, items: Any) -> Any:
+            return await job_inserts.insert(Beside(tx), items)  # type: ignore[arg-type]
+
+        made = await one.writer.write(insert_beside, named())
+        assert deleted == [True]
+        assert made.webhook_id not in (None, before.webhook_id)
+
+
 async def fill(database: Database, webhook: Webhook, count: int = 1) -> None:
     async def add(tx: Any, items: Any) -> list[None]:
         now = await tx.now()
@@ -183,6 +223,14 @@ async def test_a_claim_takes_what_is_due_longest_of_each_endpoint_as_far_as_ther
     assert await due(database) == [first.id]
     assert len(await take(database, first)) == 2
     assert await take(database, first) == await due(database) == []
+
+
+async def test_a_process_whose_clock_is_behind_the_servers_is_not_late(postgres_url: str, tmp_path: Path) -> None:
+    async with Database.open(postgres_url, tmp_path, inline_bytes=0) as database:
+        webhook = await endpoint(database)
+        await fill(database, webhook)
+        (found,) = await webhook_deliveries.find_due(database.reader, after(-600))
+        assert found.id == webhook.id
 
 
 async def test_two_processes_never_claim_the_same_delivery(postgres_url: str, tmp_path: Path) -> None:
