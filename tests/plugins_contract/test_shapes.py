@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import collections.abc
 import dataclasses
+import datetime
+import enum
 import functools
 import inspect
 import types
+import uuid
 from typing import TYPE_CHECKING, Annotated, Any
 
 import pytest
@@ -483,6 +486,62 @@ def test_an_integral_float_is_an_int(load_plugin: LoadPlugin, context: Context) 
     assert (kwargs["count"], type(kwargs["count"])) == (4, int)
     assert (kwargs["ratio"], type(kwargs["ratio"])) == (1.0, float)
     assert kwargs["boxes"] == [(1, 2)]
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+class StrictModel(BaseModel):
+    model_config = ConfigDict(strict=True)
+    at: datetime.datetime
+    key: uuid.UUID
+    colour: Colour
+    size: tuple[int, int]
+    tags: set[str]
+
+
+STRICT = {
+    "at": "2026-01-31T12:00:00",
+    "key": "00000000-0000-0000-0000-000000000001",
+    "colour": "red",
+    "size": [1, 2],
+    "tags": ["a"],
+}
+
+
+def strict_whole(model: StrictModel) -> dict[str, Any]:
+    return {}
+
+
+def strict_beside_bytes(model: StrictModel, image: bytes, day: Annotated[datetime.date, Field(strict=True)]) -> dict:
+    return {}
+
+
+@pytest.mark.parametrize(
+    ("target", "payload"),
+    [(strict_whole, STRICT), (strict_beside_bytes, {"model": STRICT, "day": "2026-01-31", **PNG})],
+)
+def test_a_strict_model_is_read_from_json(
+    target: Any, payload: dict[str, Any], load_plugin: LoadPlugin, context: Context
+) -> None:
+    _, kwargs = load_plugin(target).bind(payload, context)
+
+    assert kwargs["model"] == StrictModel(
+        at=datetime.datetime(2026, 1, 31, 12),  # noqa: DTZ001  # as it came
+        key=uuid.UUID(int=1),
+        colour=Colour.RED,
+        size=(1, 2),
+        tags={"a"},
+    )
+    assert kwargs.get("day", datetime.date(2026, 1, 31)) == datetime.date(2026, 1, 31)
+
+
+def test_bytes_in_a_field_for_anything_get_there(load_plugin: LoadPlugin, context: Context) -> None:
+    def run(thing: Any, text: str) -> dict[str, Any]:
+        return {}
+
+    assert load_plugin(run).bind({"thing": [b"x"], "text": "t"}, context)[1] == {"thing": [b"x"], "text": "t"}
 
 
 def test_the_reason_of_a_refusal_can_be_stored(load_plugin: LoadPlugin, context: Context) -> None:
