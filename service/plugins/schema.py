@@ -39,9 +39,8 @@ _CANNOT_DESCRIBE: Final = (PydanticUserError, PydanticUndefinedAnnotation, Schem
 _NOT_JSON: Final = (PydanticInvalidForJsonSchema, PydanticSchemaGenerationError)
 #: The pattern in what the regular expressions of pydantic say of it.
 _PATTERN: Final = re.compile(r"regex parse error:\n\s+(.*)\n")
-_CONTAINERS: Final = frozenset(
-    {list, tuple, dict, set, frozenset, collections.abc.Sequence, collections.abc.Mapping, collections.abc.Set}
-)
+_CONTAINERS: Final = frozenset({list, tuple, set, frozenset, collections.abc.Sequence, collections.abc.Set})
+_MAPPINGS: Final = frozenset({dict, collections.abc.Mapping})
 _STRICT_SCALARS: Final = frozenset({bool, float, str, bytes})
 
 
@@ -206,6 +205,9 @@ def strict(annotation: Any) -> Any:
         return Annotated[(strict(base), *metadata)]
     if origin is Union or origin is types.UnionType:
         return Union[tuple(map(strict, arguments))]  # noqa: UP007 - the members are known at run time only
+    if origin in _MAPPINGS:
+        key, item = arguments
+        return origin[key, strict(item)]  # in JSON a key is text, whatever it becomes
     if origin in _CONTAINERS:
         return origin[tuple(map(strict, arguments))]
     return annotation

@@ -544,6 +544,28 @@ def test_bytes_in_a_field_for_anything_get_there(load_plugin: LoadPlugin, contex
     assert load_plugin(run).bind({"thing": [b"x"], "text": "t"}, context)[1] == {"thing": [b"x"], "text": "t"}
 
 
+@pytest.mark.parametrize(
+    ("annotation", "given", "taken"),
+    [
+        (dict[int, str], {"1": "a"}, {1: "a"}),
+        (collections.abc.Mapping[float, int], {"1.5": 2}, {1.5: 2}),
+        (dict[int, bytes], {"1": b"a"}, {1: b"a"}),
+    ],
+)
+def test_a_key_becomes_the_number_it_is_the_text_of(
+    annotation: Any, given: Any, taken: Any, load_plugin: LoadPlugin, context: Context
+) -> None:
+    def run(names):
+        return {}
+
+    run.__annotations__["names"] = annotation
+    plugin = load_plugin(run)
+
+    assert plugin.bind({"names": given}, context)[1] == {"names": taken}
+    with pytest.raises(InputInvalidError):
+        plugin.bind({"names": {"one": given.popitem()[1]}}, context)
+
+
 def test_the_reason_of_a_refusal_can_be_stored(load_plugin: LoadPlugin, context: Context) -> None:
     def complain(value: int) -> int:
         raise ValueError("no\0t this" + "!" * 5000)
