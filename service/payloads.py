@@ -10,7 +10,16 @@ from typing import Any, Final
 
 import jsonschema_rs
 
-from service.codec import BYTES_KEY, MAX_BYTES_VALUES, check_document, decode, escape_pointer, off_loop, plain_text
+from service.codec import (
+    BYTES_KEY,
+    MAX_BYTES_VALUES,
+    check_document,
+    decode,
+    encode,
+    escape_pointer,
+    off_loop,
+    plain_text,
+)
 from service.errors import NOT_A_FIELD, FieldProblem, NotStorableError
 
 MAX_PROBLEMS: Final = 20
@@ -268,6 +277,8 @@ def _problems(error: jsonschema_rs.ValidationError) -> Iterator[FieldProblem]:
             yield FieldProblem(_pointer(*path), "must not be bytes here, or not of this length")
         case _ if is_stand_in:
             yield FieldProblem(_pointer(*path), "must not be bytes here")
+        case kinds.AnyOf() | kinds.OneOfNotValid():
+            yield from _problems_of_choice(error)
         case kinds.Required():
             yield FieldProblem(_pointer(*path, error.kind.property), "is required")
         case kinds.AdditionalProperties():
@@ -277,6 +288,45 @@ def _problems(error: jsonschema_rs.ValidationError) -> Iterator[FieldProblem]:
             yield FieldProblem(_pointer(*path[:-1]), "is empty, or not of the length the plugin takes")
         case _:
             yield FieldProblem(_pointer(*path), error.message[:500])
+
+
+def _problems_of_choice(error: jsonschema_rs.ValidationError) -> Iterator[FieldProblem]:
+    """What is wrong by the one branch that is meant for such values; where none is, which values there are."""
+    kind: Any = error.kind
+    branches: Sequence[Sequence[jsonschema_rs.ValidationError]] = kind.context
+    path = error.instance_path
+    types = [name for found in branches for each in found for name in _types(each, path)]
+    constants: list[Any] = [each for found in branches for each in found if _is_constant_in(each, path)]
+    fitting = [found for found in branches if not any(_types(each, path) or each in constants for each in found)]
+    if len(fitting) == 1:
+        for each in fitting[0]:
+            yield from _problems(each)
+    elif fitting:
+        yield FieldProblem(_pointer(*path), error.message[:500])
+    elif constants:
+        values = dict.fromkeys(encode(each.kind.expected_value) for each in constants)
+        yield FieldProblem(_pointer(*constants[0].instance_path), f"must be {' or '.join(values)}")
+    else:
+        yield FieldProblem(_pointer(*path), f"must be of type {' or '.join(dict.fromkeys(types))}")
+
+
+def _types(error: jsonschema_rs.ValidationError, path: Sequence[str | int]) -> Sequence[str]:
+    """The types, `bytes` among them, that the value at `path` had to have; none where it is of the right one."""
+    kinds = jsonschema_rs.ValidationErrorKind
+    if error.instance_path != path:
+        return []
+    match error.kind:
+        case kinds.Required() if error.kind.property == BYTES_KEY:
+            return ["bytes"]
+        case kinds.Type():
+            return error.kind.types
+    return []
+
+
+def _is_constant_in(error: jsonschema_rs.ValidationError, path: Sequence[str | int]) -> bool:
+    """Whether a member of the object at `path` tells that the object is another one than `error` speaks of."""
+    is_constant = isinstance(error.kind, jsonschema_rs.ValidationErrorKind.Constant)
+    return is_constant and bool(error.instance_path) and error.instance_path[:-1] == path
 
 
 def _pointer(*tokens: str | int) -> str:
