@@ -9,6 +9,7 @@ import base64
 import collections.abc
 import contextlib
 import dataclasses
+import enum
 import inspect
 import math
 import re
@@ -18,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from inspect import Parameter
 from typing import Annotated, Any, Final, Union, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, Field, Strict, TypeAdapter, ValidationError, create_model
+from pydantic import BaseModel, BeforeValidator, EncodedBytes, Field, Strict, TypeAdapter, ValidationError, create_model
 from pydantic.errors import (
     PydanticInvalidForJsonSchema,
     PydanticSchemaGenerationError,
@@ -228,6 +229,18 @@ class _Generator(GenerateJsonSchema):
         for keyword, length in (("minLength", schema.get("min_length")), ("maxLength", schema.get("max_length"))):
             if length is not None:
                 published[keyword] = 4 * math.ceil(length / 3)
+        return published
+
+    def function_after_schema(self, schema: core_schema.AfterValidatorFunctionSchema) -> JsonSchemaValue:
+        is_decoder = isinstance(getattr(schema["function"]["function"], "__self__", None), EncodedBytes)
+        if is_decoder and self.mode == "validation":
+            return {"type": "string"}  # `Base64Bytes`, which decodes the text itself: it must not be decoded before
+        return super().function_after_schema(schema)
+
+    def enum_schema(self, schema: core_schema.EnumSchema) -> JsonSchemaValue:
+        published = super().enum_schema(schema)
+        if issubclass(schema["cls"], enum.Flag):
+            published.pop("enum", None)  # the members alone, of which values are sums
         return published
 
     def encode_default(self, dft: Any) -> Any:

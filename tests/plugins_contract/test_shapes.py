@@ -14,10 +14,11 @@ import uuid
 from typing import TYPE_CHECKING, Annotated, Any
 
 import pytest
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Base64Bytes, Base64UrlBytes, BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
 
 from service.errors import InputInvalidError, PluginDefinitionError
+from service.payloads import InputSchema
 from service.plugins.context import Context
 from service.plugins.loading import load
 from service.plugins.manifest import PluginSource
@@ -564,6 +565,41 @@ def test_a_key_becomes_the_number_it_is_the_text_of(
     assert plugin.bind({"names": given}, context)[1] == {"names": taken}
     with pytest.raises(InputInvalidError):
         plugin.bind({"names": {"one": given.popitem()[1]}}, context)
+
+
+class Rights(enum.IntFlag):
+    READ = 1
+    WRITE = 2
+
+
+class Letter(BaseModel):
+    text: Base64Bytes
+    scan: bytes = b""
+
+
+@pytest.mark.parametrize(
+    ("annotation", "given", "taken"),
+    [
+        (Rights, 3, Rights.READ | Rights.WRITE),
+        (Base64Bytes, "aGVsbG8=", b"hello"),
+        (Base64Bytes, "YUdrPQ==", b"aGk="),  # base64 of base64
+        (Base64UrlBytes | None, "_w==", b"\xff"),
+        (Letter | None, {"text": "aGk=", "scan": "aGk="}, Letter.model_construct(text=b"hi", scan=b"hi")),
+    ],
+)
+async def test_what_the_annotation_takes_is_taken_as_it_was_sent(
+    annotation: Any, given: Any, taken: Any, load_plugin: LoadPlugin, context: Context
+) -> None:
+    def run(thing):
+        return {}
+
+    run.__annotations__["thing"] = annotation
+    plugin = load_plugin(run)
+
+    document, problems = await InputSchema(plugin.manifest.input_schema).accept({"thing": given})
+
+    assert problems == []
+    assert plugin.bind(document, context)[1] == {"thing": taken}
 
 
 def test_the_reason_of_a_refusal_can_be_stored(load_plugin: LoadPlugin, context: Context) -> None:
