@@ -249,6 +249,10 @@ def test_what_a_plugin_does_not_say_comes_from_its_distribution_and_its_docstrin
     assert (manifest.timeout_s, manifest.memory_mb, manifest.concurrency, manifest.short) == (None, None, None, False)
 
 
+def test_a_function_with_some_arguments_given_is_described_by_its_own_docstring(load_plugin: LoadPlugin) -> None:
+    assert load_plugin(functools.partial(bare, b=3)).manifest.description == "Adds."
+
+
 def test_every_attribute_stands_in_the_manifest(load_plugin: LoadPlugin) -> None:
     class Full:
         name = "sample"
