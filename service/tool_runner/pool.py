@@ -162,7 +162,7 @@ class WorkerPool:
             await settle(_gone(worker))
             return loaded
         known = self._manifests.get(source.name, loaded)
-        if known != loaded:
+        if known.version != loaded.version:
             log.warning(
                 "a plugin was changed; restart the service, which still checks its jobs as before",
                 plugin=source.name,
