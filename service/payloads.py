@@ -10,12 +10,23 @@ from typing import Any, Final
 
 import jsonschema_rs
 
-from service.codec import BYTES_KEY, MAX_BYTES_VALUES, check_document, decode, escape_pointer, off_loop, plain_text
+from service.codec import (
+    BYTES_KEY,
+    MAX_BYTES_VALUES,
+    check_document,
+    decode,
+    encode,
+    escape_pointer,
+    off_loop,
+    plain_text,
+)
 from service.errors import NOT_A_FIELD, FieldProblem, NotStorableError
 
 MAX_PROBLEMS: Final = 20
 #: Base64 is decoded in pieces of so many characters: the decoder holds the interpreter for each piece.
 _PIECE: Final = 1024 * 1024
+
+_MUST_BE_BYTES: Final = 'must be bytes: base64 text, or {"$bytes": base64 text}'
 
 #: Longer chains of references lead in a circle.
 _MOST_REFERENCES: Final = 8
@@ -91,7 +102,7 @@ class InputSchema:
             if type(value) is str:
                 return _from_base64(value, pointer, problems)
             if kinds <= {"bytes", "null"} and (value is not None or "null" not in kinds):
-                problems.append(FieldProblem(pointer, 'must be bytes: base64 text, or {"$bytes": base64 text}'))
+                problems.append(FieldProblem(pointer, _MUST_BE_BYTES))
                 return b""
         schema = self._resolved(schema, value)
         if type(value) is dict:
@@ -138,9 +149,10 @@ class InputSchema:
         is never stricter than the plugin's types.
         """
         branches = self._branches(schema)
-        if len(branches) == 1:
-            return branches[0]
-        fitting = [branch for branch in branches if self._may_be(value, branch)]
+        of_kind = branches if len(branches) == 1 else [branch for branch in branches if _is_of_kind(value, branch)]
+        if len(of_kind) == 1:  # even where it does not fit: so its bytes are not told to be wrong, too
+            return of_kind[0]
+        fitting = [branch for branch in of_kind if self._may_be(value, branch)]
         named = {name: field for branch in fitting for name, field in branch.get("properties", {}).items()}
         members = {
             name: {"anyOf": [_member(branch, name, field) for branch in fitting]} for name, field in named.items()
@@ -150,11 +162,9 @@ class InputSchema:
         return {"properties": members, **same}
 
     def _may_be(self, value: Any, branch: JSONSchema) -> bool:
-        """Whether `value` is of the branch, as far as types, names and constants tell."""
-        if type(value) is list:
-            return "array" in branch.get("type", "array")
-        if type(value) is not dict or "object" not in branch.get("type", "object"):
-            return False
+        """Whether `value`, of the branch's kind, is of the branch, as far as names and constants tell."""
+        if type(value) is not dict:
+            return True
         constants = {name: field["const"] for name, field in branch.get("properties", {}).items() if "const" in field}
         return value.keys() >= set(branch.get("required", ())) and all(
             value.get(name, constant) == constant for name, constant in constants.items()
@@ -163,6 +173,11 @@ class InputSchema:
     def _kinds_of(self, schema: JSONSchema) -> set[str]:
         """The JSON types a field may have, `bytes` among them."""
         return {kind for branch in self._branches(schema) for kind in _kinds(branch)}
+
+
+def _is_of_kind(value: Any, branch: JSONSchema) -> bool:
+    kind = "object" if type(value) is dict else "array" if type(value) is list else None
+    return kind is not None and kind in branch.get("type", kind)
 
 
 def _kinds(branch: JSONSchema) -> Sequence[str]:
@@ -237,7 +252,8 @@ def _checkable(schema: Any) -> Any:
         if schema.get("contentEncoding") == "base64":
             bounds = {"minLength": "minimum", "maxLength": "maximum"}
             length = {bounds[name]: limit for name, limit in schema.items() if name in bounds}
-            return {"type": "object", "required": [BYTES_KEY], "properties": {BYTES_KEY: {"type": "integer", **length}}}
+            stand_in = {"required": [BYTES_KEY], "properties": {BYTES_KEY: {"type": "integer", **length}}}
+            return {"allOf": [{"type": "object"}], **stand_in}  # so it is known that bytes are missing, not an object
         described = {
             key: _checkable(rule) for key, rule in schema.items() if not (key == "pattern" and _is_doubtful(rule))
         }
@@ -268,6 +284,10 @@ def _problems(error: jsonschema_rs.ValidationError) -> Iterator[FieldProblem]:
             yield FieldProblem(_pointer(*path), "must not be bytes here, or not of this length")
         case _ if is_stand_in:
             yield FieldProblem(_pointer(*path), "must not be bytes here")
+        case _ if _misses_bytes(error):
+            yield FieldProblem(_pointer(*path), _MUST_BE_BYTES)
+        case kinds.AnyOf() | kinds.OneOfNotValid():
+            yield from _problems_of_choice(error)
         case kinds.Required():
             yield FieldProblem(_pointer(*path, error.kind.property), "is required")
         case kinds.AdditionalProperties():
@@ -277,6 +297,52 @@ def _problems(error: jsonschema_rs.ValidationError) -> Iterator[FieldProblem]:
             yield FieldProblem(_pointer(*path[:-1]), "is empty, or not of the length the plugin takes")
         case _:
             yield FieldProblem(_pointer(*path), error.message[:500])
+
+
+def _problems_of_choice(error: jsonschema_rs.ValidationError) -> Iterator[FieldProblem]:
+    """What is wrong by the one branch that is meant for such values; where none is, which values there are."""
+    kind: Any = error.kind
+    branches: Sequence[Sequence[jsonschema_rs.ValidationError]] = kind.context
+    path = error.instance_path
+    types = [name for found in branches for each in found for name in _types(each, path)]
+    constants: list[Any] = [each for found in branches for each in found if _is_constant_in(each, path)]
+    fitting = [found for found in branches if not any(_types(each, path) or each in constants for each in found)]
+    if len(fitting) == 1:
+        for each in fitting[0]:
+            yield from _problems(each)
+    elif fitting:
+        yield FieldProblem(_pointer(*path), error.message[:500])
+    elif constants:
+        values = dict.fromkeys(encode(each.kind.expected_value) for each in constants)
+        yield FieldProblem(_pointer(*constants[0].instance_path), f"must be {' or '.join(values)}")
+    else:
+        yield FieldProblem(_pointer(*path), f"must be of type {' or '.join(dict.fromkeys(types))}")
+
+
+def _types(error: jsonschema_rs.ValidationError, path: Sequence[str | int]) -> Sequence[str]:
+    """The types, `bytes` among them, that the value at `path` had to have; none where it is of the right one."""
+    if error.instance_path != path:
+        return []
+    if _misses_bytes(error):
+        return ["bytes"]
+    return error.kind.types if isinstance(error.kind, jsonschema_rs.ValidationErrorKind.Type) else []
+
+
+def _misses_bytes(error: jsonschema_rs.ValidationError) -> bool:
+    """Whether the value had to be bytes, going by what `_checkable` makes of them."""
+    kinds = jsonschema_rs.ValidationErrorKind
+    match error.kind:
+        case kinds.Required():
+            return error.kind.property == BYTES_KEY
+        case kinds.Type():
+            return error.schema_path[-3:] == ["allOf", 0, "type"] and error.kind.types == ["object"]
+    return False
+
+
+def _is_constant_in(error: jsonschema_rs.ValidationError, path: Sequence[str | int]) -> bool:
+    """Whether a member of the object at `path` tells that the object is another one than `error` speaks of."""
+    is_constant = isinstance(error.kind, jsonschema_rs.ValidationErrorKind.Constant)
+    return is_constant and bool(error.instance_path) and error.instance_path[:-1] == path
 
 
 def _pointer(*tokens: str | int) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import re
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import Distribution, EntryPoint, PackageNotFoundError, distribution, entry_points
 from typing import Final
 
 from service.plugins.manifest import PluginSource
@@ -41,17 +42,26 @@ def installed_plugins() -> dict[str, PluginSource]:
     return sources
 
 
+def as_installed_now(source: PluginSource) -> PluginSource:
+    """The source with the version its distribution has now: another may have been installed since the first look."""
+    try:
+        installed = _said(distribution(source.distribution), "Version")
+    except PackageNotFoundError:  # as while it is being installed
+        return source
+    return dataclasses.replace(source, distribution_version=installed or source.distribution_version)
+
+
 def _source(entry_point: EntryPoint) -> PluginSource:
     return PluginSource(
         name=entry_point.name,
         value=entry_point.value,
-        distribution=_said(entry_point, "Name") or "unknown",
-        distribution_version=_said(entry_point, "Version") or "0",
+        distribution=_said(entry_point.dist, "Name") or "unknown",
+        distribution_version=_said(entry_point.dist, "Version") or "0",
     )
 
 
-def _said(entry_point: EntryPoint, field: str) -> str | None:
+def _said(installed: Distribution | None, field: str) -> str | None:
     # Reading a field that is not there warns, and is to raise.
-    if entry_point.dist is None or field not in entry_point.dist.metadata:
+    if installed is None or field not in installed.metadata:
         return None
-    return entry_point.dist.metadata[field]
+    return installed.metadata[field]

@@ -64,7 +64,7 @@ def load(source: PluginSource) -> LoadedPlugin:
         manifest=PluginManifest(
             name=source.name,
             version=attributes.pop("version", source.distribution_version),
-            description=attributes.pop("description", None) or _first_line(plugin) or _first_line(run),
+            description=attributes.pop("description", None) or _first_line(_unwrapped(plugin)) or _first_line(run),
             input_schema=accepted.schema,
             output_schema=_output_schema(hints.get("return")),
             untyped=isinstance(accepted, UntypedInput),
@@ -183,11 +183,17 @@ def _parameters(run: Any) -> Sequence[Parameter]:
     return parameters
 
 
-def _hints(run: Any) -> dict[str, Any]:
-    """The evaluated annotations of `run`, all but that of `context`, whose type need not be importable."""
-    function = inspect.unwrap(run)
+def _unwrapped(function: Any) -> Any:
+    """What somebody wrote, under decorators and `functools.partial`, which has a docstring of its own."""
+    function = inspect.unwrap(function)
     while isinstance(function, functools.partial):
         function = inspect.unwrap(function.func)
+    return function
+
+
+def _hints(run: Any) -> dict[str, Any]:
+    """The evaluated annotations of `run`, all but that of `context`, whose type need not be importable."""
+    function = _unwrapped(run)
     if not inspect.isroutine(function):
         function = type(function).__call__
     annotations = {name: hint for name, hint in getattr(function, "__annotations__", {}).items() if name != "context"}

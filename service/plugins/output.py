@@ -26,8 +26,14 @@ _SCALARS: Final[Mapping[type, Callable[[Any], Any]]] = {
     bytes: bytes.__bytes__,
 }
 
-_AS_TEXT: Final[Mapping[type, Callable[[Any], str]]] = {
-    datetime.datetime: datetime.datetime.isoformat,
+
+def _time_text(value: datetime.datetime) -> str | None:
+    """ISO 8601; None for the `NaT` of pandas, which is a datetime of the year 1, and like NaN not equal to itself."""
+    return datetime.datetime.isoformat(value) if value == value else None
+
+
+_AS_TEXT: Final[Mapping[type, Callable[[Any], str | None]]] = {
+    datetime.datetime: _time_text,
     datetime.date: datetime.date.isoformat,
     datetime.time: datetime.time.isoformat,
     decimal.Decimal: str,
@@ -42,7 +48,7 @@ def plain(value: Any) -> dict[str, Any]:
     The rule: a mapping, dataclass or pydantic model becomes a dict with text keys, a root model what its root becomes;
     list and tuple become a list; a numpy scalar its Python value and a numpy array of at most 1,000,000 elements nested
     lists; an enum member its value; bytearray and memoryview become bytes; dates and times (ISO 8601), UUIDs, decimals
-    and paths become text.
+    and paths become text; a time that is none (`NaT`) becomes None.
 
     Raises `OutputInvalidError` for everything else: a result that is no mapping at the top, NaN, infinities, integers
     beyond 64 bits, keys that are not text, nesting deeper than 64 levels (so a cycle), sets, generators, other objects.
@@ -107,8 +113,13 @@ def _convert_array(value: Any, pointer: str, depth: int) -> Any:
             raise OutputInvalidError(
                 f"an array of {value.size} elements is too large for JSON: return it as bytes", pointer
             )
+        is_timed = value.dtype.kind in "mM" or value.dtype.names is not None
+        if is_timed and (value.ndim or isinstance(value, numpy.void)):
+            return [_convert(item, f"{pointer}/{index}", depth + 1) for index, item in enumerate(value)]
         listed = value.tolist()
-        if not isinstance(listed, numpy.generic):
+        if is_timed and isinstance(listed, int):  # more exact than Python's times, or beyond its calendar: a count
+            listed = str(value) if value.dtype.kind == "M" else value
+        if not isinstance(listed, numpy.generic | numpy.ndarray):
             return _convert(listed, pointer, depth)
     raise OutputInvalidError(f"{_name(value)} is neither a JSON value nor bytes", pointer)
 

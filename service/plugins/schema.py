@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import base64
 import collections.abc
+import contextlib
 import dataclasses
+import enum
 import inspect
 import math
 import re
@@ -17,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from inspect import Parameter
 from typing import Annotated, Any, Final, Union, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, Field, Strict, TypeAdapter, ValidationError, create_model
+from pydantic import BaseModel, BeforeValidator, EncodedBytes, Field, Strict, TypeAdapter, ValidationError, create_model
 from pydantic.errors import (
     PydanticInvalidForJsonSchema,
     PydanticSchemaGenerationError,
@@ -27,7 +29,7 @@ from pydantic.errors import (
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue, JsonSchemaWarningKind
 from pydantic_core import ErrorDetails, SchemaError, core_schema
 
-from service.codec import check_document, escape_pointer, storable_text
+from service.codec import check_document, encode, escape_pointer, storable_text
 from service.errors import NOT_A_FIELD, FieldProblem, InputInvalidError, NotStorableError, PluginDefinitionError
 from service.plugins.payload import BYTES_SCHEMA, image_problems, with_image_rule
 
@@ -38,22 +40,20 @@ _CANNOT_DESCRIBE: Final = (PydanticUserError, PydanticUndefinedAnnotation, Schem
 _NOT_JSON: Final = (PydanticInvalidForJsonSchema, PydanticSchemaGenerationError)
 #: The pattern in what the regular expressions of pydantic say of it.
 _PATTERN: Final = re.compile(r"regex parse error:\n\s+(.*)\n")
-_CONTAINERS: Final = frozenset(
-    {list, tuple, dict, set, frozenset, collections.abc.Sequence, collections.abc.Mapping, collections.abc.Set}
-)
+_CONTAINERS: Final = frozenset({list, tuple, set, frozenset, collections.abc.Sequence, collections.abc.Set})
+_MAPPINGS: Final = frozenset({dict, collections.abc.Mapping})
 _STRICT_SCALARS: Final = frozenset({bool, float, str, bytes})
 
 
 class TypedInput:
     """What a plugin with annotations accepts. `schema` is closed unless the plugin's own model is open."""
 
-    def __init__(self, annotation: Any, parameters: Mapping[str, str | None]) -> None:
-        """`parameters` maps names of `run` to attributes of the validated value, None standing for the value itself."""
-        self._adapter: TypeAdapter[Any] = TypeAdapter(annotation)
-        schema = _object_schema(self._adapter, "validation")
+    def __init__(self, annotation: Any, readers: Mapping[str, _Reader]) -> None:
+        """`annotation` is of the whole payload; `readers` make the arguments of `run`, by name."""
+        schema = _object_schema(TypeAdapter(annotation), "validation")
         if schema is None:
             raise PluginDefinitionError("a payload is a JSON object: run must take a type that is made from one")
-        self._parameters = parameters
+        self._readers = readers
         others = schema.setdefault("additionalProperties", False)
         self._is_closed = others is False
         self._declared = frozenset(schema["properties"])
@@ -78,8 +78,11 @@ class TypedInput:
             for field, parameter in fields.items()
         }
         try:
-            model = create_model("Payload", **definitions)
-            made = cls(model, {parameter.name: field for field, parameter in fields.items()})
+            readers = {
+                parameter.name: _Reader(create_model("Payload", **{field: definitions[field]}), parameter.name, field)
+                for field, parameter in fields.items()
+            }
+            made = cls(create_model("Payload", **definitions), readers)
         except _CANNOT_DESCRIBE as error:
             for field, parameter in fields.items():
                 _check_argument(parameter.name, hints[parameter.name], definitions[field])
@@ -91,7 +94,7 @@ class TypedInput:
     def of_payload(cls, parameter: Parameter, hint: Any) -> TypedInput:
         """One argument that is the whole payload: a pydantic model, a dataclass, a TypedDict."""
         try:
-            return cls(hint, {parameter.name: None})
+            return cls(hint, {parameter.name: _Reader(hint)})
         except _CANNOT_DESCRIBE as error:
             _check_argument(parameter.name, hint, (hint, ...))
             raise PluginDefinitionError(f"argument {parameter.name}: {_reason(error)}") from error
@@ -105,18 +108,46 @@ class TypedInput:
         if self._is_closed:
             unknown = [key for key in document if key not in self._declared]
             problems += [FieldProblem(f"/{escape_pointer(key)}", NOT_A_FIELD) for key in unknown]
-        try:
-            value = self._adapter.validate_python(document)
-        except ValidationError as error:
-            told = {problem.pointer for problem in problems}
-            problems += [problem for problem in _problems(error, document) if problem.pointer not in told]
-            raise InputInvalidError(problems[:MAX_PROBLEMS]) from error
+        told = {problem.pointer for problem in problems}
+        values: dict[str, Any] = {}
+        for name, reader in self._readers.items():
+            try:
+                values[name] = reader.read(document)
+            except ValidationError as error:
+                problems += [problem for problem in _problems(error, document) if problem.pointer not in told]
         if problems:
             raise InputInvalidError(problems[:MAX_PROBLEMS])
-        return {
-            name: value if attribute is None else getattr(value, attribute)
-            for name, attribute in self._parameters.items()
-        }
+        return values
+
+
+class _Reader:
+    """Makes one argument of `run`: of the whole payload, or `field` of a model of what the payload has as `name`.
+
+    What has no place for bytes is read as the JSON it came as: of that, strict models take text for a date, say. In
+    JSON any text would do for bytes, so the rest is read as Python objects.
+    """
+
+    def __init__(self, annotation: Any, name: str | None = None, field: str | None = None) -> None:
+        self._name, self._field = name, field
+        self._adapter: TypeAdapter[Any] = TypeAdapter(annotation)
+        self._is_json = not _has_bytes(self._adapter.json_schema(schema_generator=_Generator))
+
+    def read(self, payload: Mapping[str, Any]) -> Any:
+        """The argument; raises `ValidationError`."""
+        if self._name is not None:
+            payload = {self._name: payload[self._name]} if self._name in payload else {}
+        text = None
+        if self._is_json:
+            with contextlib.suppress(TypeError):  # bytes, where anything may stand: nothing else stops the encoder
+                text = encode(payload)
+        value = self._adapter.validate_python(payload) if text is None else self._adapter.validate_json(text)
+        return value if self._field is None else getattr(value, self._field)
+
+
+def _has_bytes(schema: Any) -> bool:
+    if isinstance(schema, dict):
+        return schema.get("contentEncoding") == "base64" or any(map(_has_bytes, schema.values()))
+    return isinstance(schema, list) and any(map(_has_bytes, schema))
 
 
 def _check_argument(name: str, hint: Any, definition: Any) -> None:
@@ -175,6 +206,9 @@ def strict(annotation: Any) -> Any:
         return Annotated[(strict(base), *metadata)]
     if origin is Union or origin is types.UnionType:
         return Union[tuple(map(strict, arguments))]  # noqa: UP007 - the members are known at run time only
+    if origin in _MAPPINGS:
+        key, item = arguments
+        return origin[key, strict(item)]  # in JSON a key is text, whatever it becomes
     if origin in _CONTAINERS:
         return origin[tuple(map(strict, arguments))]
     return annotation
@@ -195,6 +229,18 @@ class _Generator(GenerateJsonSchema):
         for keyword, length in (("minLength", schema.get("min_length")), ("maxLength", schema.get("max_length"))):
             if length is not None:
                 published[keyword] = 4 * math.ceil(length / 3)
+        return published
+
+    def function_after_schema(self, schema: core_schema.AfterValidatorFunctionSchema) -> JsonSchemaValue:
+        is_decoder = isinstance(getattr(schema["function"]["function"], "__self__", None), EncodedBytes)
+        if is_decoder and self.mode == "validation":
+            return {"type": "string"}  # `Base64Bytes`, which decodes the text itself: it must not be decoded before
+        return super().function_after_schema(schema)
+
+    def enum_schema(self, schema: core_schema.EnumSchema) -> JsonSchemaValue:
+        published = super().enum_schema(schema)
+        if issubclass(schema["cls"], enum.Flag):
+            published.pop("enum", None)  # the members alone, of which values are sums
         return published
 
     def encode_default(self, dft: Any) -> Any:

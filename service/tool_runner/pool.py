@@ -161,6 +161,14 @@ class WorkerPool:
             self._retire(worker)
             await settle(_gone(worker))
             return loaded
+        known = self._manifests.get(source.name, loaded)
+        if known.version != loaded.version:
+            log.warning(
+                "a plugin was changed; restart the service, which still checks its jobs as before",
+                plugin=source.name,
+                version=loaded.version,
+                before=known.version,
+            )
         self._manifests[source.name] = loaded
         self._shifts.limit(source.name, loaded.concurrency)
         return worker

@@ -18,6 +18,7 @@ import structlog
 from service.calls import Call, CallReport
 from service.codec import check_document
 from service.errors import NotStorableError
+from service.plugins.discovery import as_installed_now
 from service.plugins.manifest import PluginManifest, PluginSource
 from service.tool_runner import folders, processes
 from service.tool_runner.channel import Channel
@@ -161,7 +162,7 @@ class WorkerProcess:
     async def load(self, limit_s: float) -> PluginManifest | Failure:
         """Have the plugin imported and described, the first thing to ask of a worker."""
         hello = {
-            "source": dataclasses.asdict(self.source),
+            "source": dataclasses.asdict(await asyncio.to_thread(as_installed_now, self.source)),
             "sys_path": [os.path.abspath(path) for path in sys.path],  # noqa: ASYNC240, PTH100  # '' is the folder
             "folder": str(self._child.folder),
             "memory_bytes": self._ceilings.memory_bytes,

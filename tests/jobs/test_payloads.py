@@ -228,6 +228,49 @@ async def test_bytes_are_no_object(schema, payload, pointer):
     assert "$bytes" not in problems[0].message or "reserved" in problems[0].message
 
 
+NULL = {"type": "null"}
+INTEGER = {"type": "integer", "minimum": 3}
+CAT, DOG = (
+    {"type": "object", "required": ["kind", field], "properties": {"kind": {"const": kind}, field: INTEGER}}
+    for kind, field in (("cat", "lives"), ("dog", "tricks"))
+)
+LETTER = {"type": "object", "required": ["to"], "properties": {"to": INTEGER, "scan": BYTES}}
+NEXT = {"anyOf": [{"$ref": "#/$defs/Tree"}, NULL]}
+TREE = {"type": "object", "required": ["size"], "properties": {"size": INTEGER, "next": NEXT}}
+
+
+@pytest.mark.parametrize(
+    ("branches", "value", "pointer", "message"),
+    [
+        ([INTEGER, NULL], "5", "/item", "must be of type integer or null"),
+        ([INTEGER, NULL], 1, "/item", "1 is less than the minimum of 3"),
+        ([INTEGER, {"type": ["string", "integer"]}], [], "/item", "must be of type integer or string"),
+        ([{"enum": ["a", "b"]}, INTEGER], "c", "/item", '"c" is not one of "a" or "b"'),
+        ([{"type": "array", "items": INTEGER}, NULL], [4, "5"], "/item/1", '"5" is not of type "integer"'),
+        ([TREE, NULL], {"size": 3, "next": {"size": "3"}}, "/item/next/size", '"3" is not of type "integer"'),
+        ([TREE, NULL], {}, "/item/size", "is required"),
+        ([BYTES, INTEGER], {"a": 1}, "/item", "must be of type bytes or integer"),
+        ([BYTES, INTEGER], [1], "/item", "must be of type bytes or integer"),
+        ([LETTER, NULL], {"scan": 5}, "/item/scan", "must be bytes: base64 text"),
+        ([LETTER, NULL], {"scan": B64}, "/item/to", "is required"),
+        ([LETTER, CAT], {"scan": "?"}, "/item", "is not valid under any of the schemas"),
+        ([CAT, DOG, NULL], {"kind": "dog", "tricks": "many"}, "/item/tricks", '"many" is not of type "integer"'),
+        ([CAT, DOG, NULL], {"kind": "cow"}, "/item/kind", 'must be "cat" or "dog"'),
+        ([CAT, DOG, NULL], {"kind": SENT}, "/item/kind", 'must be "cat" or "dog"'),
+        ([TREE, NUMBERS], {"size": "x"}, "/item", "is not valid under any of the schemas"),
+    ],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("choice", ["anyOf", "oneOf"])
+async def test_of_a_choice_the_branch_that_was_meant_says_what_is_wrong(choice, branches, value, pointer, message):
+    schema = item({choice: branches}, **{"$defs": {"Tree": TREE}})
+
+    _, problems = await InputSchema(schema).accept({"item": value})
+
+    assert [problem.pointer for problem in problems] == [pointer]
+    assert message in problems[0].message
+
+
 @pytest.mark.parametrize("schema", [{}, {"anyOf": [BYTES, NUMBERS]}, {"oneOf": [NUMBERS, BYTES]}], ids=str)
 async def test_bytes_may_stand_beside_objects_and_where_anything_may(schema):
     assert await InputSchema(item(schema)).accept({"item": SENT}) == ({"item": b"abc"}, [])

@@ -13,6 +13,7 @@ import uuid
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from pydantic import BaseModel, Field, RootModel
 
@@ -96,6 +97,23 @@ CONVERTED = [
         {"a": "2026-04-01T12:00:00+00:00", "b": "12:00:00"},
     ),
     (
+        {
+            "a": np.datetime64("2026-04-01T12:00:00.000000001"),
+            "b": np.datetime64("2026-04-01"),
+            "c": np.datetime64("NaT"),
+        },
+        {"a": "2026-04-01T12:00:00.000000001", "b": "2026-04-01", "c": None},
+    ),
+    (
+        {"a": np.array([["2026-04-01", "NaT"]], "datetime64[ns]"), "b": np.array("10000-01-01", "datetime64[D]")},
+        {"a": [["2026-04-01T00:00:00.000000000", None]], "b": "10000-01-01"},
+    ),
+    (
+        {"a": np.array([(1, "2026-04-01")], [("n", "i4"), ("t", "datetime64[ns]")]), "b": np.void(b"x")},
+        {"a": [[1, "2026-04-01T00:00:00.000000000"]], "b": b"x"},
+    ),
+    ({"a": pd.Timestamp("2026-04-01", tz="UTC"), "b": pd.NaT}, {"a": "2026-04-01T00:00:00+00:00", "b": None}),
+    (
         {"a": uuid.UUID(int=1), "b": decimal.Decimal("1.10"), "c": pathlib.PurePosixPath("/x")},
         {"a": "00000000-0000-0000-0000-000000000001", "b": "1.10", "c": "/x"},
     ),
@@ -163,6 +181,9 @@ REFUSED = [
     ({"a": 1j}, "/a", "complex is neither"),
     ({"a": np.complex128(1j)}, "/a", "complex is neither"),
     ({"a": np.longdouble(1)}, "/a", "longdouble is neither"),
+    ({"a": datetime.timedelta(1)}, "/a", "timedelta is neither"),
+    ({"a": np.timedelta64(1, "ns")}, "/a", "timedelta64 is neither"),
+    ({"a": np.array([[1]], "timedelta64[ns]")}, "/a/0/0", "timedelta64 is neither"),
     ({"a": (x for x in [1])}, "/a", "generator is neither"),
     ({"a/b": {"c~d": object()}}, "/a~1b/c~0d", "object is neither"),
     ({"a": "\0"}, "/a", "U+0000"),

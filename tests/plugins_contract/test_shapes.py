@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import collections.abc
 import dataclasses
+import datetime
+import enum
 import functools
 import inspect
 import types
+import uuid
 from typing import TYPE_CHECKING, Annotated, Any
 
 import pytest
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Base64Bytes, Base64UrlBytes, BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
 
 from service.errors import InputInvalidError, PluginDefinitionError
+from service.payloads import InputSchema
 from service.plugins.context import Context
 from service.plugins.loading import load
 from service.plugins.manifest import PluginSource
@@ -243,6 +247,10 @@ def test_what_a_plugin_does_not_say_comes_from_its_distribution_and_its_docstrin
 
     assert (manifest.name, manifest.version, manifest.description) == ("sample", "7.8.9", "Adds.")
     assert (manifest.timeout_s, manifest.memory_mb, manifest.concurrency, manifest.short) == (None, None, None, False)
+
+
+def test_a_function_with_some_arguments_given_is_described_by_its_own_docstring(load_plugin: LoadPlugin) -> None:
+    assert load_plugin(functools.partial(bare, b=3)).manifest.description == "Adds."
 
 
 def test_every_attribute_stands_in_the_manifest(load_plugin: LoadPlugin) -> None:
@@ -483,6 +491,119 @@ def test_an_integral_float_is_an_int(load_plugin: LoadPlugin, context: Context) 
     assert (kwargs["count"], type(kwargs["count"])) == (4, int)
     assert (kwargs["ratio"], type(kwargs["ratio"])) == (1.0, float)
     assert kwargs["boxes"] == [(1, 2)]
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+class StrictModel(BaseModel):
+    model_config = ConfigDict(strict=True)
+    at: datetime.datetime
+    key: uuid.UUID
+    colour: Colour
+    size: tuple[int, int]
+    tags: set[str]
+
+
+STRICT = {
+    "at": "2026-01-31T12:00:00",
+    "key": "00000000-0000-0000-0000-000000000001",
+    "colour": "red",
+    "size": [1, 2],
+    "tags": ["a"],
+}
+
+
+def strict_whole(model: StrictModel) -> dict[str, Any]:
+    return {}
+
+
+def strict_beside_bytes(model: StrictModel, image: bytes, day: Annotated[datetime.date, Field(strict=True)]) -> dict:
+    return {}
+
+
+@pytest.mark.parametrize(
+    ("target", "payload"),
+    [(strict_whole, STRICT), (strict_beside_bytes, {"model": STRICT, "day": "2026-01-31", **PNG})],
+)
+def test_a_strict_model_is_read_from_json(
+    target: Any, payload: dict[str, Any], load_plugin: LoadPlugin, context: Context
+) -> None:
+    _, kwargs = load_plugin(target).bind(payload, context)
+
+    assert kwargs["model"] == StrictModel(
+        at=datetime.datetime(2026, 1, 31, 12),  # noqa: DTZ001  # as it came
+        key=uuid.UUID(int=1),
+        colour=Colour.RED,
+        size=(1, 2),
+        tags={"a"},
+    )
+    assert kwargs.get("day", datetime.date(2026, 1, 31)) == datetime.date(2026, 1, 31)
+
+
+def test_bytes_in_a_field_for_anything_get_there(load_plugin: LoadPlugin, context: Context) -> None:
+    def run(thing: Any, text: str) -> dict[str, Any]:
+        return {}
+
+    assert load_plugin(run).bind({"thing": [b"x"], "text": "t"}, context)[1] == {"thing": [b"x"], "text": "t"}
+
+
+@pytest.mark.parametrize(
+    ("annotation", "given", "taken"),
+    [
+        (dict[int, str], {"1": "a"}, {1: "a"}),
+        (collections.abc.Mapping[float, int], {"1.5": 2}, {1.5: 2}),
+        (dict[int, bytes], {"1": b"a"}, {1: b"a"}),
+    ],
+)
+def test_a_key_becomes_the_number_it_is_the_text_of(
+    annotation: Any, given: Any, taken: Any, load_plugin: LoadPlugin, context: Context
+) -> None:
+    def run(names):
+        return {}
+
+    run.__annotations__["names"] = annotation
+    plugin = load_plugin(run)
+
+    assert plugin.bind({"names": given}, context)[1] == {"names": taken}
+    with pytest.raises(InputInvalidError):
+        plugin.bind({"names": {"one": given.popitem()[1]}}, context)
+
+
+class Rights(enum.IntFlag):
+    READ = 1
+    WRITE = 2
+
+
+class Letter(BaseModel):
+    text: Base64Bytes
+    scan: bytes = b""
+
+
+@pytest.mark.parametrize(
+    ("annotation", "given", "taken"),
+    [
+        (Rights, 3, Rights.READ | Rights.WRITE),
+        (Base64Bytes, "aGVsbG8=", b"hello"),
+        (Base64Bytes, "YUdrPQ==", b"aGk="),  # base64 of base64
+        (Base64UrlBytes | None, "_w==", b"\xff"),
+        (Letter | None, {"text": "aGk=", "scan": "aGk="}, Letter.model_construct(text=b"hi", scan=b"hi")),
+    ],
+)
+async def test_what_the_annotation_takes_is_taken_as_it_was_sent(
+    annotation: Any, given: Any, taken: Any, load_plugin: LoadPlugin, context: Context
+) -> None:
+    def run(thing):
+        return {}
+
+    run.__annotations__["thing"] = annotation
+    plugin = load_plugin(run)
+
+    document, problems = await InputSchema(plugin.manifest.input_schema).accept({"thing": given})
+
+    assert problems == []
+    assert plugin.bind(document, context)[1] == {"thing": taken}
 
 
 def test_the_reason_of_a_refusal_can_be_stored(load_plugin: LoadPlugin, context: Context) -> None:

@@ -11,10 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from service.calls import Call, current_call
 from service.errors import PluginLoadError, PluginNotFoundError
 from service.models import ErrorType, Pair
+from service.plugins.discovery import installed_plugins
 from service.plugins.manifest import PluginSource
 from service.settings import Settings
 from service.tool_runner.pool import WorkerPool
@@ -272,6 +274,40 @@ async def test_an_idle_worker_that_dies_is_replaced(runner: ToolRunner, pool: Wo
     os.kill(first.report.worker_pid, 9)
     await until(lambda: not pool._workers)
     assert await runner.run("neighbour", {}) == ({"echo": {}}, {})
+
+
+async def test_of_a_plugin_that_is_installed_anew_the_version_that_ran_is_told(
+    pool: WorkerPool, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = tmp_path / "site"
+    info = site / "page_tools.dist-info"
+    info.mkdir(parents=True)
+    monkeypatch.syspath_prepend(str(site))
+
+    def install(version: str, code: str) -> None:
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: page-tools\nVersion: {version}\n")
+        (info / "entry_points.txt").write_text("[service.plugins]\ncount = page_tools:count\n")
+        (site / "page_tools.py").write_text(code)
+
+    install("1.0", "def count(pages: int) -> dict: return {'pages': pages}")
+    runner = ToolRunner(pool, installed_plugins(), settings)
+    await runner.start()
+    try:
+        old, new = Call(job_id="1"), Call(job_id="2")
+        assert await start(runner, "count", {"pages": 1}, old) == ({"pages": 1}, {})
+        install("2.0", "def count(pages: int, first: int = 0) -> dict: return {'last': first + pages}")
+        assert old.report.worker_pid
+        os.kill(old.report.worker_pid, 9)
+        await until(lambda: not pool._workers)
+        with capture_logs() as logs:
+            assert await start(runner, "count", {"pages": 1}, new) == ({"last": 1}, {})
+    finally:
+        await runner.close()
+
+    assert (old.report.plugin_version, new.report.plugin_version) == ("1.0", "2.0")
+    [told] = [line for line in logs if line["log_level"] == "warning"]
+    assert told["event"].startswith("a plugin was changed; restart the service")
+    assert (told["plugin"], told["before"], told["version"]) == ("count", "1.0", "2.0")
 
 
 async def test_a_call_whose_worker_died_just_before_is_not_left_waiting(runner: ToolRunner) -> None:
