@@ -240,9 +240,11 @@ class Client:
 
     async def result(self, job_id: str) -> Mapping[str, JSON] | File:
         """The result, bytes in it as references; a `File` if it holds exactly one bytes value. Else `NoResultError`."""
-        answer = await self._send("GET", f"{_job(job_id)}/result", allowed=frozenset({202, 409, 422}))
-        if answer.status != HTTPStatus.OK:
-            raise NoResultError(await self.get(job_id))
+        path = f"{_job(job_id)}/result"
+        while (answer := await self._send("GET", path, allowed=frozenset({202, 409, 422}))).status != HTTPStatus.OK:
+            job = await self.get(job_id)
+            if job.status is not JobStatus.SUCCESS:  # else it has ended between the two
+                raise NoResultError(job)
         return _file(answer) if "Content-Disposition" in answer.headers else self._made(dict, answer)
 
     async def read(self, path: str) -> File:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -24,7 +24,7 @@ from service.client import (
 from service.models import JobOptions, JobStatus
 
 from .conftest import RunningService, running_service
-from .relays import losing_answers
+from .relays import holding, losing_answers
 
 pytestmark = pytest.mark.xdist_group("cli")
 
@@ -86,6 +86,17 @@ async def test_a_job_without_result_says_why(client: Client) -> None:
         await client.result(job.id)
     assert error
     assert f"is FAILED: it has no result ({error['type']}: {error['message']})" in str(failed.value)
+
+
+async def test_a_job_that_ends_between_two_looks_has_its_result(service: RunningService, client: Client) -> None:
+    job = await client.submit("sleep", {"seconds": 1})
+
+    async def before(number: int) -> None:
+        if number > 1:  # the first one asks for the result, which is not there
+            await client.wait(job.id)
+
+    async with holding(service.url, before) as url, Client(url) as late:
+        assert "slept_s" in dict(cast("Mapping[str, Any]", await late.result(job.id)))
 
 
 async def test_a_refusal_carries_status_problem_and_place(client: Client) -> None:
