@@ -163,7 +163,7 @@ class Client:
 
     async def results(self, job_ids: Iterable[str]) -> AsyncGenerator[Job, None]:
         """Each of these jobs once it has ended, in the order in which they end; those that had ended come first."""
-        pending = dict.fromkeys(job_ids)
+        pending = dict.fromkeys(map(encoding.spelled, job_ids))
         async with contextlib.aclosing(endings(self._connection)) as hints:
             while pending:
                 ended = await anext(hints)

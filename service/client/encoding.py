@@ -12,14 +12,23 @@ from urllib.parse import quote
 from service.client.records import NewJob
 from service.codec import BYTES_KEY, encode, escape_pointer
 from service.errors import NotStorableError
-from service.models import JobOptions
+from service.models import JobOptions, canonical_uuid
 
 
 def segment(text: str) -> str:
     """`text` as one segment of a path; TypeError for anything else, as a UUID object."""
+    return quote(_text(text), safe="")
+
+
+def spelled(job_id: str) -> str:
+    """`job_id` as the service spells it, who refuses what is none; TypeError for what is no text."""
+    return canonical_uuid(_text(job_id)) or job_id
+
+
+def _text(text: str) -> str:
     if not isinstance(text, str):
         raise TypeError(f"ids and names are text, not {type(text).__name__}: give str(...) of it")
-    return quote(text, safe="")
+    return text
 
 
 def key(idempotency_key: str | None) -> dict[str, str]:
