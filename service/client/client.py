@@ -198,7 +198,7 @@ class Client:
     async def batch_results(self, batch_id: str) -> AsyncGenerator[BatchResult, None]:
         """What each job of a batch has come to so far, in the order of their ids; bytes as references."""
         path = f"/v1/batches/{encoding.segment(batch_id)}/results"
-        async with contextlib.aclosing(self._connection.documents(path)) as documents:
+        async with contextlib.aclosing(self._connection.documents(path, "id")) as documents:
             async for document in documents:
                 yield self._connection.understood(records.batch_result, document)
 

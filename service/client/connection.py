@@ -172,21 +172,24 @@ class Connection:
                 patience = self._patience()
             await patience.wait(failure, after_s)
 
-    async def documents(self, path: str) -> AsyncGenerator[dict[str, Any], None]:
-        """The lines of an `application/x-ndjson` answer. One that breaks is read again behind the lines that came."""
-        given = 0
+    async def documents(self, path: str, key: str) -> AsyncGenerator[dict[str, Any], None]:
+        """The lines of an `application/x-ndjson` answer, each known by its `key`.
+
+        One that breaks is read again, without those that came: their number may be another one by then.
+        """
+        given: set[str] = set()
         patience = self._patience()
         while True:
             try:
                 async with self._request("GET", path, (), None, None, _ANSWER_TIMEOUT_S) as response:
                     await self._check(response)
-                    number = 0
                     async for line in lines(response.content):
-                        number += 1
-                        if number > given:
-                            given = number
+                        document = self._document(line)
+                        name = self.understood(lambda found: str(found[key]), document)
+                        if name not in given:
+                            given.add(name)
                             patience = self._patience()
-                            yield self._document(line)
+                            yield document
                     return
             except (aiohttp.ClientError, TimeoutError) as error:
                 await patience.wait(self._unreachable(error))
