@@ -448,7 +448,8 @@ class Submitted:
     """A submission as it was sent: `payload_pointer` and `plugin_pointer` tell where its parts stand in the body.
 
     See `JobRequest` for `payload` and `bind`. `plugin_pointer` is None where the plugin stands in the path.
-    `options_root` is what stands before the names of options in their places.
+    `options_root` is what stands before the names of options in their places. `apart` are fields of the payload that
+    do not stand at `payload_pointer`, with what stands before them.
     """
 
     plugin: str
@@ -458,6 +459,7 @@ class Submitted:
     payload_pointer: str = ""
     plugin_pointer: str | None = "/plugin"
     options_root: str = "/"
+    apart: Mapping[str, str] = dataclasses.field(default_factory=dict)
     idempotency_key: str | None = None
 
     def request(self, *, idempotency_key: str | None = None, job_id: str | None = None) -> JobRequest:
@@ -487,4 +489,5 @@ class Submitted:
                 return error
 
     def _below(self, problem: FieldProblem) -> FieldProblem:
-        return FieldProblem(self.payload_pointer + problem.pointer, problem.message)
+        field = problem.pointer[1:].partition("/")[0]
+        return FieldProblem(self.apart.get(field, self.payload_pointer) + problem.pointer, problem.message)

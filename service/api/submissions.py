@@ -72,7 +72,14 @@ async def from_form(services: Services, request: web.Request) -> Submitted:
 
     types = {name: parts[name].media_type for name in fields if parts[name].is_file}
     sent = {"payload": payload, "fields": fields, "media_types": types}
-    return Submitted(plugin=plugin, payload=sent, options=options, bind=bind, options_root=_JOB_ROOT)
+    return Submitted(
+        plugin=plugin,
+        payload=sent,
+        options=options,
+        bind=bind,
+        options_root=_JOB_ROOT,
+        apart={escape_pointer(name): f"/{_PAYLOAD}" for name in payload},
+    )
 
 
 async def payload_from_json(services: Services, request: web.Request) -> Submitted:
