@@ -100,7 +100,8 @@ def _ticks(timing: Timing, anchor: Timestamp, moment: datetime) -> Iterator[date
     ends_at = None if timing.ends_at is None else datetime.fromisoformat(timing.ends_at)
     with contextlib.suppress(OverflowError):
         if timing.starts_at is not None:
-            moment = max(moment, datetime.fromisoformat(timing.starts_at) - _TICK)
+            # The later one is put back: `starts_at` may be the first moment of the calendar.
+            moment = max(moment + _TICK, datetime.fromisoformat(timing.starts_at)) - _TICK
         if timing.every_s is not None:
             start = datetime.fromisoformat(timing.starts_at or anchor)
             ticks = _intervals(start, timedelta(seconds=timing.every_s), moment)

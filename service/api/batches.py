@@ -17,7 +17,7 @@ from service.api.inputs import Submitted
 from service.api.problems import Problem, item_view, problem_of
 from service.api.route import NDJSON_TYPE
 from service.api.services import Services
-from service.errors import ServiceError
+from service.errors import PluginUnavailableError, ServiceError
 from service.intake import Accepted, BatchSubmission
 from service.models import JobOutcome
 
@@ -50,6 +50,9 @@ def _submitted(items: Sequence[Submitted | Problem], submission: BatchSubmission
     shown = [_item_view(index, item, submission.outcomes.get(index)) for index, item in enumerate(items)]
     accepted = [outcome for outcome in submission.outcomes.values() if isinstance(outcome, Accepted)]
     if not accepted:
+        for outcome in submission.outcomes.values():
+            if isinstance(outcome, PluginUnavailableError) and outcome.retry_after_s is not None:
+                raise outcome  # the same batch may be taken soon: no refusal for good
         raise Problem(
             status=HTTPStatus.UNPROCESSABLE_ENTITY,
             kind="batch-refused",

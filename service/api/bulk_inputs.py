@@ -98,6 +98,7 @@ def _check_item(value: Any, pointer: str) -> Submitted | Problem:
         options=options,
         payload_pointer=f"{pointer}/payload",
         plugin_pointer=f"{pointer}/plugin",
+        options_root=f"{pointer}/",
         idempotency_key=item.get("idempotency_key"),
     )
 

@@ -18,7 +18,14 @@ from service import strict_json
 from service.api.problems import Problem, bad_request, in_body, unacceptable
 from service.api.text_forms import NO_NUL, PAGE_CURSOR, TextForm
 from service.codec import check_document, escape_pointer
-from service.errors import FieldProblem, NotStorableError, PayloadInvalidError, PluginNotFoundError, ServiceError
+from service.errors import (
+    FieldProblem,
+    NotStorableError,
+    PayloadInvalidError,
+    PluginNotFoundError,
+    ServiceError,
+    WebhookUrlError,
+)
 from service.models import (
     JSON,
     MAX_ATTEMPTS,
@@ -38,6 +45,8 @@ MAX_WAIT_S: Final = 60
 MAX_PAGE: Final = 500
 #: Options of `POST /v1/plugins/{name}/jobs` are query parameters with this prefix.
 OPTION_PREFIX: Final = "job."
+#: What stands before the names of options in the places of a query.
+QUERY_ROOT: Final = f"/{OPTION_PREFIX}"
 
 _RFC_3339: Final = re.compile(r"\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})", re.ASCII)
 
@@ -297,7 +306,7 @@ def split_query(query: MultiMapping[str]) -> tuple[dict[str, str], JobOptions]:
             options[option] = _option_value(name, values[0], _JSON_OPTIONS[option])
         else:
             options[option] = values[0]
-    return fields, check_options(options, f"/{OPTION_PREFIX}") if options else JobOptions()
+    return fields, check_options(options, QUERY_ROOT) if options else JobOptions()
 
 
 def _option_value(name: str, text: str, must_be: str) -> Any:
@@ -439,6 +448,8 @@ class Submitted:
     """A submission as it was sent: `payload_pointer` and `plugin_pointer` tell where its parts stand in the body.
 
     See `JobRequest` for `payload` and `bind`. `plugin_pointer` is None where the plugin stands in the path.
+    `options_root` is what stands before the names of options in their places. `apart` are fields of the payload that
+    do not stand at `payload_pointer`, with what stands before them.
     """
 
     plugin: str
@@ -447,6 +458,8 @@ class Submitted:
     bind: Callable[[], Awaitable[Mapping[str, Any]]] | None = None
     payload_pointer: str = ""
     plugin_pointer: str | None = "/plugin"
+    options_root: str = "/"
+    apart: Mapping[str, str] = dataclasses.field(default_factory=dict)
     idempotency_key: str | None = None
 
     def request(self, *, idempotency_key: str | None = None, job_id: str | None = None) -> JobRequest:
@@ -470,8 +483,11 @@ class Submitted:
             case NotStorableError():
                 place = self._below(error.problem)
                 return NotStorableError(place.pointer, place.message)
+            case WebhookUrlError():
+                return WebhookUrlError(self.options_root + error.problem.pointer[1:], error.problem.message)
             case _:
                 return error
 
     def _below(self, problem: FieldProblem) -> FieldProblem:
-        return FieldProblem(self.payload_pointer + problem.pointer, problem.message)
+        field = problem.pointer[1:].partition("/")[0]
+        return FieldProblem(self.apart.get(field, self.payload_pointer) + problem.pointer, problem.message)

@@ -45,15 +45,20 @@ _HEADERS: Final[Mapping[str, str]] = {
     "Preference-Applied": "The wait that was granted",
     "Link": 'The next page, `rel="next"`',
     "Retry-After": "Seconds after which to ask again",
+    "Content-Disposition": "`attachment`, and the name of the file",
     "ETag": "The version of what was sent, for `If-None-Match`",
     "Report-As-Of": "As of when the reports are",
     "Report-Until": "Where the window ends that was asked for",
     "WWW-Authenticate": "The scheme of the key that is asked for",
+    "RateLimit-Policy": "What a limited key may do in which time",
+    "RateLimit": "What remains of it to a limited key, and when it is whole again",
     "X-Request-Id": "The id of the request, as the log has it: the client's own if it sent one",
 }
+#: On every answer to a limited key.
+_LIMITED: Final = ("RateLimit-Policy", "RateLimit")
 _PROBLEM_HEADERS: Final[Mapping[int, Sequence[str]]] = {
     401: ("WWW-Authenticate",),
-    429: ("Retry-After",),
+    429: ("Retry-After", *_LIMITED),
     503: ("Retry-After",),
 }
 
@@ -145,6 +150,7 @@ class _Components:
 
 
 def _operation(route: Route, routes: Sequence[Route], components: _Components) -> dict[str, Any]:
+    everywhere = () if route.policy.roles is None else _LIMITED
     operation: dict[str, Any] = {
         "operationId": route.name,
         "tags": [_tag(route)],
@@ -152,7 +158,10 @@ def _operation(route: Route, routes: Sequence[Route], components: _Components) -
         "description": "\n\n".join(filter(None, [route.description, _needs(route)])),
         "parameters": [*_parameters(route, components)],
         "responses": {
-            **{str(status): _answer(answer, routes, components) for status, answer in sorted(route.answers.items())},
+            **{
+                str(status): _answer(answer, everywhere, routes, components)
+                for status, answer in sorted(route.answers.items())
+            },
             **{str(status): {"$ref": f"#/components/responses/{_problem_name(status)}"} for status in _problems(route)},
         },
     }
@@ -217,8 +226,11 @@ def _problem(status: int, components: _Components) -> dict[str, Any]:
     }
 
 
-def _answer(answer: Answer, routes: Sequence[Route], components: _Components) -> dict[str, Any]:
-    value: dict[str, Any] = {"description": answer.description, "headers": _headers(answer.headers)}
+def _answer(
+    answer: Answer, everywhere: Sequence[str], routes: Sequence[Route], components: _Components
+) -> dict[str, Any]:
+    headers = _headers((*answer.headers, *everywhere))
+    value: dict[str, Any] = {"description": answer.description, "headers": headers}
     if answer.content:
         value["content"] = {
             media_type: {"schema": components.of(shape, "serialization")}

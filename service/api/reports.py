@@ -18,7 +18,7 @@ from service.api.handlers import Arguments, json_response
 from service.api.problems import not_acceptable
 from service.api.report_formats import CSV_TYPE, FORMATS, PARQUET_TYPE, Encoder, Format, row_object
 from service.api.report_inputs import DEFAULT_ROWS, MAX_ROWS, cursor, input_of, report_query
-from service.api.route import JSON_TYPE, NDJSON_TYPE, Answer, Handler, Route
+from service.api.route import FILE, JSON_TYPE, NDJSON_TYPE, Answer, Handler, Route
 from service.api.services import Services
 from service.report_models import REPORTS, Report, ReportPage
 from service.reports import Reading
@@ -173,7 +173,7 @@ def _route(report: Report) -> Route:
                     NDJSON_TYPE: _LINES,
                     PARQUET_TYPE: {"type": "string", "format": "binary"},
                 },
-                headers=("Link", AS_OF, UNTIL),
+                headers=("Link", AS_OF, UNTIL, *FILE),
             )
         },
         problems=(406, 409) if report.is_of_jobs else (406,),

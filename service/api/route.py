@@ -26,6 +26,8 @@ ANY: Final = "*/*"
 JSON_TYPE: Final = "application/json"
 NDJSON_TYPE: Final = "application/x-ndjson"
 EVENT_STREAM: Final = "text/event-stream"
+#: The headers of an answer that may be a file.
+FILE: Final = ("Content-Disposition",)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

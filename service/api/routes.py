@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -21,7 +22,7 @@ from service.api import (
     views,
 )
 from service.api.access import ADMIN, ANY_KEY, OPERATOR_REPORT, PUBLIC, READ, SUBMIT
-from service.api.route import ANY, EVENT_STREAM, JSON_TYPE, NDJSON_TYPE, Answer, Body, Route, Schema
+from service.api.route import ANY, EVENT_STREAM, FILE, JSON_TYPE, NDJSON_TYPE, Answer, Body, Route, Schema
 from service.api.webhook_routes import WEBHOOK_ROUTES
 from service.job_actions import Action
 
@@ -75,6 +76,7 @@ _ENDED_IN_TIME: Final = Answer(
     headers=("Location", "Idempotency-Replayed", "Preference-Applied"),
     leads_to=_TO_JOB,
 )
+_RETRIED: Final = dataclasses.replace(_ACCEPTED, headers=("Location", "Idempotency-Replayed"))
 _TAGGED: Final = ("ETag",)
 _NOT_MODIFIED: Final = Answer(description="The client has it already", headers=_TAGGED)
 _HTML: Final = Answer(description="A page", content={"text/html": {"type": "string"}}, headers=_TAGGED)
@@ -226,7 +228,7 @@ ROUTES: Final[Sequence[Route]] = (
         policy=READ,
         query=inputs.PointerQuery,
         answers={
-            200: Answer(description="The result", content=_DOCUMENT),
+            200: Answer(description="The result", content=_DOCUMENT, headers=FILE),
             202: Answer(
                 description="Not ended yet", content={JSON_TYPE: views.JobSummaryView}, headers=("Retry-After",)
             ),
@@ -241,7 +243,7 @@ ROUTES: Final[Sequence[Route]] = (
         handler=handlers.get_payload,
         policy=READ,
         query=inputs.PointerQuery,
-        answers={200: Answer(description="The input", content=_DOCUMENT)},
+        answers={200: Answer(description="The input", content=_DOCUMENT, headers=FILE)},
         problems=(410,),
     ),
     Route(
@@ -251,7 +253,7 @@ ROUTES: Final[Sequence[Route]] = (
         summary="Get a file that the plugin made beside its result",
         handler=handlers.get_artifact,
         policy=READ,
-        answers={200: Answer(description="The file", content={ANY: _RAW_BYTES})},
+        answers={200: Answer(description="The file", content={ANY: _RAW_BYTES}, headers=FILE)},
         problems=(410,),
     ),
     Route(
@@ -285,7 +287,7 @@ ROUTES: Final[Sequence[Route]] = (
         handler=actions.retry_job,
         policy=SUBMIT,
         headers=inputs.KeyHeaders,
-        answers={202: _ACCEPTED},
+        answers={202: _RETRIED},
         problems=(409, 410, 422),
     ),
     Route(

@@ -14,7 +14,7 @@ from service.api import files, handlers, inputs, views
 from service.api.access import READ, SUBMIT
 from service.api.handlers import Arguments
 from service.api.problems import in_body
-from service.api.route import ANY, JSON_TYPE, Answer, Route, json_body
+from service.api.route import ANY, FILE, JSON_TYPE, Answer, Route, json_body
 from service.api.schedule_inputs import ScheduleInput, definition
 from service.api.schedule_views import (
     ScheduleListView,
@@ -213,6 +213,7 @@ ROUTES: Final[Sequence[Route]] = (
                     JSON_TYPE: {"type": "object", "additionalProperties": True},
                     ANY: {"type": "string", "format": "binary"},
                 },
+                headers=FILE,
             )
         },
         problems=(410,),

@@ -10,6 +10,7 @@ from aiohttp import hdrs, web
 from service.api import bodies
 from service.api.inputs import (
     OPTION_PREFIX,
+    QUERY_ROOT,
     Submitted,
     check_job,
     check_options,
@@ -26,6 +27,8 @@ from service.strict_json import MalformedJSONError
 _PLUGIN: Final = "plugin"
 _JOB: Final = "job"
 _PAYLOAD: Final = "payload"
+#: What stands before the names of options in the places of a form.
+_JOB_ROOT: Final = f"/{_JOB}/"
 #: Parts of a form that are not fields of the payload.
 RESERVED_PARTS: Final = frozenset({_PLUGIN, _JOB, _PAYLOAD})
 #: What a client sends when nobody told it what it sends.
@@ -48,7 +51,7 @@ async def from_form(services: Services, request: web.Request) -> Submitted:
     plugin = check_plugin_name(_text(parts[_PLUGIN]))
     options = JobOptions()
     if _JOB in parts:
-        options = check_options(await _json_part(parts[_JOB]), f"/{_JOB}/")
+        options = check_options(await _json_part(parts[_JOB]), _JOB_ROOT)
     payload: dict[str, JSON] = {}
     if _PAYLOAD in parts:
         payload = _object(await _json_part(parts[_PAYLOAD]), "/payload")
@@ -69,7 +72,14 @@ async def from_form(services: Services, request: web.Request) -> Submitted:
 
     types = {name: parts[name].media_type for name in fields if parts[name].is_file}
     sent = {"payload": payload, "fields": fields, "media_types": types}
-    return Submitted(plugin=plugin, payload=sent, options=options, bind=bind)
+    return Submitted(
+        plugin=plugin,
+        payload=sent,
+        options=options,
+        bind=bind,
+        options_root=_JOB_ROOT,
+        apart={escape_pointer(name): f"/{_PAYLOAD}" for name in payload},
+    )
 
 
 async def payload_from_json(services: Services, request: web.Request) -> Submitted:
@@ -82,7 +92,11 @@ async def payload_from_json(services: Services, request: web.Request) -> Submitt
         )
     value = await bodies.parse_json(await bodies.read(request, services.max_body_bytes))
     return Submitted(
-        plugin=request.match_info["name"], payload=_object(value, ""), options=options, plugin_pointer=None
+        plugin=request.match_info["name"],
+        payload=_object(value, ""),
+        options=options,
+        plugin_pointer=None,
+        options_root=QUERY_ROOT,
     )
 
 
@@ -113,7 +127,9 @@ async def payload_from_bytes(services: Services, request: web.Request) -> Submit
         return await services.plugins.bind_fields(plugin, fields)
 
     sent = {"fields": texts, "body": data, "media_type": media_type}
-    return Submitted(plugin=plugin, payload=sent, options=options, bind=bind, plugin_pointer=None)
+    return Submitted(
+        plugin=plugin, payload=sent, options=options, bind=bind, plugin_pointer=None, options_root=QUERY_ROOT
+    )
 
 
 def _no_query(request: web.Request) -> None:

@@ -163,7 +163,7 @@ class Client:
 
     async def results(self, job_ids: Iterable[str]) -> AsyncGenerator[Job, None]:
         """Each of these jobs once it has ended, in the order in which they end; those that had ended come first."""
-        pending = dict.fromkeys(job_ids)
+        pending = dict.fromkeys(map(encoding.spelled, job_ids))
         async with contextlib.aclosing(endings(self._connection)) as hints:
             while pending:
                 ended = await anext(hints)
@@ -198,7 +198,7 @@ class Client:
     async def batch_results(self, batch_id: str) -> AsyncGenerator[BatchResult, None]:
         """What each job of a batch has come to so far, in the order of their ids; bytes as references."""
         path = f"/v1/batches/{encoding.segment(batch_id)}/results"
-        async with contextlib.aclosing(self._connection.documents(path)) as documents:
+        async with contextlib.aclosing(self._connection.documents(path, "id")) as documents:
             async for document in documents:
                 yield self._connection.understood(records.batch_result, document)
 
@@ -240,9 +240,11 @@ class Client:
 
     async def result(self, job_id: str) -> Mapping[str, JSON] | File:
         """The result, bytes in it as references; a `File` if it holds exactly one bytes value. Else `NoResultError`."""
-        answer = await self._send("GET", f"{_job(job_id)}/result", allowed=frozenset({202, 409, 422}))
-        if answer.status != HTTPStatus.OK:
-            raise NoResultError(await self.get(job_id))
+        path = f"{_job(job_id)}/result"
+        while (answer := await self._send("GET", path, allowed=frozenset({202, 409, 422}))).status != HTTPStatus.OK:
+            job = await self.get(job_id)
+            if job.status is not JobStatus.SUCCESS:  # else it has ended between the two
+                raise NoResultError(job)
         return _file(answer) if "Content-Disposition" in answer.headers else self._made(dict, answer)
 
     async def read(self, path: str) -> File:

@@ -91,17 +91,32 @@ class Connection:
         hold_s: float = 0,
         allowed: frozenset[int] = frozenset(),
         repeatable: bool = True,
+        done: frozenset[int] = frozenset(),
     ) -> Answer:
         """The answer to a request, if it is a success or `allowed`; the service may hold it for `hold_s`.
 
-        What is not `repeatable` is sent again only where it certainly had no effect. Raises `ApiError`,
-        `ServiceUnreachableError`.
+        What is not `repeatable` is sent again only where it certainly had no effect. `done` are allowed behind a try
+        whose answer was lost: they say that it had its effect. Raises `ApiError`, `ServiceUnreachableError`.
         """
+        is_lost = False
+
+        async def note_loss(
+            request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+        ) -> aiohttp.ClientResponse:
+            nonlocal is_lost
+            try:
+                return await handler(request)
+            except (aiohttp.ClientError, TimeoutError) as error:
+                is_lost = is_lost or not isinstance(error, aiohttp.ClientConnectorError)
+                raise
+
+        # aiohttp repeats some requests by itself, which nobody else can see.
+        watchers = (note_loss,) if done else ()
 
         async def once() -> Answer:
             timeout_s = _ANSWER_TIMEOUT_S + hold_s
-            async with self._request(method, path, query, body, headers, timeout_s) as response:
-                await self._check(response, allowed)
+            async with self._request(method, path, query, body, headers, timeout_s, watchers) as response:
+                await self._check(response, allowed | done if is_lost else allowed)
                 return Answer(response.status, response.headers, await response.read())
 
         patience = self._patience()
@@ -157,21 +172,24 @@ class Connection:
                 patience = self._patience()
             await patience.wait(failure, after_s)
 
-    async def documents(self, path: str) -> AsyncGenerator[dict[str, Any], None]:
-        """The lines of an `application/x-ndjson` answer. One that breaks is read again behind the lines that came."""
-        given = 0
+    async def documents(self, path: str, key: str) -> AsyncGenerator[dict[str, Any], None]:
+        """The lines of an `application/x-ndjson` answer, each known by its `key`.
+
+        One that breaks is read again, without those that came: their number may be another one by then.
+        """
+        given: set[str] = set()
         patience = self._patience()
         while True:
             try:
                 async with self._request("GET", path, (), None, None, _ANSWER_TIMEOUT_S) as response:
                     await self._check(response)
-                    number = 0
                     async for line in lines(response.content):
-                        number += 1
-                        if number > given:
-                            given = number
+                        document = self._document(line)
+                        name = self.understood(lambda found: str(found[key]), document)
+                        if name not in given:
+                            given.add(name)
                             patience = self._patience()
-                            yield self._document(line)
+                            yield document
                     return
             except (aiohttp.ClientError, TimeoutError) as error:
                 await patience.wait(self._unreachable(error))
@@ -227,6 +245,7 @@ class Connection:
         body: bytes | None,
         headers: Mapping[str, str] | None,
         timeout_s: float,
+        watchers: Sequence[aiohttp.ClientMiddlewareType] = (),
     ) -> contextlib.AbstractAsyncContextManager[aiohttp.ClientResponse]:
         if self._session is None:
             raise RuntimeError("use the client as `async with Client(...) as client:`")
@@ -241,6 +260,7 @@ class Connection:
             allow_redirects=False,
             # A type without a body would tell the service of a file.
             skip_auto_headers=("Content-Type",),
+            middlewares=watchers,
         )
 
     async def _check(self, response: aiohttp.ClientResponse, allowed: frozenset[int] = frozenset()) -> None:

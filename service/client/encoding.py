@@ -12,14 +12,23 @@ from urllib.parse import quote
 from service.client.records import NewJob
 from service.codec import BYTES_KEY, encode, escape_pointer
 from service.errors import NotStorableError
-from service.models import JobOptions
+from service.models import JobOptions, JobWebhook, canonical_uuid
 
 
 def segment(text: str) -> str:
     """`text` as one segment of a path; TypeError for anything else, as a UUID object."""
+    return quote(_text(text), safe="")
+
+
+def spelled(job_id: str) -> str:
+    """`job_id` as the service spells it, who refuses what is none; TypeError for what is no text."""
+    return canonical_uuid(_text(job_id)) or job_id
+
+
+def _text(text: str) -> str:
     if not isinstance(text, str):
         raise TypeError(f"ids and names are text, not {type(text).__name__}: give str(...) of it")
-    return quote(text, safe="")
+    return text
 
 
 def key(idempotency_key: str | None) -> dict[str, str]:
@@ -35,13 +44,18 @@ def options_document(options: JobOptions | None) -> dict[str, Any]:
         return {}
     if not isinstance(options, JobOptions):
         raise TypeError(f"options are a JobOptions, as JobOptions(priority=5), not {type(options).__name__}")
+    if isinstance(options.tags, str):  # which is a sequence of texts, too
+        raise TypeError(f"tags are a tuple of texts, as tags=({options.tags!r},), not one text")
+    if options.webhook is not None and not isinstance(options.webhook, JobWebhook):
+        raise TypeError(f"webhook is a JobWebhook, as JobWebhook(url=...), not {type(options.webhook).__name__}")
     defaults = JobOptions()
     names = [field.name for field in dataclasses.fields(options)]
     given = {name: getattr(options, name) for name in names if getattr(options, name) != getattr(defaults, name)}
     if "tags" in given:
         given["tags"] = list(given["tags"])
     if options.webhook is not None:
-        given["webhook"] = {name: value for name, value in dataclasses.asdict(options.webhook).items() if value}
+        webhook = dataclasses.asdict(options.webhook)
+        given["webhook"] = {name: value for name, value in webhook.items() if value is not None}
     return given
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Final
 
 from service.client import encoding, records
@@ -45,7 +46,7 @@ class Schedules:
 
     async def delete(self, schedule_id: str) -> None:
         """Forget a schedule; the jobs that it made stay."""
-        await self._connection.send("DELETE", _of(schedule_id))
+        await self._connection.send("DELETE", _of(schedule_id), done=frozenset({HTTPStatus.NOT_FOUND}))
 
     async def pause(self, schedule_id: str) -> Schedule:
         """The schedule, which makes no jobs for now."""

@@ -121,7 +121,7 @@ def _list_statement(status: JobStatus | None, filters: frozenset[str], *, of_def
 
 
 _child = jobs.alias("child")
-#: Jobs that were not retried under keys with this beginning, and are no such retry themselves.
+#: Jobs that were not retried under a key of this beginning and their id, and are no such retry themselves.
 _NOT_RETRIED: Final = sa.and_(
     ~sa.exists(sa.text("1"))
     .where(
@@ -129,12 +129,10 @@ _NOT_RETRIED: Final = sa.and_(
         _child.c.idempotency_key == sa.bindparam("prefix", type_=sa.Text) + sa.cast(jobs.c.id, sa.Text),
     )
     .select_from(_child),
-    jobs.c.parent_id.is_(None)  # a batch under the same key has keys with that beginning too
+    # The whole key: a batch under the same one, and retries under a longer one, have keys with that beginning too.
+    jobs.c.parent_id.is_(None)
     | jobs.c.idempotency_key.is_(None)
-    | (
-        sa.func.substr(jobs.c.idempotency_key, 1, sa.func.length(sa.bindparam("prefix", type_=sa.Text)))
-        != sa.bindparam("prefix", type_=sa.Text)
-    ),
+    | (jobs.c.idempotency_key != sa.bindparam("prefix", type_=sa.Text) + sa.cast(jobs.c.parent_id, sa.Text)),
 )
 
 
@@ -215,7 +213,7 @@ async def choose(
     """Up to `query.limit` jobs in one of `statuses`, oldest first; none that is stopping already.
 
     With `whole`, none whose payload has lost bytes.
-    With `not_retried_under`, none of which a retry has a key that begins so, nor such a retry.
+    With `not_retried_under`, none of which a retry has the key of that and its id, nor such a retry.
     """
     values = _values(query)
     chosen = statuses if query.status is None else statuses & {query.status}

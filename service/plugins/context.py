@@ -68,7 +68,7 @@ class Context:
             raise JobCancelledError("the job was cancelled")
 
     def artifact(self, name: str, data: bytes, media_type: str = "application/octet-stream") -> None:
-        """Keep a file beside the result; it is stored with the job when the execution succeeds.
+        """Keep a file beside the result; it is stored when the execution ends the job as a success or failure.
 
         Raises `ValueError` for a name that is used already or is not a plain file name, and for a malformed media type;
         `TypeError` where `data` is not bytes.

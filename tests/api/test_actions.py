@@ -206,3 +206,11 @@ def test_jobs_of_a_batch_are_retried_under_the_key_of_the_batch(live: Live) -> N
         assert live.ended(item["id"])["status"] == "FAILED"
     assert act(live, "retry", key, filter={"tag": tag})["done"] == 2
     assert act(live, "retry", key, filter={"tag": tag})["done"] == 0
+
+
+def test_retries_under_a_longer_key_are_retried_under_one_with_which_it_begins(live: Live) -> None:
+    tag, key = str(uuid.uuid4()), str(uuid.uuid4())
+    (old,) = failed(live, tag, 1)
+    (first,) = act(live, "retry", f"{key}#1", ids=[old])["items"]
+    live.ended(first["new_id"])
+    assert outcomes(act(live, "retry", key, filter={"tag": tag})) == {old: "retried", first["new_id"]: "retried"}

@@ -90,6 +90,13 @@ BAD = {
     "a form with unfit options": (FORM, form(plugin=b"echo", job=b'{"priority": 101}'), 422, ["/job/priority"]),
     "a form with an unfit payload": (FORM, form(plugin=b"echo", payload=b"[]"), 422, ["/payload"]),
     "a form with a key twice": (FORM, form(plugin=b"echo", payload=b'{"a":1,"a":1}'), 400, ["/payload/a"]),
+    "a form with a payload that its plugin refuses": (
+        FORM, form(plugin=b"sleep", payload=b'{"seconds": -1}'), 422, ["/payload/seconds"],
+    ),
+    "a form with a field that its plugin refuses": (FORM, form(plugin=b"sleep", seconds=b"-1"), 422, ["/seconds"]),
+    "a form with a reserved key": (
+        FORM, form(plugin=b"echo", payload=b'{"a/b": {"$blob": {}}}', c=b"1"), 422, ["/payload/a~1b"],
+    ),
     "a form with a field twice": (FORM, form(plugin=b"echo", payload=b'{"a": 1}', a=b"1"), 422, ["/a"]),
     "a form with a part twice": (FORM, form(**{"a/b": b""})[:-7] + form(**{"a/b": b""}), 400, ["/a~1b"]),
     "a form with text that is none": (FORM, form(plugin=b"echo", a=b"\xff"), 400, ["/a"]),

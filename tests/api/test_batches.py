@@ -20,7 +20,7 @@ from yarl import URL
 from service.api import batches
 from service.app import Service
 from service.settings import Settings
-from tests.api.conftest import Live, pointers, problem
+from tests.api.conftest import Live, pointers, problem, serving
 
 GOOD = {"plugin": "echo", "payload": {"text": "hello"}}
 NDJSON = {"Content-Type": "application/x-ndjson"}
@@ -156,6 +156,47 @@ def test_keys_of_items_count_within_and_across_batches(live: Live) -> None:
 @pytest.mark.parametrize("batch_id", ["x", "0" * 40, "01890000-0000-7000-8000-000000000000"])
 def test_a_batch_that_never_was_is_not_found(live: Live, path: str, batch_id: str) -> None:
     assert problem(live.get(f"/v1/batches/{batch_id}{path}"), 404)["type"] == "/problems/unknown-batch"
+
+
+LATE = """
+import pathlib
+import time
+
+while not pathlib.Path({gate!r}).exists():
+    time.sleep(0.01)
+
+
+def late(n: int) -> dict[str, int]:
+    return {{"n": n}}
+"""
+
+
+def test_a_batch_whose_plugin_is_still_loading_is_asked_to_come_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, metadata = tmp_path / "gate", tmp_path / "site/late-1.0.dist-info"
+    metadata.mkdir(parents=True)
+    (tmp_path / "site/late.py").write_text(LATE.format(gate=str(gate)))
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: late\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[service.plugins]\nlate = late:late\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    monkeypatch.setattr("service.plugin_management.LOADING_PATIENCE_S", 0.1)
+    late, good = {"plugin": "late", "payload": {"n": 1}}, {"plugin": "echo", "payload": {}}
+    wrong = {"plugin": "never", "payload": {}}
+    with serving(tmp_path / "data", only_plugins={"echo", "late"}) as live:
+        try:
+            none = [post(live, items) for items in ([late], [wrong, late, late])]
+            some = post(live, [good, late], **{"Idempotency-Key": "k"})
+        finally:
+            gate.touch()
+        monkeypatch.setattr("service.plugin_management.LOADING_PATIENCE_S", 60)
+        rest = post(live, [good, late], **{"Idempotency-Key": "k"})
+    for refused in none:
+        assert problem(refused, 503)["type"] == "/problems/plugin-unavailable"
+        assert int(refused.headers["Retry-After"]) > 0
+    # What can be taken is taken: the others come with the same key again.
+    assert (some.status_code, some.json()["items"][1]["problem"]["status"]) == (202, 503)
+    assert [item["replayed"] for item in rest.json()["items"]] == [True, False]
 
 
 async def test_results_go_out_in_pages_as_fast_as_the_client_takes_them(

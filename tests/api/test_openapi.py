@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
@@ -8,7 +9,7 @@ import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 
 from service.api.routes import ROUTES
-from tests.api.conftest import Live
+from tests.api.conftest import Live, serving
 
 PLUGINS = ("barcode", "echo", "image_info", "ocr", "sleep", "thumbnail")
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -146,6 +147,46 @@ def test_a_job_is_as_the_call_of_its_plugin_says(live: Live, document: dict[str,
     validator.validate(record)
     del record["result"]["image"]["sha256"]
     assert not validator.is_valid(record)
+
+
+#: What every answer may have, whatever the call.
+COMMON_HEADERS = {
+    "Cache-Control", "Content-Length", "Content-Security-Policy", "Content-Type", "Date", "Referrer-Policy", "Server",
+    "Transfer-Encoding", "X-Content-Type-Options",
+}  # fmt: skip
+
+
+def test_every_header_that_comes_is_described(tmp_path: Path) -> None:
+    body: dict[str, Any] = {"plugin": "echo", "payload": {"file": {"$bytes": "aGk="}}}
+    key, wait = {"Idempotency-Key": "k"}, {"Prefer": "wait=30"}
+    with serving(tmp_path, only_plugins={"echo"}, rate_per_s=1_000) as limited:
+        schedule = limited.post("/v1/schedules", json={**body, "name": "s", "every_s": 9_000}).json()["id"]
+        job = limited.post("/v1/jobs", json=body, headers=wait).json()["id"]
+        calls: list[tuple[str, str, dict[str, Any]]] = [
+            ("POST", "/v1/jobs", {"json": body, "headers": key | wait}),
+            ("POST", "/v1/jobs", {"json": body, "headers": key | wait}),
+            ("GET", "/v1/jobs", {"params": {"limit": "1"}}),
+            ("GET", "/v1/jobs/{job_id}", {}),
+            ("GET", "/v1/jobs/{job_id}/result", {}),
+            ("GET", "/v1/jobs/{job_id}/payload", {"params": {"pointer": "/file"}}),
+            ("POST", "/v1/jobs/{job_id}/retry", {"headers": {"Idempotency-Key": "again", **wait}}),
+            ("POST", "/v1/jobs/{job_id}/retry", {"headers": {"Idempotency-Key": "again", **wait}}),
+            ("GET", "/v1/schedules/{schedule_id}/payload", {"params": {"pointer": "/file"}}),
+            ("GET", "/v1/reports/buckets", {"params": {"limit": "1"}}),
+            ("GET", "/v1/reports/buckets", {"params": {"format": "csv"}}),
+        ]
+        answers = [
+            limited.request(method, path.format(job_id=job, schedule_id=schedule), **more)
+            for method, path, more in calls
+        ]
+        described = limited.get("/openapi.json").json()
+    for (method, path, _), answer in zip(calls, answers, strict=True):
+        told = described["paths"][path][method.lower()]["responses"][str(answer.status_code)]["headers"]
+        came = {name for name in answer.headers if name.title() not in COMMON_HEADERS}
+        assert {name.lower() for name in came} <= {name.lower() for name in told}, (method, path)
+        assert "RateLimit" in came
+    retried = described["paths"]["/v1/jobs/{job_id}/retry"]["post"]["responses"]["202"]["headers"]
+    assert "Preference-Applied" not in {*retried, *answers[6].headers}  # it waits for nothing
 
 
 def test_who_has_the_document_is_told_so(live: Live, document: dict[str, Any]) -> None:

@@ -1,11 +1,32 @@
-"""Relays between a client and a service that lose what they are told to lose."""
+"""Relays between a client and a service that lose or hold what they are told to."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from urllib.parse import urlsplit
+
+
+@contextlib.asynccontextmanager
+async def holding(url: str, before: Callable[[int], Awaitable[object]]) -> AsyncIterator[str]:
+    """The address of a relay to `url` that lets the n-th request through, n from 1, when `before(n)` has returned."""
+    target = urlsplit(url)
+    numbers = itertools.count(1)
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = await reader.read(65_536)
+        await before(next(numbers))
+        service_reader, service_writer = await asyncio.open_connection(target.hostname, target.port)
+        service_writer.write(request.replace(b"Host: ", b"Connection: close\r\nHost: "))
+        writer.write(await service_reader.read())
+        writer.close()
+        service_writer.close()
+
+    server = await asyncio.start_server(relay, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
 
 @contextlib.asynccontextmanager

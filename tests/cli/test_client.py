@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -21,10 +21,10 @@ from service.client import (
     ServiceUnreachableError,
     media_type_of,
 )
-from service.models import JobOptions, JobStatus
+from service.models import JobOptions, JobStatus, JobWebhook
 
 from .conftest import RunningService, running_service
-from .relays import losing_answers
+from .relays import holding, losing_answers
 
 pytestmark = pytest.mark.xdist_group("cli")
 
@@ -86,6 +86,17 @@ async def test_a_job_without_result_says_why(client: Client) -> None:
         await client.result(job.id)
     assert error
     assert f"is FAILED: it has no result ({error['type']}: {error['message']})" in str(failed.value)
+
+
+async def test_a_job_that_ends_between_two_looks_has_its_result(service: RunningService, client: Client) -> None:
+    job = await client.submit("sleep", {"seconds": 1})
+
+    async def before(number: int) -> None:
+        if number > 1:  # the first one asks for the result, which is not there
+            await client.wait(job.id)
+
+    async with holding(service.url, before) as url, Client(url) as late:
+        assert "slept_s" in dict(cast("Mapping[str, Any]", await late.result(job.id)))
 
 
 async def test_a_refusal_carries_status_problem_and_place(client: Client) -> None:
@@ -154,9 +165,23 @@ async def test_what_is_of_the_wrong_type_is_told_with_the_right_one(client: Clie
         await client.submit("echo", {}, options=options)
     with pytest.raises(TypeError, match="options are a JobOptions"):
         await client.submit_batch([NewJob(plugin="echo", payload={}, options=options)])
+    tags: Any = "urgent"
+    with pytest.raises(TypeError, match=r"tags are a tuple of texts, as tags=\('urgent',\), not one text"):
+        await client.submit("echo", {}, options=JobOptions(tags=tags))
+    webhook: Any = {"url": "https://example.com/"}
+    with pytest.raises(TypeError, match=r"webhook is a JobWebhook, as JobWebhook\(url=...\), not dict"):
+        await client.submit_file("echo", None, options=JobOptions(webhook=webhook))
     job_id: Any = uuid.uuid4()
     with pytest.raises(TypeError, match="text, not UUID"):
         await client.get(job_id)
+    with pytest.raises(TypeError, match="text, not UUID"):
+        await anext(client.results([job_id]))
+
+
+async def test_a_webhook_of_no_events_is_refused_and_not_taken_for_one_of_all(client: Client) -> None:
+    webhook = JobWebhook(url="https://example.com/", events=())
+    with pytest.raises(ApiError, match="/webhook/events"):
+        await client.submit("echo", {}, options=JobOptions(webhook=webhook))
 
 
 @pytest.mark.parametrize("url", ["localhost:8080", "ftp://localhost", "http://", ""])

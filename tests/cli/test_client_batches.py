@@ -6,13 +6,14 @@ import json
 import uuid
 from collections.abc import AsyncIterator
 
+import aiohttp
 import pytest
 
 from service.client import ApiError, Client, NewJob
 from service.models import JobOptions, JobStatus
 
 from .conftest import RunningService
-from .relays import losing_answers
+from .relays import cutting, losing_answers
 
 pytestmark = pytest.mark.xdist_group("cli")
 
@@ -51,6 +52,26 @@ async def test_a_batch_whose_answer_was_lost_makes_its_jobs_once(service: Runnin
     assert len(requests) == 3
     assert all(item.replayed for item in sent.items)
     assert len([job async for job in client.jobs(tag=tag)]) == 5
+
+
+async def test_no_result_is_passed_over_when_a_job_goes_while_the_answer_breaks(
+    service: RunningService, client: Client
+) -> None:
+    sent = await client.submit_batch([NewJob(plugin="echo", payload={"text": "x" * 3_000}) for _ in range(4)])
+    await client.batch(sent.id, wait_s=30)
+    jobs = [str(item.id) for item in sent.items]
+    seen: list[str] = []
+    # The first answer ends in its second line.
+    async with (
+        aiohttp.ClientSession(service.url, raise_for_status=True) as session,
+        cutting(service.url, [5_000]) as (url, requests),
+        Client(url) as unlucky,
+    ):
+        async for result in unlucky.batch_results(sent.id):
+            seen.append(result.id)
+            if len(seen) == 1:
+                await session.delete(f"/v1/jobs/{result.id}")
+    assert (seen, len(requests)) == (jobs, 2)
 
 
 async def test_a_batch_without_any_acceptable_job_is_refused(client: Client) -> None:

@@ -114,6 +114,13 @@ async def test_results_come_in_the_order_in_which_jobs_end(client: Client) -> No
     assert {job.id: job.status for job in jobs}[failing.id] is JobStatus.FAILED
 
 
+async def test_results_take_ids_however_they_are_written(client: Client) -> None:
+    jobs = [await client.submit("echo", {"n": n}) for n in range(3)]
+    upper, bare, usual = (job.id for job in jobs)
+    asked = [upper.upper(), bare.replace("-", ""), usual, upper]
+    assert sorted([job.id async for job in client.results(asked)]) == sorted(job.id for job in jobs)
+
+
 async def test_results_of_an_unknown_job_are_refused(client: Client) -> None:
     with pytest.raises(ApiError) as refused:
         [job async for job in client.results([str(uuid.uuid4())])]

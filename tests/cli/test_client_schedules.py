@@ -11,6 +11,7 @@ import pytest
 from service.client import ApiError, Client, NewSchedule
 
 from .conftest import RunningService
+from .relays import losing_answers
 
 pytestmark = pytest.mark.xdist_group("cli")
 
@@ -47,6 +48,16 @@ async def test_a_schedule_is_made_changed_run_and_forgotten(client: Client) -> N
     with pytest.raises(ApiError) as gone:
         await client.schedules.get(made.id)
     assert gone.value.status == 404
+
+
+async def test_a_schedule_whose_deletion_got_no_answer_is_deleted(service: RunningService, client: Client) -> None:
+    made = await client.schedules.create(NewSchedule(name=uuid.uuid4().hex, plugin="echo", payload={}, every_s=9_000))
+    async with losing_answers(service.url, losses=1) as (url, requests), Client(url) as unlucky:
+        await unlucky.schedules.delete(made.id)
+        assert len(requests) == 2
+        with pytest.raises(ApiError) as unknown:
+            await unlucky.schedules.delete(made.id)
+    assert unknown.value.status == 404
 
 
 def test_the_commands_take_a_schedule_by_its_name(service: RunningService) -> None:

@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 from service.db import plugin_metrics
 from service.errors import PayloadInvalidError, PluginNotFoundError, PluginUnavailableError
 from service.job_management import JobManagementService
+from service.models import JobOptions, JobStatus
 from service.plugin_management import FAILURES_OF_ILL_HEALTH, PluginManagementService, PluginState
 from service.plugins.discovery import installed_plugins
 from service.plugins.manifest import PluginSource
@@ -28,7 +29,7 @@ async def plugins(database, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(HOSTILE))
     assert str(HOSTILE) in sys.path
     settings = Settings(data_dir=tmp_path, workers=2)
-    wanted = {"echo", "sleep", "raises", "missing_module", "one_at_a_time", "thumbnail"}
+    wanted = {"echo", "sleep", "raises", "large_artifacts", "missing_module", "one_at_a_time", "thumbnail"}
     sources = {name: source for name, source in installed_plugins().items() if name in wanted}
     runner = ToolRunner(WorkerPool(settings), sources, settings)
     await runner.start()
@@ -114,6 +115,19 @@ async def test_a_payload_is_checked_against_what_the_plugin_declares(plugins):
     fields = await plugins.bind_fields("thumbnail", {"width": "64", "image": b"x"})
     assert fields == {"width": 64, "image": b"x"}
     assert await plugins.bytes_field("thumbnail") == "image"
+
+
+async def test_files_are_kept_of_the_attempt_that_fails_a_job_and_of_none_before_it(plugins, database):
+    jobs = JobManagementService(database, plugins)
+    made = {"count": 2, "size": 3, "raise": "no"}
+    job_id = await jobs.create_job("large_artifacts", made, JobOptions(max_attempts=2))
+    await jobs.run_job(job_id)
+    waiting = await jobs.get_record(job_id)
+    assert (waiting.status, waiting.artifacts) == (JobStatus.PENDING, [])
+    await jobs.run_job(job_id)
+    failed = await jobs.get_record(job_id)
+    assert (failed.status, len(failed.artifacts)) == (JobStatus.FAILED, 2)
+    assert await jobs.read_artifact(job_id, failed.artifacts[0].name) == (failed.artifacts[0], bytes(3))
 
 
 async def test_one_failure_is_not_ill_health_but_many_in_a_row_are(plugins, database):

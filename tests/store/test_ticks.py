@@ -73,6 +73,14 @@ def test_an_interval_counts_from_its_start_else_from_its_anchor():
 
 
 @pytest.mark.parametrize("when", [{"cron": "0 * * * *"}, {"every_s": 3600}])
+def test_a_start_may_be_the_first_moment_of_the_calendar(when):
+    timing = Timing(starts_at=Timestamp("0001-01-01T00:00:00.000Z"), **when)
+    ticks.check(timing, NOON)
+    assert ticks.after(timing, NOON, NOON) == later(NOON, 3600)
+    assert ticks.due(timing, NOON, later(NOON, 3600), later(NOON, 7200)) == [later(NOON, 7200)]
+
+
+@pytest.mark.parametrize("when", [{"cron": "0 * * * *"}, {"every_s": 3600}])
 def test_no_tick_is_before_the_start_or_after_the_end(when):
     timing = Timing(starts_at=later(NOON, 7200), ends_at=later(NOON, 10_800), **when)
     assert ticks.after(timing, NOON, NOON) == later(NOON, 7200)

@@ -54,6 +54,27 @@ async def test_what_is_no_webhook_is_refused_by_the_name_of_the_field(guarded: G
         assert (await guarded.request("GET", path, key)).json() == {"items": [], "next": None}
 
 
+async def test_a_url_that_is_refused_is_named_by_its_place_in_whatever_was_sent(guarded: Guarded) -> None:  # noqa: F811
+    key = await guarded.key("default", *Role)
+    options = {"webhook": {"url": "http://example.com/"}}
+    job = {"plugin": "echo", "payload": {}, **options}
+    form = aiohttp.FormData({"plugin": "echo", "job": json.dumps(options)}, default_to_multipart=True)
+    query = {"job.webhook": json.dumps(options["webhook"])}
+    raw = {"data": b"x", "headers": {"Content-Type": "text/plain"}}
+    for method, path, sent, pointer in (
+        ("POST", "/v1/jobs", {"json": job}, "/webhook/url"),
+        ("PUT", f"/v1/jobs/{uuid7()}", {"json": job}, "/webhook/url"),
+        ("POST", "/v1/jobs", {"data": form}, "/job/webhook/url"),
+        ("POST", "/v1/plugins/echo/jobs", {"params": query, "json": {}}, "/job.webhook/url"),
+        ("POST", "/v1/plugins/echo/jobs", {"params": query, **raw}, "/job.webhook/url"),
+    ):
+        answer = await guarded.request(method, path, key, **sent)
+        assert (answer.status, [place["pointer"] for place in answer.json()["errors"]]) == (422, [pointer]), sent
+    answer = await guarded.request("POST", "/v1/jobs/batch", key, json=[{"plugin": "echo", "payload": {}}, job])
+    (place,) = answer.json()["items"][1]["problem"]["errors"]
+    assert place["pointer"] == "/1/webhook/url"
+
+
 async def test_what_is_left_out_of_a_change_stays(guarded: Guarded) -> None:  # noqa: F811
     key = await guarded.key("default", Role.ADMIN)
     body = {"url": HOOK, "events": ["job.failed"], "plugins": ["echo"], "description": "mine"}
