@@ -127,9 +127,11 @@ def serving(data_dir: Path, *, only_plugins: Collection[str] = (), **more: Any) 
     ready = started.get(timeout=60)
     if isinstance(ready, BaseException):
         raise ready
-    yield ready
-    loop.call_soon_threadsafe(stop.set)
-    thread.join(60)
+    try:
+        yield ready
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(60)
     assert not thread.is_alive()
 
 
