@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Locator, Page, expect, sync_playwright
 
 from service.api.routes import ROUTES
 from tests.api.browser import LAUNCH, Watch, needs_browser
@@ -34,6 +34,14 @@ def described(live: Live) -> None:
         live.ended(live.submit(plugin, {"image": "aGk=", "mime_type": "image/png"})["id"])
 
 
+def tried(page: Page, tag: str, operation: str) -> Locator:
+    """A call of the page, opened to be tried."""
+    call = page.locator(f"#operations-{tag}-{operation}")
+    call.locator(".opblock-summary-control").click()
+    call.get_by_role("button", name="Try it out").click()
+    return call
+
+
 @pytest.mark.usefixtures("described")
 def test_the_page_shows_every_call_and_submits_a_job(live: Live, page: Page) -> None:
     watch = Watch(page, live.url)
@@ -42,9 +50,7 @@ def test_the_page_shows_every_call_and_submits_a_job(live: Live, page: Page) -> 
     for path in [route.path for route in ROUTES] + ["/v1/plugins/thumbnail/jobs"]:
         expect(page.locator(f'.opblock-summary-path[data-path="{path}"]').first).to_be_visible()
 
-    call = page.locator("#operations-plugins-submit_echo_job")
-    call.locator(".opblock-summary-control").click()
-    call.get_by_role("button", name="Try it out").click()
+    call = tried(page, "plugins", "submit_echo_job")
     call.locator("textarea.body-param__text").fill('{"text": "from the page"}')
     call.get_by_role("button", name="Execute").click()
     expect(call.locator(".live-responses-table .response-col_status").last).to_contain_text("202")
@@ -58,12 +64,30 @@ def test_the_page_shows_every_call_and_submits_a_job(live: Live, page: Page) -> 
 
 
 @pytest.mark.usefixtures("described")
+@pytest.mark.parametrize(
+    ("tag", "operation", "name", "status"),
+    [
+        ("plugins", "submit_thumbnail_job", None, 202),
+        ("plugins", "submit_plugin_job", "echo", 202),
+        ("jobs", "delete_jobs", None, 200),
+    ],
+)
+def test_what_a_form_begins_with_is_accepted(
+    live: Live, page: Page, tag: str, operation: str, name: str | None, status: int
+) -> None:
+    page.goto(live.url + "/docs")
+    call = tried(page, tag, operation)
+    if name:
+        call.locator("tr[data-param-name=name] input").fill(name)
+    call.get_by_role("button", name="Execute").click()
+    expect(call.locator(".live-responses-table .response-col_status").last).to_contain_text(str(status))
+
+
+@pytest.mark.usefixtures("described")
 def test_the_page_sends_a_picture(live: Live, page: Page, png: bytes) -> None:
     watch = Watch(page, live.url)
     page.goto(live.url + "/docs")
-    call = page.locator("#operations-plugins-submit_thumbnail_job")
-    call.locator(".opblock-summary-control").click()
-    call.get_by_role("button", name="Try it out").click()
+    call = tried(page, "plugins", "submit_thumbnail_job")
     call.locator("select[aria-label='Request content type']").select_option("*/*")
     call.locator("input[type=file]").set_input_files({"name": "page.png", "mimeType": "image/png", "buffer": png})
     call.get_by_role("button", name="Execute").click()
