@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from playwright.sync_api import Locator, Page, expect, sync_playwright
@@ -96,6 +96,45 @@ def test_the_page_sends_a_picture(live: Live, page: Page, png: bytes) -> None:
     assert location
     record = live.ended(location[1].rpartition("/")[2])
     assert (record["status"], record["payload"]["mime_type"]) == ("SUCCESS", "image/png")
+    assert (watch.complaints, watch.foreign) == ([], [])
+
+
+@pytest.fixture
+def answer_to(live: Live, page: Page) -> Callable[[str, str, str, str], str]:
+    """What the page shows as the answer to a call with one parameter."""
+
+    def answer(tag: str, operation: str, name: str, value: str) -> str:
+        call = tried(page, tag, operation)
+        call.locator(f"tr[data-param-name={name}] input").fill(value)
+        call.get_by_role("button", name="Execute").click()
+        shown = call.locator(".live-responses-table .response-col_description .microlight").first
+        expect(shown).to_be_visible()
+        return shown.inner_text()
+
+    return answer
+
+
+def test_the_page_shows_documents_as_they_came(
+    live: Live, page: Page, answer_to: Callable[[str, str, str, str], str]
+) -> None:
+    watch = Watch(page, live.url)
+    batch = [
+        {
+            "plugin": "echo",
+            "payload": {"whole": 2**53 + 1, "half": 1.0, "text": 'a "quoted", \\ [{}]: é', "none": [{}, []]},
+        },
+        {"plugin": "echo", "payload": {"whole": 1}},
+    ]
+    made = live.post("/v1/jobs/batch", json=batch).json()
+    assert live.get(f"/v1/batches/{made['batch_id']}?wait=30").status_code == 200
+    job_id = made["items"][0]["id"]
+
+    page.goto(live.url + "/docs")
+    result = answer_to("jobs", "get_result", "job_id", job_id)
+    assert json.loads(result) == batch[0]["payload"]
+    assert '  "whole": 9007199254740993,\n  "half": 1.0,\n' in result
+    lines = answer_to("batches", "get_batch_results", "batch_id", made["batch_id"])
+    assert lines == live.get(f"/v1/batches/{made['batch_id']}/results").text
     assert (watch.complaints, watch.foreign) == ([], [])
 
 

@@ -1,7 +1,7 @@
+import { AnswersAsTheyCame } from "./answers.js";
+
 // The key is kept by this page alone and gone with it. The description is asked for again with it: it tells the
 // plugins only to those who may list them.
-"use strict";
-
 const DESCRIPTION = "/openapi.json";
 let key;
 
@@ -18,7 +18,7 @@ function AskAgainWithKey(system) {
 SwaggerUIBundle({
   url: DESCRIPTION,
   dom_id: "#docs",
-  plugins: [AskAgainWithKey],
+  plugins: [AskAgainWithKey, AnswersAsTheyCame],
   deepLinking: true,
   displayRequestDuration: true,
   filter: true,
