@@ -138,6 +138,18 @@ def test_the_page_shows_documents_as_they_came(
     assert (watch.complaints, watch.foreign) == ([], [])
 
 
+def test_the_page_shows_the_beginning_of_a_stream(live: Live, page: Page) -> None:
+    page.goto(live.url + "/docs")
+    call = tried(page, "events", "follow_jobs")
+    with page.expect_response("**/v1/events"):
+        call.get_by_role("button", name="Execute").click()
+    job = live.submit("echo", {})
+    shown = call.locator(".live-responses-table .response-col_description .microlight").first
+    expect(shown).to_contain_text(job["id"])
+    expect(shown).to_contain_text("this page listened for 10 s")
+    expect(call.get_by_role("button", name="Execute")).to_be_enabled()
+
+
 def test_the_page_of_a_problem_is_where_its_type_leads(live: Live, page: Page) -> None:
     watch = Watch(page, live.url)
     problem = live.get("/v1/jobs?limit=0").json()

@@ -1,4 +1,5 @@
 import { AnswersAsTheyCame } from "./answers.js";
+import { fetchBeginning } from "./streams.js";
 
 // The key is kept by this page alone and gone with it. The description is asked for again with it: it tells the
 // plugins only to those who may list them.
@@ -27,6 +28,7 @@ SwaggerUIBundle({
     if (request.loadSpec && key) {
       request.headers.Authorization = `Bearer ${key}`;
     }
+    request.userFetch = fetchBeginning;
     // A file says what it is; the description cannot.
     if (request.headers["Content-Type"] === "*/*" && request.body instanceof File && request.body.type) {
       request.headers["Content-Type"] = request.body.type;
