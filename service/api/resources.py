@@ -16,6 +16,7 @@ _FILES: Final[Mapping[str, tuple[str, str]]] = {
     "docs.html": ("docs.html", "text/html"),
     "docs.js": ("docs.js", "text/javascript"),
     "answers.js": ("answers.js", "text/javascript"),
+    "keys.js": ("keys.js", "text/javascript"),
     "streams.js": ("streams.js", "text/javascript"),
     "page.css": ("page.css", "text/css"),
     "swagger-ui.css": ("swagger-ui/swagger-ui.css", "text/css"),
