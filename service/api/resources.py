@@ -15,6 +15,7 @@ from aiohttp import ETag, hdrs, web
 _FILES: Final[Mapping[str, tuple[str, str]]] = {
     "docs.html": ("docs.html", "text/html"),
     "docs.js": ("docs.js", "text/javascript"),
+    "address.js": ("address.js", "text/javascript"),
     "answers.js": ("answers.js", "text/javascript"),
     "keys.js": ("keys.js", "text/javascript"),
     "streams.js": ("streams.js", "text/javascript"),

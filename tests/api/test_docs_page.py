@@ -150,6 +150,25 @@ def test_the_page_shows_the_beginning_of_a_stream(live: Live, page: Page) -> Non
     expect(call.get_by_role("button", name="Execute")).to_be_enabled()
 
 
+def test_the_address_of_the_page_and_what_is_open_go_together(live: Live, page: Page) -> None:
+    watch = Watch(page, live.url)
+    page.goto(live.url + "/problems")
+    page.goto(live.url + "/docs#/jobs/get_job")
+    expect(page.locator("#operations-jobs-get_job")).to_have_class(re.compile("is-open"))
+    before = page.evaluate("history.length")
+    tried(page, "jobs", "list_jobs")
+    expect(page).to_have_url(live.url + "/docs#/jobs/list_jobs")
+    assert page.evaluate("history.length") == before + 1
+    page.evaluate("location.hash = '#/plugins/get_plugin'")
+    linked = page.locator("#operations-plugins-get_plugin")
+    expect(linked).to_have_class(re.compile("is-open"))
+    expect(linked).to_be_in_viewport()
+    for address in ("/docs#/jobs/list_jobs", "/docs#/jobs/get_job", "/problems"):
+        page.go_back()
+        expect(page).to_have_url(live.url + address)
+    assert (watch.complaints, watch.foreign) == ([], [])
+
+
 def test_the_page_of_a_problem_is_where_its_type_leads(live: Live, page: Page) -> None:
     watch = Watch(page, live.url)
     problem = live.get("/v1/jobs?limit=0").json()

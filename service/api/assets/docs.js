@@ -1,3 +1,4 @@
+import { FollowAddress } from "./address.js";
 import { AnswersAsTheyCame } from "./answers.js";
 import { AskAgainWithKey, headersWithKey } from "./keys.js";
 import { fetchBeginning } from "./streams.js";
@@ -7,7 +8,7 @@ const DESCRIPTION = "/openapi.json";
 SwaggerUIBundle({
   url: DESCRIPTION,
   dom_id: "#docs",
-  plugins: [(system) => AskAgainWithKey(system, DESCRIPTION), AnswersAsTheyCame],
+  plugins: [(system) => AskAgainWithKey(system, DESCRIPTION), AnswersAsTheyCame, FollowAddress],
   deepLinking: true,
   displayRequestDuration: true,
   filter: true,
