@@ -14,6 +14,7 @@ from aiohttp import ETag, hdrs, web
 #: The files of the interactive documentation, and whose they are: `swagger-ui/` is taken over as published.
 _FILES: Final[Mapping[str, tuple[str, str]]] = {
     "docs.html": ("docs.html", "text/html"),
+    "docs.css": ("docs.css", "text/css"),
     "docs.js": ("docs.js", "text/javascript"),
     "address.js": ("address.js", "text/javascript"),
     "answers.js": ("answers.js", "text/javascript"),

@@ -169,6 +169,19 @@ def test_the_address_of_the_page_and_what_is_open_go_together(live: Live, page: 
     assert (watch.complaints, watch.foreign) == ([], [])
 
 
+def test_the_page_fits_a_narrow_window_and_the_dark(live: Live, page: Page) -> None:
+    page.set_viewport_size({"width": 360, "height": 740})
+    page.goto(live.url + "/docs#/jobs/get_job")
+    name = page.locator("#operations-jobs-get_job .headers td").first
+    expect(name).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    page.emulate_media(color_scheme="dark")
+    expect(page.locator("html")).to_have_class("dark-mode")
+    expect(name).to_have_css("color", "rgb(228, 230, 230)")
+    page.emulate_media(color_scheme="light")
+    expect(page.locator("html")).not_to_have_class("dark-mode")
+
+
 def test_the_page_of_a_problem_is_where_its_type_leads(live: Live, page: Page) -> None:
     watch = Watch(page, live.url)
     problem = live.get("/v1/jobs?limit=0").json()

@@ -25,3 +25,8 @@ SwaggerUIBundle({
     return request;
   },
 });
+
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const followScheme = () => document.documentElement.classList.toggle("dark-mode", dark.matches);
+dark.addEventListener("change", followScheme);
+followScheme();
