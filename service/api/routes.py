@@ -32,9 +32,9 @@ _FORM: Final = {
     "type": "object",
     "required": ["plugin"],
     "properties": {
-        "plugin": {"type": "string", "minLength": 1, "maxLength": 200},
-        "job": {"$ref": "#/components/schemas/OptionsInput"},
-        "payload": _OBJECT,
+        "plugin": {"type": "string", "minLength": 1, "maxLength": 200, "examples": ["echo"]},
+        "job": {"$ref": "#/components/schemas/OptionsInput", "examples": [{}]},
+        "payload": {**_OBJECT, "examples": [{"text": "hello"}]},
     },
     "additionalProperties": True,
     "description": "Every part that is not reserved is a field of the payload; files are its bytes.",

@@ -65,20 +65,23 @@ def test_the_page_shows_every_call_and_submits_a_job(live: Live, page: Page) -> 
 
 @pytest.mark.usefixtures("described")
 @pytest.mark.parametrize(
-    ("tag", "operation", "name", "status"),
+    ("tag", "operation", "media_type", "status"),
     [
-        ("plugins", "submit_thumbnail_job", None, 202),
-        ("plugins", "submit_plugin_job", "echo", 202),
-        ("jobs", "delete_jobs", None, 200),
+        ("plugins", "submit_thumbnail_job", "application/json", 202),
+        ("plugins", "submit_plugin_job", "application/json", 202),
+        ("jobs", "submit_job", "multipart/form-data", 202),
+        ("jobs", "submit_batch", "application/x-ndjson", 202),
+        ("jobs", "delete_jobs", "application/json", 200),
     ],
 )
 def test_what_a_form_begins_with_is_accepted(
-    live: Live, page: Page, tag: str, operation: str, name: str | None, status: int
+    live: Live, page: Page, tag: str, operation: str, media_type: str, status: int
 ) -> None:
     page.goto(live.url + "/docs")
     call = tried(page, tag, operation)
-    if name:
-        call.locator("tr[data-param-name=name] input").fill(name)
+    call.locator("select[aria-label='Request content type']").select_option(media_type)
+    if operation == "submit_plugin_job":
+        call.locator("tr[data-param-name=name] input").fill("echo")
     call.get_by_role("button", name="Execute").click()
     expect(call.locator(".live-responses-table .response-col_status").last).to_contain_text(str(status))
 

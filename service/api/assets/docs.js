@@ -1,5 +1,6 @@
 import { FollowAddress } from "./address.js";
 import { AnswersAsTheyCame } from "./answers.js";
+import { LinesAsExamples } from "./forms.js";
 import { AskAgainWithKey, headersWithKey } from "./keys.js";
 import { fetchBeginning } from "./streams.js";
 
@@ -8,7 +9,7 @@ const DESCRIPTION = "/openapi.json";
 SwaggerUIBundle({
   url: DESCRIPTION,
   dom_id: "#docs",
-  plugins: [(system) => AskAgainWithKey(system, DESCRIPTION), AnswersAsTheyCame, FollowAddress],
+  plugins: [(system) => AskAgainWithKey(system, DESCRIPTION), AnswersAsTheyCame, FollowAddress, LinesAsExamples],
   deepLinking: true,
   displayRequestDuration: true,
   filter: true,
