@@ -269,6 +269,8 @@ def _parameters(route: Route, components: _Components) -> Iterator[dict[str, Any
             "in": "query",
             "description": "With a raw body: the other fields of the payload, as text",
             "schema": {"type": "object", "additionalProperties": {"type": "string"}},
+            # Forms of browsers make fields up otherwise, which beside a JSON body are refused.
+            "example": {},
         }
     if route.headers:
         yield from _fields(route.headers, "header", components)

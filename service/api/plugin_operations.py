@@ -9,6 +9,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 import jsonschema_rs
+import orjson
 
 from service.api.inputs import OPTION_PREFIX
 from service.api.openapi import AS_JSON, FIELDS
@@ -171,14 +172,20 @@ def _is_bytes(schema: Any) -> bool:
 
 
 def _query_parameter(name: str, schema: Any, own: Mapping[str, JSONSchema]) -> dict[str, Any]:
-    """A field of the payload beside a raw body; what is neither text nor a plain value is written as JSON."""
+    """A field of the payload beside a raw body; what is neither text nor a plain value is written as JSON.
+
+    Its default is told in words: forms of browsers fill in one that the schema names, and no JSON body could be sent.
+    """
     kinds = _kinds(schema, own)
     is_plain = not kinds or "string" in kinds or kinds <= {"integer", "number", "boolean", "null"}
     words = [
         "With a raw body.",
         "" if is_plain else AS_JSON,
+        f"Default: `{orjson.dumps(schema['default']).decode()}`." if _has_default(schema) else "",
         schema.get("description", "") if isinstance(schema, dict) else "",
     ]
+    if _has_default(schema):
+        schema = {key: value for key, value in schema.items() if key != "default"}
     return {
         "name": name,
         "in": "query",
@@ -186,6 +193,10 @@ def _query_parameter(name: str, schema: Any, own: Mapping[str, JSONSchema]) -> d
         "description": " ".join(filter(None, words)),
         "schema": schema if is_plain else {"type": "string"},
     }
+
+
+def _has_default(schema: Any) -> bool:
+    return isinstance(schema, dict) and "default" in schema
 
 
 def _kinds(schema: Any, own: Mapping[str, JSONSchema]) -> set[str]:

@@ -14,7 +14,13 @@ from aiohttp import ETag, hdrs, web
 #: The files of the interactive documentation, and whose they are: `swagger-ui/` is taken over as published.
 _FILES: Final[Mapping[str, tuple[str, str]]] = {
     "docs.html": ("docs.html", "text/html"),
+    "docs.css": ("docs.css", "text/css"),
     "docs.js": ("docs.js", "text/javascript"),
+    "address.js": ("address.js", "text/javascript"),
+    "answers.js": ("answers.js", "text/javascript"),
+    "forms.js": ("forms.js", "text/javascript"),
+    "keys.js": ("keys.js", "text/javascript"),
+    "streams.js": ("streams.js", "text/javascript"),
     "page.css": ("page.css", "text/css"),
     "swagger-ui.css": ("swagger-ui/swagger-ui.css", "text/css"),
     "swagger-ui-bundle.js": ("swagger-ui/swagger-ui-bundle.js", "text/javascript"),

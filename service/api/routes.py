@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -32,9 +33,9 @@ _FORM: Final = {
     "type": "object",
     "required": ["plugin"],
     "properties": {
-        "plugin": {"type": "string", "minLength": 1, "maxLength": 200},
-        "job": {"$ref": "#/components/schemas/OptionsInput"},
-        "payload": _OBJECT,
+        "plugin": {"type": "string", "minLength": 1, "maxLength": 200, "examples": ["echo"]},
+        "job": {"$ref": "#/components/schemas/OptionsInput", "examples": [{}]},
+        "payload": {**_OBJECT, "examples": [{"text": "hello"}]},
     },
     "additionalProperties": True,
     "description": "Every part that is not reserved is a field of the payload; files are its bytes.",
@@ -55,6 +56,12 @@ _EXAMPLES: Final[Mapping[str, Mapping[str, Any]]] = {
         "metadata": {"order": 7},
     },
 }
+#: What the form of a browser begins with, so it changes nothing yet.
+_ACTION_EXAMPLES: Final[Mapping[str, Mapping[str, Any]]] = {
+    "filter": {"filter": {"plugin": "echo", "tag": "docs"}, "dry_run": True},
+    "ids": {"ids": ["01890a5d-ac96-774b-bcce-b302099a8057"], "dry_run": True},
+}
+_BATCH_EXAMPLE: Final = [{"plugin": "echo", "payload": {"text": text}} for text in ("hello", "good night")]
 _BATCH: Final = {
     "type": "array",
     "minItems": 1,
@@ -108,7 +115,7 @@ ROUTES: Final[Sequence[Route]] = (
         handler=handlers.put_job,
         policy=SUBMIT,
         headers=inputs.PutHeaders,
-        bodies={JSON_TYPE: Body(read=submissions.from_json, schema=inputs.JobInput)},
+        bodies={JSON_TYPE: Body(read=submissions.from_json, schema=inputs.JobInput, examples=_EXAMPLES)},
         answers={200: _ENDED_IN_TIME, 202: _ACCEPTED},
         problems=(409,),
     ),
@@ -123,8 +130,12 @@ ROUTES: Final[Sequence[Route]] = (
         policy=SUBMIT,
         headers=inputs.KeyHeaders,
         bodies={
-            JSON_TYPE: Body(read=batches.read_array, schema=_BATCH),
-            NDJSON_TYPE: Body(read=batches.read_lines, schema=_LINES),
+            JSON_TYPE: Body(read=batches.read_array, schema=_BATCH, examples={"two": _BATCH_EXAMPLE}),
+            NDJSON_TYPE: Body(
+                read=batches.read_lines,
+                schema=_LINES,
+                examples={"two": "".join(f"{json.dumps(job)}\n" for job in _BATCH_EXAMPLE)},
+            ),
         },
         answers={
             202: Answer(
@@ -309,7 +320,9 @@ ROUTES: Final[Sequence[Route]] = (
             handler=actions.acting(action),
             policy=ADMIN if action is Action.DELETE else SUBMIT,
             headers=inputs.KeyHeaders if action is Action.RETRY else None,
-            bodies={JSON_TYPE: Body(read=actions.read_action, schema=bulk_inputs.ActionInput)},
+            bodies={
+                JSON_TYPE: Body(read=actions.read_action, schema=bulk_inputs.ActionInput, examples=_ACTION_EXAMPLES)
+            },
             answers={200: Answer(description="What became of each job", content={JSON_TYPE: bulk_views.ActionView})},
         )
         for action in Action

@@ -61,7 +61,7 @@ WEBHOOK_ROUTES: Final[Sequence[Route]] = (
         summary="Change a webhook; what is left out stays",
         handler=webhooks.change_webhook,
         policy=ADMIN,
-        bodies={JSON_TYPE: json_body(inputs.WebhookPatch)},
+        bodies={JSON_TYPE: json_body(inputs.WebhookPatch, events={"events": ["job.failed"]})},
         answers={200: Answer(description="The webhook as it is now", content=_WEBHOOK)},
         problems=(409,),
     ),

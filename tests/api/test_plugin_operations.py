@@ -79,7 +79,7 @@ def test_bytes_are_base64_on_the_way_in_and_references_on_the_way_out() -> None:
 def test_fields_beside_a_raw_body_are_query_parameters() -> None:
     fields = {
         "image": BYTES,
-        "width": {"type": "integer", "description": "In pixels"},
+        "width": {"type": "integer", "default": 256, "description": "In pixels"},
         "crop": {"type": "array", "items": {"type": "integer"}},
         "fit": {"$ref": "#/$defs/Fit"},
         "place": {"$ref": "#/$defs/Place"},
@@ -91,7 +91,8 @@ def test_fields_beside_a_raw_body_are_query_parameters() -> None:
     cut, plain = (document["paths"][f"/v1/plugins/{name}/jobs"]["post"] for name in ("cut", "plain"))
     own = {one["name"]: one for one in cut["parameters"] if "name" in one}
     assert own.keys() == {"width", "crop", "fit", "place"}
-    assert own["width"]["description"] == "With a raw body. In pixels"
+    assert own["width"]["description"] == "With a raw body. Default: `256`. In pixels"
+    assert own["width"]["schema"] == {"type": "integer", "description": "In pixels"}
     assert own["fit"]["schema"] == {"$ref": "#/components/schemas/CutPayload.Fit"}
     assert [own[name]["description"] for name in ("crop", "place")] == ["With a raw body. As JSON."] * 2
     assert {*cut["requestBody"]["content"]} == {"application/json", "*/*"}

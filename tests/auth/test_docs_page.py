@@ -50,6 +50,13 @@ async def test_the_page_works_with_a_key(guarded: Guarded) -> None:
 
         await page.locator(".scheme-container").get_by_role("button", name="Authorize").click()
         dialog = page.locator(".dialog-ux")
+        for wrong, words in (("jsk_…_…", "This is no API key."), (f"{key}x", "unknown, expired or revoked")):
+            await dialog.get_by_role("textbox").fill(wrong)
+            await dialog.get_by_role("button", name="Apply credentials").click()
+            await expect(dialog).to_contain_text(words)
+        # Chromium tells of every answer that is an error.
+        assert [complaint for complaint in watch.complaints if "401" not in complaint] == []
+        watch.complaints.clear()
         await dialog.get_by_role("textbox").fill(key)
         await dialog.get_by_role("button", name="Apply credentials").click()
         await dialog.get_by_role("button", name="Close", exact=True).click()

@@ -1,32 +1,24 @@
-// The key is kept by this page alone and gone with it. The description is asked for again with it: it tells the
-// plugins only to those who may list them.
-"use strict";
+import { FollowAddress } from "./address.js";
+import { AnswersAsTheyCame } from "./answers.js";
+import { LinesAsExamples } from "./forms.js";
+import { AskAgainWithKey, headersWithKey } from "./keys.js";
+import { fetchBeginning } from "./streams.js";
 
 const DESCRIPTION = "/openapi.json";
-let key;
-
-function AskAgainWithKey(system) {
-  const askAgain = (original) => (...args) => {
-    const done = original(...args);
-    key = system.authSelectors.authorized().getIn(["apiKey", "value"]);
-    system.specActions.download(DESCRIPTION);
-    return done;
-  };
-  return { statePlugins: { auth: { wrapActions: { authorize: askAgain, logout: askAgain } } } };
-}
 
 SwaggerUIBundle({
   url: DESCRIPTION,
   dom_id: "#docs",
-  plugins: [AskAgainWithKey],
+  plugins: [(system) => AskAgainWithKey(system, DESCRIPTION), AnswersAsTheyCame, FollowAddress, LinesAsExamples],
   deepLinking: true,
   displayRequestDuration: true,
   filter: true,
   validatorUrl: null,
   requestInterceptor: (request) => {
-    if (request.loadSpec && key) {
-      request.headers.Authorization = `Bearer ${key}`;
+    if (request.loadSpec) {
+      Object.assign(request.headers, headersWithKey());
     }
+    request.userFetch = fetchBeginning;
     // A file says what it is; the description cannot.
     if (request.headers["Content-Type"] === "*/*" && request.body instanceof File && request.body.type) {
       request.headers["Content-Type"] = request.body.type;
@@ -34,3 +26,8 @@ SwaggerUIBundle({
     return request;
   },
 });
+
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const followScheme = () => document.documentElement.classList.toggle("dark-mode", dark.matches);
+dark.addEventListener("change", followScheme);
+followScheme();
