@@ -33,8 +33,15 @@ _COUNTED_AS: Final = {
 ENDS: Final = tuple(name for name in _COUNTED_AS if name not in ("submitted", "started"))
 _TERMINAL: Final = frozenset({"success", "failed", "cancelled"})
 
-#: What differs between messages that say the same: numbers, ids, hashes, quoted names.
-_VARIABLE: Final = re.compile(r"'[^']{0,200}'|\"[^\"]{0,200}\"|\b[0-9a-fA-F]{8}[0-9a-fA-F-]*\b|\d+(?:\.\d+)?")
+#: What differs between messages that say the same: numbers, ids, hashes, quoted names. An apostrophe in a word is no
+#: quotation mark; bytes are quoted behind a `b`.
+_VARIABLE: Final = re.compile(
+    r"((?<!\w)|(?<=\bb))'([^']|(?<=[\w\\])'(?=\w)){0,200}'(?!\w)"
+    r"|\"[^\"]{0,200}\""
+    r"|\b0[xX][0-9a-fA-F]+\b"
+    r"|\b[0-9a-fA-F]{8}[0-9a-fA-F-]*\b"
+    r"|\d+(\.\d+)?([eE][+-]?\d+)?"
+)
 _MESSAGE_LENGTH: Final = 200
 
 
