@@ -5,9 +5,17 @@ start, 2 the command or its input is wrong, 3 no service answers, 130 interrupte
 everything else to stderr.
 """
 
-from service.cli.loading import uncollected
+from typing import NoReturn
 
-with uncollected():
-    from service.cli.app import main
+from service.cli.loading import uncollected
+from service.cli.streams import open_missing
 
 __all__ = ["main"]
+
+
+def main() -> NoReturn:
+    """Load the command line, run it and exit with its code."""
+    open_missing()
+    with uncollected():
+        from service.cli import app
+    app.main()
