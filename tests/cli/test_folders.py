@@ -313,6 +313,18 @@ def test_a_folder_without_a_file_is_told_by_what_was_looked_for(
     assert capsys.readouterr().err == f"jobservice: There is no file in {tmp_path}{which}.\n"
 
 
+def test_results_do_not_become_files_of_the_next_run(service: RunningService, tmp_path: Path) -> None:
+    folder = make_pictures(tmp_path / "pictures", 1)
+    arguments = ("submit", folder, "--plugin", "image_info", "--wait", "--output")
+    refused = service.cli(*arguments, f"{folder}/../{folder.name}")
+    assert (refused.returncode, [path.name for path in folder.iterdir()]) == (2, ["000.png"])
+    assert "is the folder itself: the next time its results would be sent too." in refused.stderr
+    for _ in range(2):
+        for output in (folder / "results", folder):
+            told = service.cli(*arguments, output, "--match", "*.png").stderr
+            assert told.splitlines()[-1] == "1 files: 1 SUCCESS."
+
+
 def test_options_of_folders_are_refused_for_a_file(service: RunningService) -> None:
     done = service.cli("submit", "photo.jpg", "--plugin", "image_info", "--recursive")
     assert done.returncode == 2
