@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import json
 import os
@@ -15,7 +16,8 @@ from service.cli.reports import _TIMES
 from service.client import ApiError, Client
 from service.report_models import REPORTS, ColumnType
 
-from .conftest import RunningService
+from .conftest import ROOT, RunningService, fenced
+from .relays import cutting
 
 pytestmark = pytest.mark.xdist_group("cli")
 
@@ -121,3 +123,21 @@ def test_what_cannot_be_reported_is_told(service: RunningService, arguments: tup
     assert done.returncode == 2
     assert told in done.stderr
     assert not list(service.folder.glob(".*.part"))
+
+
+async def test_the_windows_of_the_page_go_on_behind_the_last_whole_one(service: RunningService) -> None:
+    (window,) = (block for block in fenced(ROOT / "docs/reporting.md", "sh") if "LAST" in block)
+
+    async def ends(url: str, last: str) -> str:
+        script = window.replace("http://127.0.0.1:8080", url) + '\necho "$LAST"'
+        shell = await asyncio.create_subprocess_exec(
+            "sh", "-c", script, cwd=service.folder, env=service.environment | {"LAST": last}, stdout=subprocess.PIPE
+        )
+        return (await shell.communicate())[0].decode().strip()
+
+    first = await ends(service.url, "")
+    assert first > "2026"
+    async with cutting(service.url, [1_000]) as (relay, _):
+        assert await ends(relay, "2026-01-01T00:00:00.000Z") == "2026-01-01T00:00:00.000Z"
+        assert await ends(relay, first) >= first
+    assert await ends("http://127.0.0.1:9", first) == first
