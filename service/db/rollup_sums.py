@@ -70,7 +70,7 @@ class EventSum(NamedTuple):
     timed: int = 0
     queue_ms: int | None = None
     run_ms: int | None = None
-    cpu_ms: int | None = None
+    cpu_us: int | None = None
     busy_ms: int | None = None
     peak_memory_bytes: int | None = None
     last_at: Timestamp | None = None
@@ -138,7 +138,7 @@ def _add(tally: Tally, event: EventSum) -> None:
         counts["ended_waiting"] += event.events
     if event.outcome is not None:
         counts["attempts"] += event.events
-        counts["cpu_ms"] += event.cpu_ms or 0
+        counts["cpu_us"] += event.cpu_us or 0
         if event.outcome == "LOST":
             counts["lost"] += event.events
         tally.peak_memory_bytes = _greater(tally.peak_memory_bytes, event.peak_memory_bytes)

@@ -8,11 +8,14 @@ import shutil
 from pathlib import Path
 
 import sqlalchemy as sa
+from alembic import command
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from service.calls import CallReport
 from service.db import job_changes
 from service.db.job_changes import CancelRequest
+from service.db.migrate import alembic_config, upgrade
 from service.db.statements import Statement
 from service.errors import error_object
 from service.models import JobStatus
@@ -86,6 +89,20 @@ async def test_a_job_that_is_cancelled_just_after_an_attempt_has_not_ended_by_it
     counts = "attempt_count, retry_count, cancelled_count, pending_count, running_count, timed_count"
     rows = await database.reader.fetch(Statement(sa.text(f"SELECT {counts} FROM report_plugins")))
     assert rows == [(1, 1, 1, 0, 0, 0)]
+
+
+async def test_cpu_time_of_executions_shorter_than_a_millisecond_is_counted_too(database, database_url, monkeypatch):
+    await insert(database, *(new_job() for _ in range(3)))
+    for job in await claim(database):
+        await end(database, job, report=CallReport(cpu_s=0.000_4))
+    await fold_all(database)
+    totals = Statement(sa.text("SELECT cpu_total_s FROM report_plugins UNION ALL SELECT cpu_total_s FROM report_daily"))
+    assert await database.reader.fetch(totals) == [(0.0012,)] * 2
+    # What was summed up before is kept, in whole milliseconds.
+    monkeypatch.setenv("JOBSERVICE_DATABASE_URL", database_url)
+    await asyncio.to_thread(command.downgrade, alembic_config(), "0009")
+    await upgrade(database_url)
+    assert await database.reader.fetch(totals) == [(0.001,)] * 2
 
 
 #: Pairs of messages that differ in a number, an id or a quoted name only, and what is left of both.
