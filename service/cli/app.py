@@ -17,7 +17,7 @@ from service.cli.config import config
 from service.cli.failures import Exit, UsageError, tell
 from service.cli.jobs import cancel, jobs, result, retry, show
 from service.cli.keys import keys, tenants
-from service.cli.output import say
+from service.cli.output import Terminal, say
 from service.cli.plugins import plugins
 from service.cli.reports import report
 from service.cli.schedules import schedules
@@ -41,6 +41,7 @@ app = App(
     suppress_keyboard_interrupt=False,
     exit_on_error=False,
     print_error=False,
+    console=Terminal(),
     config=(arguments.check,),
 )
 
@@ -63,12 +64,19 @@ def main() -> NoReturn:
 def run(given: Sequence[str]) -> int:
     """The exit code of a command line; every failure is told in a line or two on stderr."""
     try:
-        code = app(given)
-        sys.stdout.flush()
+        return _run(given)
     except BrokenPipeError:
         # The interpreter flushes stdout once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.BROKEN_PIPE
+
+
+def _run(given: Sequence[str]) -> int:
+    try:
+        code = app(given)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
     except (

@@ -22,7 +22,7 @@ _BY_NAME: Final[Mapping[str, tuple[re.Pattern[str], str]]] = {
     "--idempotency-key": (re.compile(r"[!-~]{1,255}"), "give 1 to 255 printable ASCII characters without spaces."),
 }
 #: Options that name something, as everything does that has no option.
-_NAMES: Final = frozenset({"--plugin", "--output", "--idempotency-key"})
+_NAMES: Final = frozenset({"--plugin", "--output", "--idempotency-key", "--run", "--match", "--columns"})
 
 
 def check(_app: App, _commands: tuple[str, ...], arguments: Iterable[Argument]) -> None:

@@ -31,11 +31,13 @@ _AT_ONCE: Final = 8  # files read and sent
 _TOLD: Final = 20  # refusals told one by one
 #: Refusals that are about the file; any other one would meet every file.
 _OF_THE_FILE: Final = frozenset({400, 413, 415, 422})
+#: Refusals that are about the result of one job: its bytes, or all of it, are not kept any more.
+_OF_THE_RESULT: Final = frozenset({404, 410})
 
 
 @dataclasses.dataclass(slots=True)
 class Outcome:
-    """What became of a file: a job, or a refusal."""
+    """What became of a file: a job, or a refusal; both where the job's result could not be had or written."""
 
     name: str
     job: Job | None = None
@@ -88,10 +90,8 @@ async def _send_all(client: Client, folder: Folder, order: Order, outcomes: Sequ
             except (ApiError, UsageError) as error:
                 if isinstance(error, ApiError) and error.status not in _OF_THE_FILE:
                     raise
-                outcome.refusal = error
                 refused += 1
-                if refused <= _TOLD:
-                    say(f"{outcome.name}: {error}", style="red")
+                _refuse(outcome, error, refused)
                 bar.update(task, note=f"{refused} refused")
             bar.advance(task)
 
@@ -125,7 +125,7 @@ def _read(path: Path, order: Order) -> Input:
 async def _collect(client: Client, outcomes: Sequence[Outcome], output: Path | None, bar: Progress) -> None:
     by_id = {outcome.job.id: outcome for outcome in outcomes if outcome.job}
     task = bar.add_task("done", total=len(by_id), note="")
-    failed = 0
+    failed = unwritten = 0
     async with contextlib.aclosing(client.results(by_id)) as results:
         async for job in results:
             outcome = by_id[job.id]
@@ -133,8 +133,20 @@ async def _collect(client: Client, outcomes: Sequence[Outcome], output: Path | N
             if job.status is not JobStatus.SUCCESS:
                 failed += 1
             elif output is not None:
-                outcome.written = await _written(client, job, output / outcome.name)
+                try:
+                    outcome.written = await _written(client, job, output / outcome.name)
+                except (ApiError, UsageError) as error:
+                    if isinstance(error, ApiError) and error.status not in _OF_THE_RESULT:
+                        raise
+                    unwritten += 1
+                    _refuse(outcome, error, unwritten)
             bar.update(task, advance=1, note=f"{failed} failed" if failed else "")
+
+
+def _refuse(outcome: Outcome, error: ApiError | UsageError, count: int) -> None:
+    outcome.refusal = error
+    if count <= _TOLD:
+        say(f"{outcome.name}: {error}", style="red")
 
 
 async def _written(client: Client, job: Job, place: Path) -> Path:
@@ -166,17 +178,20 @@ def _tell(outcomes: Sequence[Outcome], *, waited: bool, as_json: bool) -> Exit:
         table = table_of("file", "id", "status", "what")
         for outcome in outcomes:
             job = outcome.job
-            what = remark(job) if job else str(outcome.refusal)
+            what = str(outcome.refusal) if outcome.refusal else remark(job) if job else ""
             table.add_row(
                 safe(outcome.name), job.id if job else "", coloured(job.status) if job else "refused",
                 safe(str(outcome.written) if outcome.written else what),
             )  # fmt: skip
         print_table(table)
     counts = Counter(str(outcome.job.status) if outcome.job else "refused" for outcome in outcomes)
+    unwritten = sum(outcome.job is not None and outcome.refusal is not None for outcome in outcomes)
     if waited or counts["refused"]:
         sys.stdout.flush()
-        say(f"{len(outcomes)} files: {', '.join(f'{count} {status}' for status, count in sorted(counts.items()))}.")
-    if counts["refused"]:
+        parts = [f"{count} {status}" for status, count in sorted(counts.items())]
+        parts += [f"{unwritten} without their result"] if unwritten else []
+        say(f"{len(outcomes)} files: {', '.join(parts)}.")
+    if counts["refused"] or unwritten:
         return Exit.USAGE
     return max((outcome_of(outcome.job) for outcome in outcomes if outcome.job), default=Exit.OK) if waited else Exit.OK
 

@@ -34,9 +34,17 @@ class Folder:
         return f"{place} for {patterns}" if patterns else place
 
     def names(self, excluded: Path | None) -> list[str]:
-        """The paths of all but folders in it, sorted, without hidden ones and what is below `excluded`. It blocks."""
+        """The paths of all but folders in it, sorted, without hidden ones and what is below `excluded`. It blocks.
+
+        Raises `UsageError` for a folder that cannot be read, and where all of it would be `excluded`.
+        """
         found: list[str] = []
         left_out = excluded and excluded.resolve()
+        if left_out == self.place.resolve() and not self.patterns:
+            raise UsageError(
+                f"--output {excluded} is the folder itself: the next time its results would be sent too. "
+                "Name a folder in it, which is left out, or say with --match which files are meant."
+            )
         for here, folders, files in os.walk(self.place, onerror=_unreadable):
             folders[:] = [
                 name

@@ -41,6 +41,14 @@ _CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-
 _PASSWORD: Final = re.compile(r"(?<=://)([^/@:]*):(?:[^?]*|[^@]*)(?=@)|((?<=[?&]password=)[^&]*)", re.IGNORECASE)
 
 
+class Terminal(Console):
+    """A console that raises `BrokenPipeError` when nobody reads it any more, as everything does that is written to."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise what rich has caught when it calls this; by itself it would end the process with 1."""
+        raise
+
+
 def put(value: Any) -> None:
     """Text, or one JSON document, on stdout."""
     sys.stdout.write((value if isinstance(value, str) else json_text(value)) + "\n")
@@ -76,7 +84,7 @@ def _needed(table: Table, terminal: Console) -> int:
 
 def say(text: str, *, style: str = "") -> None:
     """Text for the person at the terminal, on stderr."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(safe(text), style=style)
+    Terminal(stderr=True, highlight=False, soft_wrap=True).print(safe(text), style=style)
 
 
 def table_of(*columns: str) -> Table:

@@ -120,7 +120,7 @@ def _options_of(report: Report) -> Mapping[str, str]:
 
 def _form(form: _Form | None, output: Path | None, *, as_json: bool) -> _Form:
     if form is None and output is not None:
-        form = _BY_SUFFIX.get(output.suffix)
+        form = _BY_SUFFIX.get(output.suffix.lower())
     if as_json:
         if form not in (None, "json"):
             raise UsageError(
@@ -181,7 +181,7 @@ def _cell(column: str, value: Any) -> str:
         return ""
     if isinstance(value, float):
         return f"{value:.3f}"
-    text = value if isinstance(value, str) else str(value)
+    text = value if isinstance(value, str) else json_text(value)
     return moment(text) if column.endswith("_at") or column in _TIMES else clean(text)
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
-from service.db.rollup_sql import FenceOf, HourOf, MillisecondsBetween, MinuteOf, ToMilliseconds
+from service.db.rollup_sql import FenceOf, HourOf, MillisecondsBetween, MinuteOf, ToMicroseconds
 from service.db.rollup_sums import ENDS
 from service.db.schema import job_attempts, job_events, jobs, rollup_bounds
 from service.db.statements import Settled, Statement, batch_table, literal
@@ -89,7 +89,7 @@ def _endings(*conditions: sa.ColumnElement[bool]) -> sa.Select[Any]:
             execution.c.outcome,
             execution.c.owner,
             execution.c.peak_memory_bytes,
-            ToMilliseconds(execution.c.cpu_s).label("cpu_ms"),
+            ToMicroseconds(execution.c.cpu_s).label("cpu_us"),
             MillisecondsBetween(execution.c.started_at, execution.c.finished_at).label("busy_ms"),
             sa.case((ended_by_run, _waited)).label("queue_ms"),
             sa.case((ended_by_run, MillisecondsBetween(jobs.c.started_at, jobs.c.finished_at))).label("run_ms"),
@@ -108,7 +108,7 @@ def _endings(*conditions: sa.ColumnElement[bool]) -> sa.Select[Any]:
         events.c.minute, events.c.tenant, events.c.plugin, events.c.type, events.c.outcome, events.c.owner,
         _bucket(events.c.queue_ms), _bucket(events.c.run_ms),
     )  # fmt: skip
-    sums = (sa.func.sum(events.c[name]) for name in ("queue_ms", "run_ms", "cpu_ms", "busy_ms"))
+    sums = (sa.func.sum(events.c[name]) for name in ("queue_ms", "run_ms", "cpu_us", "busy_ms"))
     return sa.select(
         *(column.label(f"key_{number}") for number, column in enumerate(key)),
         sa.func.count(),

@@ -1,4 +1,4 @@
-"""Expressions of the statements that fold events, for both databases: parts of JSON and time, whole milliseconds."""
+"""Expressions of the statements that fold events, for both databases: parts of JSON and time, whole units of it."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class MillisecondsBetween(_Of):
     type = sa.BigInteger()
 
 
-class ToMilliseconds(_Of):
-    """Seconds, not negative, as the nearest whole milliseconds; a billion of them at most, so that sums have room."""
+class ToMicroseconds(_Of):
+    """Seconds, not negative, as the nearest whole microseconds; a billion of them at most, so that sums have room."""
 
     type = sa.BigInteger()
 
@@ -80,16 +80,16 @@ def _postgresql_between(element: MillisecondsBetween, compiler: SQLCompiler, **m
     return f"CAST(round(extract(epoch FROM {later} - {start}) * 1000) AS BIGINT)"
 
 
-@compiles(ToMilliseconds, "sqlite")
-def _sqlite_milliseconds(element: ToMilliseconds, compiler: SQLCompiler, **more: Any) -> str:
-    return "CAST(min({}, 1e9) * 1000 + 0.5 AS INTEGER)".format(*_texts(element, compiler, more))
+@compiles(ToMicroseconds, "sqlite")
+def _sqlite_microseconds(element: ToMicroseconds, compiler: SQLCompiler, **more: Any) -> str:
+    return "CAST(min({}, 1e9) * 1000000 + 0.5 AS INTEGER)".format(*_texts(element, compiler, more))
 
 
-@compiles(ToMilliseconds, "postgresql")
-def _postgresql_milliseconds(element: ToMilliseconds, compiler: SQLCompiler, **more: Any) -> str:
+@compiles(ToMicroseconds, "postgresql")
+def _postgresql_microseconds(element: ToMicroseconds, compiler: SQLCompiler, **more: Any) -> str:
     (seconds,) = _texts(element, compiler, more)
     # Not `least`: of NULL and a number it takes the number.
-    return f"CAST(floor(CASE WHEN {seconds} > 1e9 THEN 1e9 ELSE {seconds} END * 1000 + 0.5) AS BIGINT)"
+    return f"CAST(floor(CASE WHEN {seconds} > 1e9 THEN 1e9 ELSE {seconds} END * 1000000 + 0.5) AS BIGINT)"
 
 
 @compiles(MinuteOf, "sqlite")

@@ -33,8 +33,15 @@ _COUNTED_AS: Final = {
 ENDS: Final = tuple(name for name in _COUNTED_AS if name not in ("submitted", "started"))
 _TERMINAL: Final = frozenset({"success", "failed", "cancelled"})
 
-#: What differs between messages that say the same: numbers, ids, hashes, quoted names.
-_VARIABLE: Final = re.compile(r"'[^']{0,200}'|\"[^\"]{0,200}\"|\b[0-9a-fA-F]{8}[0-9a-fA-F-]*\b|\d+(?:\.\d+)?")
+#: What differs between messages that say the same: numbers, ids, hashes, quoted names. An apostrophe in a word is no
+#: quotation mark; bytes are quoted behind a `b`.
+_VARIABLE: Final = re.compile(
+    r"((?<!\w)|(?<=\bb))'([^']|(?<=[\w\\])'(?=\w)){0,200}'(?!\w)"
+    r"|\"[^\"]{0,200}\""
+    r"|\b0[xX][0-9a-fA-F]+\b"
+    r"|\b[0-9a-fA-F]{8}[0-9a-fA-F-]*\b"
+    r"|\d+(\.\d+)?([eE][+-]?\d+)?"
+)
 _MESSAGE_LENGTH: Final = 200
 
 
@@ -63,7 +70,7 @@ class EventSum(NamedTuple):
     timed: int = 0
     queue_ms: int | None = None
     run_ms: int | None = None
-    cpu_ms: int | None = None
+    cpu_us: int | None = None
     busy_ms: int | None = None
     peak_memory_bytes: int | None = None
     last_at: Timestamp | None = None
@@ -131,7 +138,7 @@ def _add(tally: Tally, event: EventSum) -> None:
         counts["ended_waiting"] += event.events
     if event.outcome is not None:
         counts["attempts"] += event.events
-        counts["cpu_ms"] += event.cpu_ms or 0
+        counts["cpu_us"] += event.cpu_us or 0
         if event.outcome == "LOST":
             counts["lost"] += event.events
         tally.peak_memory_bytes = _greater(tally.peak_memory_bytes, event.peak_memory_bytes)

@@ -461,7 +461,7 @@ plugin_controls = sa.Table(
 #: What a row of `rollups` counts.
 ROLLUP_COUNTS: Final = (
     "submitted", "started", "requeued", "retried", "ended_waiting", "succeeded", "failed", "cancelled", "deleted",
-    "attempts", "lost", "timed", "queue_ms", "run_ms", "cpu_ms",
+    "attempts", "lost", "timed", "queue_ms", "run_ms", "cpu_us",
 )  # fmt: skip
 #: The percentiles that a row of `rollups` has, in seconds; of its buckets.
 ROLLUP_PERCENTILES: Final = tuple(f"{measure}_p{p}_s" for measure in ("queue", "run") for p in (50, 95, 99))

@@ -394,6 +394,9 @@ REFUSED = {
     "empty id to cancel": (("cancel", ""), "ID is empty"),
     "empty file": (("submit", "", "-p", "echo"), "FILE is empty"),
     "empty plugin": (("submit", "photo.jpg", "--plugin", ""), "--plugin is empty"),
+    "empty run": (("submit", "site", "-p", "echo", "--run", ""), "--run is empty"),
+    "empty match": (("submit", "site", "-p", "echo", "--match", ""), "--match is empty"),
+    "empty columns": (("report", "jobs", "--columns", ""), "--columns is empty"),
     "empty key": (("submit", "-p", "echo", "--idempotency-key", ""), "--idempotency-key is empty"),
     "empty output": (("result", "x", "-o", ""), "--output is empty"),
 }

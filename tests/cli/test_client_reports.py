@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import json
 import os
@@ -15,7 +16,8 @@ from service.cli.reports import _TIMES
 from service.client import ApiError, Client
 from service.report_models import REPORTS, ColumnType
 
-from .conftest import RunningService
+from .conftest import ROOT, RunningService, fenced
+from .relays import cutting
 
 pytestmark = pytest.mark.xdist_group("cli")
 
@@ -39,18 +41,24 @@ async def test_the_client_lists_reports_and_reads_one_in_pages_and_as_a_file(ser
 
 
 def test_a_report_is_a_table_or_a_file(service: RunningService) -> None:
-    assert service.cli("submit", "--plugin", "echo", "--payload", "{}", "--tag", "reported", "--wait").returncode == 0
+    more = ("--tag", "reported", "--metadata", '{"of": ["ü", true, null]}')
+    assert service.cli("submit", "--plugin", "echo", "--payload", "{}", *more, "--wait").returncode == 0
     listed = service.cli("report")
     assert "schema_version" in listed.stdout
     table = service.cli("report", "jobs", "--plugin", "echo")
     assert table.stdout.split()[:3] == ["job_id", "plugin", "status"]
     ids = [row["job_id"] for row in json.loads(service.cli("report", "jobs", "--plugin", "echo", "--json").stdout)]
     assert all(job_id in table.stdout for job_id in ids[:50])
-    for name in ("jobs.csv", "jobs.ndjson", "jobs.parquet", "jobs.json"):
+    documents = service.cli(
+        "report", "jobs", "--plugin", "echo", "--columns", "tags,metadata", "--limit", "9999"
+    ).stdout
+    assert re.search(r'^\["reported"\] +\{"of": \["ü", true, null\]\}$', documents, re.MULTILINE), documents
+    for name in ("jobs.CSV", "jobs.csv", "jobs.ndjson", "jobs.parquet", "jobs.json"):
         done = service.cli("report", "jobs", "--plugin", "echo", "--columns", "job_id,tags", "-o", name)
         assert (done.returncode, done.stdout) == (0, ""), done.stderr
     read = service.folder
     assert [row["job_id"] for row in csv.DictReader((read / "jobs.csv").read_text().splitlines())] == ids
+    assert (read / "jobs.CSV").read_bytes() == (read / "jobs.csv").read_bytes()
     assert [json.loads(line)["job_id"] for line in (read / "jobs.ndjson").read_text().splitlines()] == ids
     assert pyarrow.parquet.read_table(read / "jobs.parquet").column("job_id").to_pylist() == ids
     assert [row["job_id"] for row in json.loads((read / "jobs.json").read_text())] == ids
@@ -121,3 +129,21 @@ def test_what_cannot_be_reported_is_told(service: RunningService, arguments: tup
     assert done.returncode == 2
     assert told in done.stderr
     assert not list(service.folder.glob(".*.part"))
+
+
+async def test_the_windows_of_the_page_go_on_behind_the_last_whole_one(service: RunningService) -> None:
+    (window,) = (block for block in fenced(ROOT / "docs/reporting.md", "sh") if "LAST" in block)
+
+    async def ends(url: str, last: str) -> str:
+        script = window.replace("http://127.0.0.1:8080", url) + '\necho "$LAST"'
+        shell = await asyncio.create_subprocess_exec(
+            "sh", "-c", script, cwd=service.folder, env=service.environment | {"LAST": last}, stdout=subprocess.PIPE
+        )
+        return (await shell.communicate())[0].decode().strip()
+
+    first = await ends(service.url, "")
+    assert first > "2026"
+    async with cutting(service.url, [1_000]) as (relay, _):
+        assert await ends(relay, "2026-01-01T00:00:00.000Z") == "2026-01-01T00:00:00.000Z"
+        assert await ends(relay, first) >= first
+    assert await ends("http://127.0.0.1:9", first) == first

@@ -264,7 +264,7 @@ def test_version_and_help_need_nothing(tmp_path: Path) -> None:
 
 
 def test_client_commands_do_not_import_the_service_side() -> None:
-    script = "import service.cli, sys; print(*(name for name in sys.modules))"
+    script = "import service.cli.app, sys; print(*(name for name in sys.modules))"
     loaded = subprocess.run(
         [sys.executable, "-c", script], env=clean_environment(), capture_output=True, text=True, check=True
     ).stdout.split()

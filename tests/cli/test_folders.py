@@ -191,6 +191,35 @@ def test_what_cannot_be_read_is_told_and_stops_no_other(service: RunningService,
     assert f"pipe.png: Cannot read {folder}/pipe.png: it is no file." in done.stderr
 
 
+def test_a_result_that_cannot_be_written_stops_no_other(service: RunningService, tmp_path: Path) -> None:
+    folder = make_pictures(tmp_path / "pictures", 3)
+    long_name = "0" * 251 + ".png"
+    (folder / "000.png").rename(folder / long_name)
+    done = service.cli("submit", folder, "--plugin", "thumbnail", "--wait", "--output", tmp_path / "small", "--json")
+    assert done.returncode == 2
+    long, *others = json.loads(done.stdout)
+    assert (long["file"], long["job"]["status"], long["output"]) == (long_name, "SUCCESS", None)
+    assert long["refusal"]["message"].endswith(": file name too long. The service keeps the results.")
+    assert [outcome["output"] for outcome in others] == [f"{tmp_path}/small/{n}.png.jpg" for n in ("001", "002")]
+    assert sorted(path.name for path in (tmp_path / "small").iterdir()) == ["001.png.jpg", "002.png.jpg"]
+    assert done.stderr.splitlines()[-1] == "3 files: 3 SUCCESS, 1 without their result."
+
+
+def test_results_that_are_kept_no_longer_are_told_one_by_one(tmp_path: Path) -> None:
+    folder = make_pictures(tmp_path / "pictures", 2)
+    arguments = ("submit", folder, "--plugin", "thumbnail", "--wait", "--json")
+    with running_service(tmp_path, JOBSERVICE_KEEP_RESULT_BYTES_DAYS="0") as service:
+        jobs = [outcome["job"]["id"] for outcome in json.loads(service.cli(*arguments).stdout)]
+        results = [f"{service.url}/v1/jobs/{job}/result" for job in jobs]
+        wait_until(lambda: all(requests.get(result, timeout=30).status_code == 410 for result in results))
+        done = service.cli(*arguments, "--output", tmp_path / "small")
+    assert done.returncode == 2
+    for name, outcome in zip(("000.png", "001.png"), json.loads(done.stdout), strict=True):
+        assert (outcome["file"], outcome["job"]["status"]) == (name, "SUCCESS")
+        assert outcome["refusal"]["problem"]["status"] == 410
+    assert done.stderr.splitlines()[-1] == "2 files: 2 SUCCESS, 2 without their result."
+
+
 def test_without_wait_the_ids_are_told_and_nothing_else(service: RunningService, tmp_path: Path) -> None:
     done = service.cli("submit", make_pictures(tmp_path / "pictures", 3), "--plugin", "image_info")
     assert (done.returncode, done.stderr) == (0, "")
@@ -282,6 +311,18 @@ def test_a_folder_without_a_file_is_told_by_what_was_looked_for(
 ) -> None:
     assert run(("submit", str(tmp_path), "--plugin", "echo", *options)) == 2
     assert capsys.readouterr().err == f"jobservice: There is no file in {tmp_path}{which}.\n"
+
+
+def test_results_do_not_become_files_of_the_next_run(service: RunningService, tmp_path: Path) -> None:
+    folder = make_pictures(tmp_path / "pictures", 1)
+    arguments = ("submit", folder, "--plugin", "image_info", "--wait", "--output")
+    refused = service.cli(*arguments, f"{folder}/../{folder.name}")
+    assert (refused.returncode, [path.name for path in folder.iterdir()]) == (2, ["000.png"])
+    assert "is the folder itself: the next time its results would be sent too." in refused.stderr
+    for _ in range(2):
+        for output in (folder / "results", folder):
+            told = service.cli(*arguments, output, "--match", "*.png").stderr
+            assert told.splitlines()[-1] == "1 files: 1 SUCCESS."
 
 
 def test_options_of_folders_are_refused_for_a_file(service: RunningService) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import COMMAND, RunningService, cli, running_service
+from .conftest import COMMAND, RunningService, clean_environment, cli, running_service
 
 pytestmark = pytest.mark.xdist_group("cli")
 
@@ -168,3 +168,18 @@ def test_a_closed_pipe_is_no_reason_to_complain(service: RunningService) -> None
         )
         assert done.stderr == ""
         assert done.stdout.strip() in ("0", "141")
+
+
+@pytest.mark.parametrize(
+    ("command", "stream"),
+    [("--help", "stdout"), ("submit --help", "stdout"), ("config", "stdout"), ("nonsense", "stderr")],
+)
+def test_the_exit_code_tells_that_nobody_reads(tmp_path: Path, command: str, stream: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    streams: dict[str, int] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: writer}
+    done = subprocess.run(
+        [*COMMAND, *command.split()], cwd=tmp_path, env=clean_environment(), timeout=60, check=False, **streams
+    )
+    os.close(writer)
+    assert (done.returncode, done.stdout or b"", done.stderr or b"") == (141, b"", b"")

@@ -67,7 +67,7 @@ class _Row:
         self.counts: defaultdict[str, int] = defaultdict(int)
         self.queue: list[int] = []
         self.run: list[int] = []
-        self.cpu_ms = 0
+        self.cpu_us = 0
         self.memory: list[int] = []
         self.used: list[str] = []
 
@@ -89,7 +89,7 @@ class _Row:
             "lost_count": counts["lost"],
             **times,
             "run_total_s": sum(self.run) / 1000,
-            "cpu_total_s": self.cpu_ms / 1000,
+            "cpu_total_s": self.cpu_us / 1_000_000,
             "peak_memory_bytes": max(self.memory, default=None),
         }
 
@@ -134,7 +134,7 @@ def recount(all_jobs: Sequence[Row], all_attempts: Sequence[Row]) -> dict[str, V
                 row.counts["attempts"] += 1
                 row.counts["lost"] += attempt["outcome"] == "LOST"
                 row.counts["retries"] += attempt["outcome"] == "FAILED" and not (is_last and ended)
-                row.cpu_ms += int((attempt["cpu_s"] or 0) * 1000 + 0.5)
+                row.cpu_us += int((attempt["cpu_s"] or 0) * 1_000_000 + 0.5)
                 row.memory += [attempt["peak_memory_bytes"]] if attempt["peak_memory_bytes"] is not None else []
                 row.used.append(attempt["finished_at"])
         if job["finished_at"] is None:

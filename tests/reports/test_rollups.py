@@ -8,11 +8,14 @@ import shutil
 from pathlib import Path
 
 import sqlalchemy as sa
+from alembic import command
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from service.calls import CallReport
 from service.db import job_changes
 from service.db.job_changes import CancelRequest
+from service.db.migrate import alembic_config, upgrade
 from service.db.statements import Statement
 from service.errors import error_object
 from service.models import JobStatus
@@ -86,3 +89,38 @@ async def test_a_job_that_is_cancelled_just_after_an_attempt_has_not_ended_by_it
     counts = "attempt_count, retry_count, cancelled_count, pending_count, running_count, timed_count"
     rows = await database.reader.fetch(Statement(sa.text(f"SELECT {counts} FROM report_plugins")))
     assert rows == [(1, 1, 1, 0, 0, 0)]
+
+
+async def test_cpu_time_of_executions_shorter_than_a_millisecond_is_counted_too(database, database_url, monkeypatch):
+    await insert(database, *(new_job() for _ in range(3)))
+    for job in await claim(database):
+        await end(database, job, report=CallReport(cpu_s=0.000_4))
+    await fold_all(database)
+    totals = Statement(sa.text("SELECT cpu_total_s FROM report_plugins UNION ALL SELECT cpu_total_s FROM report_daily"))
+    assert await database.reader.fetch(totals) == [(0.0012,)] * 2
+    # What was summed up before is kept, in whole milliseconds.
+    monkeypatch.setenv("JOBSERVICE_DATABASE_URL", database_url)
+    await asyncio.to_thread(command.downgrade, alembic_config(), "0009")
+    await upgrade(database_url)
+    assert await database.reader.fetch(totals) == [(0.001,)] * 2
+
+
+#: Pairs of messages that differ in a number, an id or a quoted name only, and what is left of both.
+ALIKE = [
+    ("can't open file 'a.png' as 'b'", "can't open file 'c.png' as 'd'", "can't open file # as #"),
+    ("'Tom's photo.jpg' isn't there", "'photo.jpg' isn't there", "# isn't there"),
+    ("KeyError: 'it\\'s \"1\"'", "KeyError: 'C:\\'", "KeyError: #"),
+    ("bad bytes b'\\x00' in ['a', 'b']", "bad bytes b'' in ['c', 'd']", "bad bytes b# in [#, #]"),
+    ("<Page object at 0x7f3ea2b1c9d0> is shut", "<Page object at 0x7F00E1> is shut", "<Page object at #> is shut"),
+    ("off by 2.5e-07 of 12", "off by 3 of 1e+16", "off by # of #"),
+]
+
+
+async def test_failures_are_alike_whose_messages_differ_in_numbers_ids_and_quoted_names_only(database):
+    messages = [message for *pair, _ in ALIKE for message in pair]
+    await insert(database, *(new_job() for _ in messages))
+    for job, message in zip(await claim(database, limit=len(messages)), messages, strict=True):
+        await end(database, job, JobStatus.FAILED, error=error_object("ExecutionError", message, plugin=job.plugin))
+    await fold_all(database)
+    rows = await database.reader.fetch(Statement(sa.text("SELECT message_pattern, job_count FROM report_failures")))
+    assert sorted(rows) == sorted((pattern, 2) for *_, pattern in ALIKE)

@@ -49,6 +49,12 @@ def test_told_to_stop_it_lets_running_jobs_finish(serve):
     assert service.sql("SELECT count(*) FROM instances WHERE stopped_at IS NULL") == [(0,)]
 
 
+def test_without_standard_streams_it_works_and_ends_in_order(serve):
+    service = serve(prefix=["sh", "-c", 'exec "$@" <&- 2>&-', "-"])
+    assert service.job(service.submit("echo"), wait=30)["status"] == "SUCCESS"
+    assert service.stop() == 0
+
+
 def test_what_does_not_finish_in_time_goes_back_unharmed(serve):
     service = serve("--drain-s", "0.2")
     job = service.submit("sleep", {"seconds": 60})

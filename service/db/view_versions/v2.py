@@ -101,7 +101,7 @@ _TIMES: Final = ",\n               ".join(
             )
         ),
         f"{_seconds('run_ms')} AS run_total_s",
-        f"{_seconds('cpu_ms')} AS cpu_total_s",
+        "CAST(cpu_us AS DOUBLE PRECISION) / 1000000 AS cpu_total_s",
         "peak_memory_bytes AS peak_memory_bytes",
     ]
 )
