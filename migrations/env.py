@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import sqlalchemy as sa
 from alembic import context
@@ -15,11 +16,25 @@ from service.settings import Settings
 
 #: Any number that nobody else locks: processes that migrate one PostgreSQL at once take turns.
 LOCK = 0x6A6F6273
+#: How long one waits for its turn. What another program holds of the tables is waited for as the connection says.
+TURN_TIMEOUT = "600s"
+
+# Where nobody has set up a log, as for `jobservice migrate`, it says nothing.
+log = logging.getLogger("service.migrations")
+
+
+def take_turn(connection: sa.Connection) -> None:
+    if connection.scalar(sa.select(sa.func.pg_try_advisory_xact_lock(LOCK))):
+        return
+    log.info("another process migrates the database; this one waits for it")
+    connection.execute(sa.text(f"SET LOCAL lock_timeout = '{TURN_TIMEOUT}'"))
+    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK)))
+    connection.execute(sa.text("SET LOCAL lock_timeout TO DEFAULT"))
 
 
 def migrate(connection: sa.Connection) -> None:
     if connection.dialect.name == "postgresql":
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK)))
+        take_turn(connection)
     grants = drop_views(connection)
     context.configure(
         connection=connection,

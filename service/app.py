@@ -265,7 +265,7 @@ class Service:
 
 
 def run_service(settings: Settings, *, listen: bool = True, only_plugins: Collection[str] = ()) -> int:
-    """Serve until SIGTERM or SIGINT; the exit code. A second signal ends the drain at once.
+    """Serve until SIGTERM or SIGINT; the exit code. Before it is ready that ends the start, a second time the drain.
 
     See `Service.open` for `listen` and `only_plugins`. Raises `StartupError` when the service cannot start.
     """
@@ -288,15 +288,22 @@ def _run_service(settings: Settings, listen: bool, only_plugins: Collection[str]
     # less at 0.5 ms).
     sys.setswitchinterval(_SWITCH_S)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_serve(settings, listen, only_plugins))
+        try:
+            return runner.run(_serve(settings, listen, only_plugins))
+        except asyncio.CancelledError:
+            log.info("stopped before it was ready")
+            return 0
 
 
 async def _serve(settings: Settings, listen: bool, only_plugins: Collection[str]) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        # The start may wait for minutes, while another process migrates the database.
+        loop.add_signal_handler(number, asyncio.current_task().cancel)  # type: ignore[union-attr]  # this is a task
     async with Service.open(settings, listen=listen, only_plugins=only_plugins) as service:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
         # What is loaded now stays: without this each full collection walks all of it, some 10 % of a busy loop.
         gc.collect()
         gc.freeze()

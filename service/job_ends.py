@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 
 
 class EndRecorder:
-    """Records for the runner `owner` how its executions ended. While `is_open` says so it never gives up an outcome."""
+    """Records for the runner `owner` how its executions ended. While it `is_patient` it never gives up an outcome."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class EndRecorder:
         retries: RetryPolicy,
         *,
         owner: str,
-        is_open: Callable[[], bool],
+        is_patient: Callable[[], bool],
     ) -> None:
         self._writer = writer
         self._documents = documents
@@ -47,7 +47,7 @@ class EndRecorder:
         self._metrics = metrics
         self._retries = retries
         self._owner = owner
-        self._is_open = is_open
+        self._is_patient = is_patient
 
     async def record(self, execution: Execution, outcome: Outcome | None, report: CallReport) -> Outcome | None:
         """Write the end of an execution; the outcome as recorded. What cannot be stored becomes a failure that can.
@@ -83,7 +83,7 @@ class EndRecorder:
                 return make(status=JobStatus.PENDING)
 
     async def _write(self, execution: Execution, make: Callable[[], Awaitable[Ending]]) -> None:
-        """Retries while nothing can be stored: the outcome is nowhere else. Gives up only with the service."""
+        """Retries while nothing can be stored: the outcome is nowhere else. Gives up only with a service that stops."""
         while True:
             try:
                 ending = await make()  # its bytes go to files, whose disk may be full too
@@ -94,8 +94,11 @@ class EndRecorder:
             except ServiceUnavailableError as error:
                 if error.retry_after_s is None:
                     raise
-                if not self._is_open():
-                    log.error("outcome lost; the job runs again after the next start", error=str(error))
+                if not self._is_patient():
+                    log.error(
+                        "outcome lost; the job runs again when its lease has ended, or after the next start",
+                        error=str(error),
+                    )
                     return
                 log.debug("outcome not written yet", error=str(error))
                 await asyncio.sleep(_RETRY_S)

@@ -120,7 +120,7 @@ class JobManagementService:
             self._metrics,
             retries or RetryPolicy(),
             owner=self.instance_id,
-            is_open=lambda: self.accepting,
+            is_patient=lambda: not self._hurried,
         )
 
     @property

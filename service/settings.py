@@ -88,7 +88,9 @@ def _check_file(path: Path) -> None:
 class Settings(_FromEnvFile):
     """Settings of a service process. Sizes are MB of 1,000,000 bytes, times are seconds."""
 
-    model_config = SettingsConfigDict(env_prefix="JOBSERVICE_", env_file=_ENV_FILE, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="JOBSERVICE_", env_file=_ENV_FILE, extra="ignore", frozen=True, allow_inf_nan=False
+    )
 
     database_url: Annotated[str | None, BeforeValidator(_named)] = Field(
         None, description="SQLAlchemy URL; default: SQLite in DATA_DIR"

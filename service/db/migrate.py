@@ -95,6 +95,7 @@ def _line(cause: BaseException) -> str:
 _SERVER_ADVICE: Final[Mapping[str, str]] = {
     "28": "Correct user and password in JOBSERVICE_DATABASE_URL.",
     "3D": "Make it there, or correct JOBSERVICE_DATABASE_URL.",
+    "55": "Another program holds a lock on its tables: end that program's transaction, and start again.",
 }
 #: What went wrong at the start, and what to do.
 _TROUBLES: Final[Mapping[DatabaseKind, Callable[[str, BaseException], str]]] = {

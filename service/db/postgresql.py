@@ -36,6 +36,8 @@ _CONFLICTS: Final = frozenset({"40001", "40P01"})
 #: Bytes went between the step that found them and the one that names them (see `blob_references`): the next time they
 #: are stored anew. Whatever else breaks a foreign key breaks it again.
 _MAY_PASS: Final = frozenset({"23503"})
+#: The server takes no writes: it is a standby, or was told so.
+_READ_ONLY: Final = "25006"
 #: A lock was not to be had in time: others may go on.
 _BUSY: Final = frozenset({"55"})
 #: The statement took too long, or an administrator ended it. Its connection is well; begun anew it takes as long again.
@@ -122,6 +124,9 @@ class PostgresqlWriteConnection:
                 return value
             except FAULTS as error:
                 if not left or not (self._link_is_lost(connection, error) or _is_conflict(error) or _may_pass(error)):
+                    if _is_read_only(error):
+                        # The session may keep that, and the name may lead to another server since.
+                        self._link.drop()
                     raise _translated(error, "take writes") from error
                 log.info("transaction begun anew", error=fault_text(error))
                 await asyncio.sleep(random.uniform(0.0, 0.02) * (_TRIES - left))  # noqa: S311 - no secret
@@ -246,6 +251,10 @@ def _together(inserts: tuple[Insert, ...]) -> str:
 def _is_conflict(error: BaseException) -> bool:
     # A migration beside us changes tables; the next transaction prepares its statements anew.
     return getattr(error, "sqlstate", None) in _CONFLICTS or isinstance(error, asyncpg.InvalidCachedStatementError)
+
+
+def _is_read_only(error: BaseException) -> bool:
+    return getattr(error, "sqlstate", None) == _READ_ONLY
 
 
 def _may_pass(error: BaseException) -> bool:

@@ -24,6 +24,9 @@ _REMOTE: Final = frozenset(
 )
 #: The table that is in every database that migrations have made.
 _OURS: Final = "alembic_version"
+#: Where a file says by which version of the format it is written, and the one of a file that is not in WAL mode.
+_WRITTEN_BY: Final = 18
+_WITHOUT_LOG: Final = b"\x01"
 _ADVICE: Final = "stop here, restore a backup, or recover what is readable with `sqlite3 FILE .recover`"
 
 log = structlog.get_logger(__name__)
@@ -60,6 +63,7 @@ def inspect(path: Path) -> None:
         return
     wal = _wal_of(path)
     if wal.exists() and wal.stat().st_size:  # the last connection to close in order takes it away
+        _refuse_foreign_log(path, wal)
         _check(path)
     _refuse_foreign(path)
 
@@ -104,6 +108,17 @@ def _refuse_foreign(path: Path) -> None:
         raise StartupError(
             f"{path} is no database of jobservice: it has the table {min(tables)!r} of another program. "
             "Choose another JOBSERVICE_DATABASE_URL or JOBSERVICE_DATA_DIR."
+        )
+
+
+def _refuse_foreign_log(path: Path, wal: Path) -> None:
+    """A copy by `VACUUM INTO`, as all that are made here, has never had a log: the one beside it would spoil it."""
+    with path.open("rb") as file:
+        is_copy = file.read(_WRITTEN_BY + 1)[_WRITTEN_BY:] == _WITHOUT_LOG
+    if is_copy:
+        raise StartupError(
+            f"{path} is a copy that was put in the place of another file, and {wal} is the log of that file: "
+            f"move {wal.name} away. Read with the copy it would damage it."
         )
 
 

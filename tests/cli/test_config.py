@@ -78,6 +78,7 @@ def test_a_wrong_setting_is_named_as_option_and_as_variable(tmp_path: Path, comm
         ("DATA_DIR", "", "--data-dir (JOBSERVICE_DATA_DIR): is empty: name one"),
         ("DATABASE_URL", "", "--database-url (JOBSERVICE_DATABASE_URL): is empty: name one"),
         ("URL", " ", "--url (JOBSERVICE_URL): is empty: name one"),
+        ("TIMEOUT_S", "inf", "--timeout-s (JOBSERVICE_TIMEOUT_S): Input should be a finite number"),
         ("LOG_LEVEL", "loud", "--log-level (JOBSERVICE_LOG_LEVEL): Input should be 'debug', 'info'"),
     ],
 )

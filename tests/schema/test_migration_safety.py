@@ -17,6 +17,7 @@ from alembic.script import ScriptDirectory
 from service.db.engine import create_writer_engine
 from service.db.migrate import alembic_config, upgrade
 from service.db.preflight import file_system, marker_of
+from service.db.snapshot import copy
 from service.errors import StartupError
 from tests.conftest import sqlite_url
 from tests.schema.test_migrations import schema
@@ -182,6 +183,26 @@ def test_after_an_unclean_stop_a_damaged_page_is_found_and_the_file_left_alone(d
     with pytest.raises(StartupError, match="damaged"):
         asyncio.run(upgrade(sqlite_url(database_file)))
     assert database_file.read_bytes() == damaged
+
+
+def test_a_backup_beside_the_log_of_the_file_before_is_told_and_left_alone(database_file, tmp_path):
+    fill(database_file, 1_000)
+    backup = tmp_path / "backup.db"
+    copy(database_file, backup)
+    rows = rows_of(backup)
+    # Read with the backup, this would leave rows without their entries in indexes, which a quick check does not see.
+    code = (
+        "import os, sqlite3, sys; c = sqlite3.connect(sys.argv[1]); "
+        "c.execute('UPDATE jobs SET id = replace(id, 7000, 7001)'); c.commit(); os._exit(1)"
+    )
+    subprocess.run([sys.executable, "-c", code, database_file], check=False)
+    shutil.copy(backup, database_file)
+    with pytest.raises(StartupError, match=r"move jobs\.db-wal away"):
+        asyncio.run(upgrade(sqlite_url(database_file)))
+    assert database_file.read_bytes() == backup.read_bytes()
+    database_file.with_name("jobs.db-wal").unlink()
+    asyncio.run(upgrade(sqlite_url(database_file)))
+    assert rows_of(database_file) == rows
 
 
 def test_a_network_file_system_is_told_from_a_local_one(tmp_path):

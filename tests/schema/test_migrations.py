@@ -14,6 +14,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
+from service.db import engine
 from service.db.engine import create_migration_engine
 from service.db.migrate import alembic_config, upgrade
 from service.db.schema import metadata
@@ -136,6 +137,26 @@ def test_a_reader_of_the_views_does_not_hold_up_a_start(postgres_url):
         await reader.close()
 
     asyncio.run(read_and_start())
+
+
+async def test_a_migration_waits_for_another_one_longer_than_for_a_lock_on_tables(postgres_url, monkeypatch):
+    monkeypatch.setattr(engine, "_MIGRATION_LOCK_TIMEOUT", "100ms")
+    other = await asyncpg.connect(driver_url(postgres_url))
+    await other.execute("COMMENT ON VIEW report_schema_version IS 'of an older version'")
+    migration = other.transaction()
+    await migration.start()
+    await other.execute("SELECT pg_advisory_xact_lock(x'6A6F6273'::bigint)")
+    waiting = asyncio.create_task(upgrade(postgres_url))
+    await asyncio.wait([waiting], timeout=1)
+    assert not waiting.done()
+    await migration.rollback()
+    assert await waiting == HEAD
+    await other.execute("COMMENT ON VIEW report_schema_version IS 'of an older version'")
+    async with other.transaction():
+        await other.execute("SELECT * FROM report_jobs")
+        with pytest.raises(StartupError, match="Another program holds a lock on its tables"):
+            await upgrade(postgres_url)
+    await other.close()
 
 
 def test_changed_views_are_made_anew(postgres_url):

@@ -7,6 +7,7 @@ import contextlib
 import resource
 import shlex
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -134,6 +135,35 @@ def test_a_file_that_was_moved_away_is_noticed_and_put_back_it_heals(serve, name
     assert_away(service, submit(service), "gone", "is gone")
     path.with_suffix(".away").rename(path)
     assert_back(service, acknowledged)
+
+
+def test_an_outcome_waits_for_the_database_while_the_service_stops(serve):
+    service = serve("--log-level", "debug")
+    job = service.submit("sleep", {"seconds": 2})
+    until(lambda: service.job(job)["status"] == "RUNNING")
+    path = service.data_dir / "jobs.db"
+    path.rename(path.with_suffix(".away"))
+    service.popen.send_signal(signal.SIGTERM)
+    until(lambda: "shutting down" in readiness(service).text)
+    until(lambda: lines(service, '"event":"outcome'))  # it could not be written
+    path.with_suffix(".away").rename(path)
+    assert service.popen.wait(60) == 0
+    assert service.sql("SELECT status, attempt FROM report_jobs") == [("SUCCESS", 1)]
+
+
+def test_a_second_signal_gives_up_an_outcome_that_cannot_be_written(serve):
+    service = serve("--log-level", "debug", "--drain-s", "600")
+    job = service.submit("sleep", {"seconds": 1})
+    until(lambda: service.job(job)["status"] == "RUNNING")
+    path = service.data_dir / "jobs.db"
+    path.rename(path.with_suffix(".away"))
+    until(lambda: lines(service, '"event":"outcome'))  # it could not be written
+    service.popen.send_signal(signal.SIGTERM)
+    until(lambda: lines(service, '"event":"stopping"'))
+    assert service.stop() == 0  # the second signal
+    path.with_suffix(".away").rename(path)
+    service = serve()
+    assert service.job(job, wait=30)["status"] == "SUCCESS"
 
 
 def test_a_replaced_database_takes_no_jobs(serve):

@@ -168,6 +168,23 @@ def test_one_that_only_works_runs_what_it_was_told_to_and_nothing_else(work, pos
         assert process.wait(60) == 0
 
 
+async def test_told_to_stop_while_another_process_migrates_it_does_not_wait_for_it(tmp_path, postgres_url):
+    command = [sys.executable, "-m", "service", "work", "--data-dir", str(tmp_path), "--database-url", postgres_url]
+    other = await asyncpg.connect(driver_url(postgres_url))
+    await other.execute("COMMENT ON VIEW report_schema_version IS 'of an older version'")
+    async with other.transaction():
+        await other.execute("SELECT pg_advisory_xact_lock(x'6A6F6273'::bigint)")
+        process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
+        assert process.stderr
+        assert b"another process migrates the database" in await process.stderr.readline()
+        process.terminate()
+        _, told = await asyncio.wait_for(process.communicate(), 60)
+    await other.close()
+    assert process.returncode == 0
+    assert b"stopped before it was ready" in told
+    assert b"Traceback" not in told
+
+
 def test_a_plugin_that_is_not_installed_cannot_be_chosen(tmp_path, postgres_url):
     command = [sys.executable, "-m", "service", "work", "--data-dir", str(tmp_path), "--database-url", postgres_url]
     done = subprocess.run([*command, "--plugin", "nonsense"], capture_output=True, text=True, check=False, timeout=60)

@@ -217,6 +217,25 @@ async def test_a_server_that_takes_no_connections_is_unavailable_and_heals(postg
         assert len(await once_available(lambda: all_ids(database))) == 2
 
 
+async def test_a_server_that_takes_no_writes_is_unavailable_and_heals(postgres_url, tmp_path, admin, postgres):
+    """A session stays read-only that began so, as one to a standby does when its name leads to the new server."""
+    name = sa.make_url(postgres_url).database
+    async with opened(postgres_url, tmp_path) as database:
+        await insert(database, new_job())
+        server = await asyncpg.connect(driver_url(postgres.url("postgres")))
+        try:
+            await server.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+            await cut_all(admin)
+            with pytest.raises(ServiceUnavailableError, match="read-only"):
+                await insert(database, new_job())
+            assert len(await all_ids(database)) == 1
+            await server.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+        finally:
+            await server.close()
+        async with asyncio.timeout(20):
+            await once_available(lambda: insert(database, new_job()))
+
+
 async def test_processes_that_claim_at_once_share_the_jobs(shared):
     ids = await insert(shared[0], *(new_job() for _ in range(200)))
     turns = (claim(shared[n % 2], 7, owner=str(uuid7())) for n in range(40))
