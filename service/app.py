@@ -15,7 +15,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import structlog
 from aiohttp import web
@@ -88,6 +88,12 @@ _LISTENING_ADVICE: Final[Mapping[int, str]] = {
 
 log = structlog.get_logger(__name__)
 
+_Made = TypeVar("_Made")
+
+
+class StoppedError(Exception):
+    """The service was told to stop before it was ready."""
+
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class Service:
@@ -104,11 +110,17 @@ class Service:
     @classmethod
     @contextlib.asynccontextmanager
     async def open(
-        cls, settings: Settings, *, listen: bool = True, only_plugins: Collection[str] = ()
+        cls,
+        settings: Settings,
+        *,
+        listen: bool = True,
+        only_plugins: Collection[str] = (),
+        stop: asyncio.Event | None = None,
     ) -> AsyncIterator[Service]:
         """A service that listens and works for as long as the block runs.
 
-        With `listen` false it only works; with `only_plugins`, it takes jobs of those alone.
+        With `listen` false it only works; with `only_plugins`, it takes jobs of those alone. While it waits for the
+        migration of its database, by another process perhaps, it can be told to `stop`: `StoppedError` then.
 
         Leaving it takes no more jobs, lets the running ones finish for `drain_s`, gives the rest back, and stops.
         Raises `StartupError` with the one line that says why it cannot start.
@@ -117,7 +129,7 @@ class Service:
             database_url = settings.resolved_database_url
             _make_data_dir(settings)
             stack.enter_context(_alone(database_url))
-            revision = await upgrade(database_url)
+            revision = await _unless(stop or asyncio.Event(), upgrade(database_url))
             database = await stack.enter_async_context(
                 Database.open(
                     database_url, settings.data_dir / "blobs", inline_bytes=int(settings.inline_blob_kb * 1000)
@@ -265,7 +277,7 @@ class Service:
 
 
 def run_service(settings: Settings, *, listen: bool = True, only_plugins: Collection[str] = ()) -> int:
-    """Serve until SIGTERM or SIGINT; the exit code. Before it is ready that ends the start, a second time the drain.
+    """Serve until SIGTERM or SIGINT; the exit code. A second signal ends the drain at once.
 
     See `Service.open` for `listen` and `only_plugins`. Raises `StartupError` when the service cannot start.
     """
@@ -290,7 +302,7 @@ def _run_service(settings: Settings, listen: bool, only_plugins: Collection[str]
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         try:
             return runner.run(_serve(settings, listen, only_plugins))
-        except asyncio.CancelledError:
+        except StoppedError:
             log.info("stopped before it was ready")
             return 0
 
@@ -299,11 +311,8 @@ async def _serve(settings: Settings, listen: bool, only_plugins: Collection[str]
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        # The start may wait for minutes, while another process migrates the database.
-        loop.add_signal_handler(number, asyncio.current_task().cancel)  # type: ignore[union-attr]  # this is a task
-    async with Service.open(settings, listen=listen, only_plugins=only_plugins) as service:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, stop.set)
+    async with Service.open(settings, listen=listen, only_plugins=only_plugins, stop=stop) as service:
         # What is loaded now stays: without this each full collection walks all of it, some 10 % of a busy loop.
         gc.collect()
         gc.freeze()
@@ -326,6 +335,20 @@ async def _serve(settings: Settings, listen: bool, only_plugins: Collection[str]
         is_failed = service.failed.is_set()
     log.info("stopped")
     return 1 if is_failed else 0
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, _Made]) -> _Made:
+    """What `work` makes, unless it is told to `stop`: it is cancelled then, and `StoppedError` raised."""
+    working, told = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    told.add_done_callback(lambda _: working.cancel())
+    try:
+        return await working
+    except asyncio.CancelledError:
+        if stop.is_set():
+            raise StoppedError from None
+        raise
+    finally:
+        told.cancel()
 
 
 async def migrate(settings: Settings) -> str:
