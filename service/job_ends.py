@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -84,9 +85,12 @@ class EndRecorder:
 
     async def _write(self, execution: Execution, make: Callable[[], Awaitable[Ending]]) -> None:
         """Retries while nothing can be stored: the outcome is nowhere else. Gives up only with a service that stops."""
+        is_again = False
         while True:
             try:
                 ending = await make()  # its bytes go to files, whose disk may be full too
+                if is_again:
+                    ending = dataclasses.replace(ending, is_again=True)
                 execution.frees_a_place = self._events.left_behind or ending.status is JobStatus.PENDING
                 if execution.frees_a_place:
                     execution.claims = self._events.work_arrives()
@@ -101,6 +105,7 @@ class EndRecorder:
                     )
                     return
                 log.debug("outcome not written yet", error=str(error))
+                is_again = True
                 await asyncio.sleep(_RETRY_S)
             else:
                 self._tell(execution.job, ending, ended)

@@ -15,7 +15,7 @@ from service.db.blobs import NewBlob
 from service.db.job_attempts import end_attempts
 from service.db.job_events import COUNT_EVENT, add_events
 from service.db.plugin_metrics import Execution, record_executions
-from service.db.schema import Time, jobs
+from service.db.schema import Time, job_attempts, jobs
 from service.db.statements import Statement, batch, batch_table, literal
 from service.db.transaction import Transaction
 from service.models import JSON, ClaimedJob, ErrorType, JobPart, JobRecord, JobStatus, StoredArtifact, Timestamp, later
@@ -42,6 +42,7 @@ class Ending:
     report: CallReport = dataclasses.field(default_factory=CallReport)
     retry_in_s: float | None = None
     is_awaited: bool = False  # somebody waits for the record of its end
+    is_again: bool = False  # it was written before, and nobody knows whether that was committed
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,29 +93,62 @@ _END = Statement(
     )
     .returning(jobs.c.id, jobs.c.fence, jobs.c.event_count, jobs.c.status)
 )
+_run_of = batch_table("run_of", job_attempts.c.job_id, job_attempts.c.fence, job_attempts.c.owner)
+# What took a job back from its owner says LOST of the attempt; anything else is the owner's own word.
+_ENDED_BEFORE = Statement(
+    sa.select(
+        job_attempts.c.job_id,
+        job_attempts.c.fence,
+        # The job may have gone on since.
+        sa.case((jobs.c.finished_at == job_attempts.c.finished_at, jobs.c.status), else_=literal("PENDING")),
+    )
+    .join_from(
+        _run_of,
+        job_attempts,
+        (job_attempts.c.job_id == _run_of.c.job_id)
+        & (job_attempts.c.fence == _run_of.c.fence)
+        & (job_attempts.c.owner == _run_of.c.owner),
+    )
+    .join(jobs, jobs.c.id == job_attempts.c.job_id)
+    .where(job_attempts.c.outcome != literal("LOST"))
+)
 
 
 async def end(tx: Transaction, items: Sequence[Ending]) -> list[Ended | None]:
     """Write how executions ended; where each job is now, None where the fence no longer holds and nothing has changed.
 
-    A job that somebody asked to cancel meanwhile is CANCELLED where it would have been PENDING again.
+    A job that somebody asked to cancel meanwhile is CANCELLED where it would have been PENDING again. What `is_again`
+    and was written the first time changes nothing more; it is told where that has left the job.
     """
     now = await tx.now()
     rows = await tx.fetch(_END, batch=batch(_ending_row(item, now) for item in items))
     # By fence too: a stale end of a job may stand in one batch with the live one.
     moved = {(job_id, fence): (n, JobStatus(status)) for job_id, fence, n, status in rows}
-    outcomes = [moved.get((item.job.id, item.job.fence)) for item in items]
-    held = [(item, *outcome) for item, outcome in zip(items, outcomes, strict=True) if outcome]
+    held = [(item, *moved[_run(item)]) for item in items if _run(item) in moved]
     if held:
         await blob_references.of_jobs(tx, ((item.job.id, JobPart.RESULT, item.blobs) for item, *_ in held))
         await end_attempts(tx, (_attempt_end_row(item, now, status) for item, _, status in held))
         await add_events(tx, (_ending_event(item, now, n, status) for item, n, status in held))
         await record_executions(tx, _executions((item for item, _, _ in held), now))
-    records = await job_queries.get_small(tx, {item.job.id for item, *_ in held if item.is_awaited})
+    statuses = {run: status for run, (_, status) in moved.items()}
+    if again := [item for item in items if item.is_again and _run(item) not in moved]:
+        statuses |= await _ended_before(tx, again)
+    records = await job_queries.get_small(
+        tx, {item.job.id for item in items if item.is_awaited and _run(item) in statuses}
+    )
     return [
-        outcome and Ended(status=outcome[1], record=records.get(item.job.id))
-        for item, outcome in zip(items, outcomes, strict=True)
+        Ended(status=statuses[_run(item)], record=records.get(item.job.id)) if _run(item) in statuses else None
+        for item in items
     ]
+
+
+async def _ended_before(tx: Transaction, items: Sequence[Ending]) -> dict[tuple[str, int], JobStatus]:
+    runs = batch((*_run(item), item.owner) for item in items)
+    return {(job_id, fence): JobStatus(status) for job_id, fence, status in await tx.fetch(_ENDED_BEFORE, batch=runs)}
+
+
+def _run(item: Ending) -> tuple[str, int]:
+    return item.job.id, item.job.fence
 
 
 def _run_at(item: Ending, now: Timestamp) -> Timestamp | None:

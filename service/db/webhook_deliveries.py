@@ -133,6 +133,12 @@ _INSERT_ATTEMPTS = Statement(
         [column.name for column in _ATTEMPT_COLUMNS], sa.select(*batch_table("new", *_ATTEMPT_COLUMNS).c)
     )
 )
+_told = batch_table("told", *_ATTEMPT_COLUMNS[:3])
+_SELECT_RECORDED = Statement(
+    sa.select(*_told.c).join(
+        webhook_attempts, sa.and_(*(column == webhook_attempts.c[column.name] for column in _told.c))
+    )
+)
 _GIVE_UP = Statement(
     sa.update(webhook_deliveries)
     .where(
@@ -235,7 +241,10 @@ def _claimed(row: Sequence[Any], url: str, secret: WebhookSecret) -> ClaimedDeli
 
 
 async def record_attempts(tx: Transaction, items: Sequence[DeliveryOutcome]) -> list[bool]:
-    """Record outcomes with their line of the log; False where the delivery was claimed again, or is gone."""
+    """Record outcomes with their line of the log; False where the delivery was claimed again, or is gone.
+
+    True also where this very outcome was recorded before, by a commit of which nobody heard.
+    """
     now = await tx.now()
     held = {tuple(row) for row in await tx.fetch(_RECORD, batch=batch(_outcome_row(item, now) for item in items))}
     is_held = [(item.delivery.id, item.delivery.attempt) in held for item in items]
@@ -251,7 +260,11 @@ async def record_attempts(tx: Transaction, items: Sequence[DeliveryOutcome]) -> 
             await endpoints.disable(tx, endpoint_id, item.disable)
         else:
             await endpoints.note_failure(tx, endpoint_id, disable_after_s=item.disable_after_s)
-    return is_held
+    if all(is_held):
+        return is_held
+    told = batch((item.delivery.id, item.delivery.attempt, item.at) for item in items)
+    before = {tuple(row) for row in await tx.fetch(_SELECT_RECORDED, batch=told)}
+    return [(item.delivery.id, item.delivery.attempt, item.at) in before for item in items]
 
 
 def _outcome_row(item: DeliveryOutcome, now: Timestamp) -> tuple[Any, ...]:

@@ -55,6 +55,12 @@ def several(count):
     return job
 
 
+async def end_again(database, job, status, **more):
+    """As whoever wrote an end does that does not know whether it was committed."""
+    item = Ending(job=job, owner=ME, status=status, is_again=True, is_awaited=True, **more)
+    return await database.writer.write(job_endings.end, item)
+
+
 async def outcomes(database, job_id):
     return [attempt.outcome for attempt in await job_queries.list_attempts(database.reader, job_id)]
 
@@ -334,3 +340,41 @@ async def test_jobs_of_a_plugin_nobody_has_fail_after_their_wait_and_not_before(
     failed = await record(database, old)
     assert (failed.status, failed.error["type"], failed.attempt) == ("FAILED", "PluginError", 0)
     assert (await record(database, other)).status == "PENDING"
+
+
+# --- ends of which nobody knows whether they were committed ---
+
+
+async def test_an_end_that_was_written_before_is_told_again_and_changes_nothing(database):
+    for job in (several(1), several(1), several(2), several(1)):
+        await insert(database, job)
+    well, badly, retried, stopped = await claim(database)
+    await ask_to_cancel(database, stopped.id)
+    error = error_object("ExecutionError", "no", plugin="p")
+    writes = {
+        well: {"status": JobStatus.SUCCESS, "result": "{}"},
+        badly: {"status": JobStatus.FAILED, "error": error},
+        retried: {"status": JobStatus.PENDING, "error": error, "retry_in_s": 0},
+        stopped: {"status": JobStatus.PENDING},
+    }
+    became = [await end(database, job, **write) for job, write in writes.items()]
+    assert became == ["SUCCESS", "FAILED", "PENDING", "CANCELLED"]
+    before = [await record(database, job.id) for job in writes]
+    told = [await end_again(database, job, **write) for job, write in writes.items()]
+    assert [ended.status for ended in told] == became
+    assert [ended.record for ended in told] == before == [await record(database, job.id) for job in writes]
+    # Whatever has become of the job since.
+    (claimed,) = await claim(database)
+    await end(database, claimed)
+    assert (await end_again(database, retried, **writes[retried])).status == "PENDING"
+
+
+async def test_an_end_that_was_never_written_is_late_also_when_it_is_written_again(database):
+    await insert(database, new_job())
+    (job,) = await claim_lapsed(database, owner=ME)
+    await rescue(database)
+    assert await end_again(database, job, JobStatus.SUCCESS, result="{}") is None
+    (other,) = await claim(database, owner=OTHER)
+    await end(database, other, owner=OTHER)
+    assert await end_again(database, job, JobStatus.SUCCESS, result="{}") is None
+    assert await end_again(database, other, JobStatus.SUCCESS, result="{}") is None
