@@ -98,22 +98,40 @@ async def retry(tx: Transaction, items: Sequence[Retry]) -> list[Inserted | None
     # What belongs to them is copied by several statements: nobody may delete it between two.
     await tx.fetch(_HOLD_PARENTS, batch=batch((parent_id,) for parent_id in parents))
     await blob_references.hold_payloads(tx, parents)
-    rows = await tx.fetch(_RETRY, batch=batch(map(_row, items)))
-    made = {job_id for (job_id,) in rows}
+    made, known = await _insert(tx, items)
     await add_events(tx, ((item.id, 1, "submitted", item.created_at, {}) for item in items if item.id in made))
     if made:
         pairs = [(item.id, item.parent_id) for item in items if item.id in made]
         await blob_references.copy_payloads(tx, pairs)
         for copy in _COPIES:
             await tx.fetch(copy, batch=batch(pairs))
-    keyed = [item for item in items if item.idempotency_key is not None and item.id not in made]
-    known = await find_by_key(tx, [(item.tenant, item.idempotency_key or "") for item in keyed]) if keyed else {}
     return [
         Inserted(id=item.id, replayed=False, request_hash=item.request_hash)
         if item.id in made
         else known.get((item.tenant, item.idempotency_key or ""))
         for item in items
     ]
+
+
+async def _insert(tx: Transaction, items: Sequence[Retry]) -> tuple[set[str], dict[tuple[str, str], Inserted]]:
+    """The ids of the jobs that were made, and by their keys those that had been made before."""
+    made: set[str] = set()
+    known: dict[tuple[str, str], Inserted] = {}
+    left = items
+    # Once more for what was in the way and was deleted before it could be read; what has no parent has none again.
+    for _ in range(2):
+        made |= {job_id for (job_id,) in await tx.fetch(_RETRY, batch=batch(map(_row, left)))}
+        keyed = {
+            item: (item.tenant, item.idempotency_key)
+            for item in left
+            if item.idempotency_key is not None and item.id not in made
+        }
+        if keyed:
+            known |= await find_by_key(tx, keyed.values())
+        left = [item for item, key in keyed.items() if key not in known]
+        if not left:
+            break
+    return made, known
 
 
 async def retry_page(tx: Transaction, items: Sequence[Sequence[Retry]]) -> list[list[Inserted | None]]:

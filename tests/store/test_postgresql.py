@@ -333,6 +333,39 @@ async def test_a_retry_beside_a_deletion_of_its_parent_is_whole(shared, admin):
     assert await all_ids(one) == {again.id}
 
 
+async def test_a_retry_beside_a_deletion_of_what_its_key_had_made_makes_it_anew(shared, admin):
+    one, _ = shared
+    (parent_id,) = await insert(one, new_job())
+    (job,) = await claim(one)
+    await end(one, job)
+
+    class Beside:
+        """A transaction beside which the job is deleted that was in the way, before it is read."""
+
+        def __init__(self, tx):
+            self._tx, self.now, self.insert = tx, tx.now, tx.insert
+
+        async def fetch(self, statement, **values):
+            rows = await self._tx.fetch(statement, **values)
+            if statement is job_retries._RETRY:
+                await admin.execute("DELETE FROM jobs WHERE idempotency_key = 'k'")
+            return rows
+
+    async def retry_beside(tx, items):
+        return await job_retries.retry(Beside(tx), items)
+
+    def again():
+        key = {"idempotency_key": "k", "request_hash": "hash"}
+        return Retry(id=str(uuid7()), parent_id=parent_id, tenant="default", created_at=timestamp(), **key)
+
+    await one.writer.write(job_retries.retry, again())
+    second = again()
+    made = await one.writer.write(retry_beside, second)
+    assert made is not None
+    assert (made.id, made.replayed) == (second.id, False)
+    assert await all_ids(one) == {parent_id, second.id}
+
+
 async def test_times_and_ids_read_as_they_were_written(shared):
     job = new_job(run_at="2031-02-03T04:05:06.070Z", expires_at="2031-02-03T04:05:07.000Z")
     await insert(shared[0], job)
