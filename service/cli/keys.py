@@ -137,8 +137,10 @@ async def limit_tenant(
 async def _keys(settings: Settings | None, *, must_exist: bool = True) -> AsyncIterator[KeyManagementService]:
     settings = settings or Settings()
     # As in `serve`.
+    from service import logs
     from service.app import open_keys
 
+    logs.configure(settings.log_level, settings.log_format)
     async with open_keys(settings, must_exist=must_exist, on_made=lambda path: say(f"made {path}")) as management:
         yield management
 

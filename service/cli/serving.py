@@ -48,8 +48,10 @@ async def migrate(*, settings: ServiceSettings = None, json: Json = False) -> No
     settings = settings or Settings()
     # As in `serve`.
     with uncollected():
+        from service import logs
         from service.app import migrate as migrate_database
 
+    logs.configure(settings.log_level, settings.log_format)
     revision = await migrate_database(settings)
     url = redacted(settings.resolved_database_url)
     put({"database_url": url, "revision": revision} if json else f"The database {url} is at revision {revision}.")
@@ -61,8 +63,10 @@ async def snapshot(
     """Copy the embedded database to FILE as it is now, while the service goes on; stored files are not in it."""
     settings = settings or Settings()
     # As in `serve`.
+    from service import logs
     from service.app import snapshot as copy_database
 
+    logs.configure(settings.log_level, settings.log_format)
     await copy_database(settings, file)
     size = file.stat().st_size
     put({"file": str(file), "size_bytes": size} if json else f"{file} has {size:,} bytes.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -12,8 +13,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from alembic.command import downgrade
 
+from benchmarks.filling import fill
 from service import __version__
+from service.db.migrate import alembic_config, upgrade
 from service.settings import ClientSettings, Settings
 
 from .conftest import RunningService, clean_environment, cli
@@ -142,6 +146,21 @@ def test_migrate_makes_the_database_and_repeats_harmlessly(tmp_path: Path) -> No
         assert database.execute("SELECT count(*) FROM report_jobs").fetchone() == (0,)
     finally:
         database.close()
+
+
+@pytest.mark.parametrize("command", [("migrate",), ("keys", "list")])
+def test_what_is_told_of_a_migration_is_not_in_the_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    url = f"sqlite+aiosqlite:///{tmp_path}/data/jobs.db"
+    asyncio.run(upgrade(url))
+    asyncio.run(fill(url, 1))
+    monkeypatch.setenv("JOBSERVICE_DATABASE_URL", url)
+    downgrade(alembic_config(), "-1")
+    done = cli(*command, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    json.loads(done.stdout)
+    assert "database copied before its migration" in done.stderr
 
 
 def test_a_database_is_made_for_its_owner_alone_and_an_older_one_is_left_as_it_is(tmp_path: Path) -> None:
