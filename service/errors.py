@@ -188,7 +188,7 @@ class JobStateError(ServiceError):
 
 
 class ServiceUnavailableError(ServiceError):
-    """The service cannot take this now (draining, database away); nothing was recorded.
+    """The service cannot take this now (draining, database away); nothing was recorded, as far as is known.
 
     `retry_after_s` is None where waiting does not help.
     """

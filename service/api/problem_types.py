@@ -403,8 +403,10 @@ _TYPES: Final = (
         kind="unavailable",
         statuses=(503,),
         title="Not now",
-        meaning="The service stops, or its database is away. Nothing was changed.",
-        remedy="Send the request again after the seconds of `Retry-After`, or a few.",
+        meaning="The service stops, or its database is away. Nothing was changed, unless `detail` says that this "
+        "is not known.",
+        remedy="Send the request again after the seconds of `Retry-After`, or a few; with the same `Idempotency-Key` "
+        "or id no job is made twice.",
         detail="The service is draining.",
     ),
 )
