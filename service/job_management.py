@@ -426,21 +426,14 @@ class JobManagementService:
 
     async def fail_abandoned(self, plugins: Collection[str], wait_s: float) -> int:
         """Fail jobs that have been due for longer than `wait_s` and whose plugin is none of `plugins`; how many."""
-        abandoned = await job_queries.find_abandoned(self._database.reader, plugins, later(timestamp(), -wait_s))
-        errors = {
-            job_id: error_object(
-                ErrorType.PLUGIN, f"No plugin {plugin!r} was installed for {wait_s:g} s; it had to wait.", plugin=plugin
-            )
-            for job_id, plugin in abandoned
-        }
-        if not errors:
-            return 0
-        failed_ids = await self._database.writer.write(job_changes.abandon, Abandonment(wait_s=wait_s, errors=errors))
-        for job_id in failed_ids:
-            self._metrics.moved(JobStatus.FAILED, errors[job_id]["plugin"])
-            self._events.job_changed(job_id)
-        log.warning("jobs failed: their plugin is not installed", jobs=failed_ids)
-        return len(failed_ids)
+        count = 0
+        while True:
+            abandoned = await job_queries.find_abandoned(self._database.reader, plugins, later(timestamp(), -wait_s))
+            failed = await self._fail_abandoned(abandoned, wait_s)
+            count += failed
+            # Where others were first with all of a page, the next look finds what is left.
+            if len(abandoned) < job_queries.ABANDONED_PAGE or not failed:
+                return count
 
     async def count_stranded(self, plugins: Collection[str]) -> dict[str, int]:
         """How many jobs wait, due or for later, of each plugin that is none of `plugins`."""
@@ -465,6 +458,22 @@ class JobManagementService:
             execution.stop(JobStatus.PENDING)
 
     # --- parts ---------------------------------------------------------------------------------------------------
+
+    async def _fail_abandoned(self, abandoned: Sequence[tuple[str, str]], wait_s: float) -> int:
+        errors = {
+            job_id: error_object(
+                ErrorType.PLUGIN, f"No plugin {plugin!r} was installed for {wait_s:g} s; it had to wait.", plugin=plugin
+            )
+            for job_id, plugin in abandoned
+        }
+        if not errors:
+            return 0
+        failed_ids = await self._database.writer.write(job_changes.abandon, Abandonment(wait_s=wait_s, errors=errors))
+        for job_id in failed_ids:
+            self._metrics.moved(JobStatus.FAILED, errors[job_id]["plugin"])
+            self._events.job_changed(job_id)
+        log.warning("jobs failed: their plugin is not installed", jobs=failed_ids)
+        return len(failed_ids)
 
     async def _claim_and_start(
         self,

@@ -48,6 +48,8 @@ _SELECT_ATTEMPTS = Statement(
     .order_by(job_attempts.c.fence)
 )
 
+#: So many jobs without a plugin are found at once.
+ABANDONED_PAGE: Final = 500
 _known_plugins: Final = batch_table("known_plugins", jobs.c.plugin, parameter="plugins")
 _SELECT_ABANDONED = Statement(
     sa.select(jobs.c.id, jobs.c.plugin)
@@ -56,7 +58,7 @@ _SELECT_ABANDONED = Statement(
         jobs.c.run_at < sa.bindparam("before"),
         jobs.c.plugin.not_in(sa.select(_known_plugins.c.plugin)),
     )
-    .limit(500)
+    .limit(ABANDONED_PAGE)
 )
 
 _wanted = batch_table("wanted", jobs.c.id)
@@ -237,7 +239,7 @@ def _standing(row: Sequence[Any]) -> Standing:
 
 
 async def find_abandoned(reader: Reader, plugins: Collection[str], before: Timestamp) -> list[tuple[str, str]]:
-    """Id and plugin of jobs that have been due since `before` and are of none of `plugins`, at most 500."""
+    """Id and plugin of jobs that have been due since `before` and are of none of `plugins`; at most a page."""
     rows = await reader.fetch(_SELECT_ABANDONED, plugins=batch((name,) for name in plugins), before=before)
     return [(job_id, plugin) for job_id, plugin in rows]
 

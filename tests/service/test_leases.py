@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from service.db import job_queries, plugin_metrics
+from service.db import job_inserts, job_queries, plugin_metrics
 from service.db.database import Database
 from service.errors import JobStateError
 from service.job_management import JobManagementService
@@ -22,6 +22,7 @@ from service.tool_runner.pool import WorkerPool
 from service.tool_runner.runner import ToolRunner
 from tests.conftest import sqlite_url
 from tests.service.conftest import metric, until
+from tests.store.test_writer import new_job
 
 LAPSED = (
     "SELECT 1 FROM jobs WHERE status = 'RUNNING' AND lease_until < strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-1 second')"
@@ -104,6 +105,15 @@ async def two_services(database_file, tmp_path):
             await service.drain(0)
         for runner in runners:
             await runner.close()
+
+
+async def test_jobs_whose_plugin_is_gone_fail_together_however_many_they_are(two_services):
+    database, service, _ = two_services
+    jobs = [new_job("gone") for _ in range(2 * job_queries.ABANDONED_PAGE + 1)]
+    await database.writer.write(job_inserts.insert_batch, jobs)
+    assert await service.fail_abandoned(["echo"], wait_s=-5) == len(jobs)
+    assert await service.count_stranded(["echo"]) == {}
+    assert await service.fail_abandoned(["echo"], wait_s=-5) == 0
 
 
 async def test_what_another_process_has_finished_meanwhile_is_not_touched_by_the_one_that_wakes(two_services):
