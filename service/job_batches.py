@@ -44,12 +44,14 @@ class JobBatches:
         state = await self.get(batch_id, tenant=tenant)
         while state.finished_at is None and (left := end - loop.time()) > 0 and not self._events.is_over:
             # Jobs start about in the order of their ids: the newest one is likely to be among the last to end.
-            newest = await job_batches.newest_active(self._reader, state.id, tenant)
+            newest = await self._newest_active(state.id, tenant)
             if newest is not None:
                 with self._events.watch(newest) as changed, contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(min(left, _LOOK_AGAIN_S)):
-                        await asyncio.sleep(_PAUSE_S)
-                        await changed.wait()
+                    # Its end may have been told between that read and this watch.
+                    if not self._events.may_have_ended(newest) or newest == await self._newest_active(state.id, tenant):
+                        async with asyncio.timeout(min(left, _LOOK_AGAIN_S)):
+                            await asyncio.sleep(_PAUSE_S)
+                            await changed.wait()
             state = await self.get(batch_id, tenant=tenant)
         return state
 
@@ -60,6 +62,9 @@ class JobBatches:
         """
         state = await self.get(batch_id, tenant=tenant)
         return self._pages(state.id, tenant)
+
+    async def _newest_active(self, batch_id: str, tenant: str) -> str | None:
+        return await job_batches.newest_active(self._reader, batch_id, tenant)
 
     async def _pages(self, batch_id: str, tenant: str) -> AsyncIterator[Sequence[JobOutcome]]:
         after = _BEFORE_ALL

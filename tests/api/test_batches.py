@@ -17,10 +17,17 @@ import requests
 from aiohttp import web
 from yarl import URL
 
+from service import job_batches
 from service.api import batches
 from service.app import Service
+from service.db.database import Database
+from service.events import EventBus
+from service.job_batches import JobBatches
+from service.models import JobStatus
 from service.settings import Settings
 from tests.api.conftest import Live, pointers, problem, serving
+from tests.store.test_jobs import claim, end, insert
+from tests.store.test_writer import new_job
 
 GOOD = {"plugin": "echo", "payload": {"text": "hello"}}
 NDJSON = {"Content-Type": "application/x-ndjson"}
@@ -250,3 +257,27 @@ async def test_results_go_out_in_pages_as_fast_as_the_client_takes_them(
         assert received.startswith(b"HTTP/1.1 200")
         assert len(received) < sum(map(len, map(json.dumps, payloads)))
         assert not received.endswith(b"0\r\n\r\n")
+
+
+async def test_who_waits_for_a_batch_misses_no_end_between_the_read_and_the_watch(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_batches, "_LOOK_AGAIN_S", 60)
+    events = EventBus()
+    new = new_job()
+    new.batch_id = str(uuid.uuid4())
+    await insert(database, new)
+    (job,) = await claim(database)
+    read = job_batches.job_batches.newest_active
+
+    async def read_just_before_its_end(*place: Any) -> str | None:
+        newest = await read(*place)
+        if newest is not None:
+            await end(database, job)
+            events.job_changed(job.id)
+        return newest
+
+    monkeypatch.setattr(job_batches.job_batches, "newest_active", read_just_before_its_end)
+    async with asyncio.timeout(30):
+        state = await JobBatches(database, events).wait_for(new.batch_id, 60)
+    assert state.counts[JobStatus.SUCCESS] == 1
