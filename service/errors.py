@@ -203,7 +203,15 @@ class QueueFullError(ServiceError):
 
     def __init__(self, where: str, waiting: int, most: int, *, retry_after_s: int) -> None:
         super().__init__(f"The queue is full: {waiting} jobs {where} wait, and {most} may. Try again later.")
-        self.retry_after_s = retry_after_s
+        self.retry_after_s: int | None = retry_after_s
+
+
+class TooManyAtOnceError(QueueFullError):
+    """More jobs at once than may ever wait, so waiting does not help; nothing was recorded."""
+
+    def __init__(self, where: str, count: int, most: int) -> None:
+        ServiceError.__init__(self, f"These are {count} jobs {where}, and {most} may wait: send fewer at once.")
+        self.retry_after_s = None
 
 
 class TooManyStreamsError(ServiceError):

@@ -205,10 +205,10 @@ class Intake:
         Raises before it: `PluginPausedError` if one of them takes no jobs, `QueueFullError` if there is no room for
         all, `ServiceUnavailableError` if none for their rows.
         """
-        with contextlib.ExitStack() as stack:
-            for plugin, count in Counter(plugins).items():
-                self._controls.check_intake(plugin)
-                stack.enter_context(self._queue_limits.room_for(tenant, plugin, count))
+        counts = Counter(plugins)
+        for plugin in counts:
+            self._controls.check_intake(plugin)
+        with self._queue_limits.room_for_all(tenant, counts):
             self._database.ground.check_intake()
             yield
 

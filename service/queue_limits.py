@@ -8,11 +8,12 @@ import copy
 import dataclasses
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Final
 
 import structlog
 
-from service.errors import QueueFullError, ServiceUnavailableError
+from service.errors import QueueFullError, ServiceUnavailableError, TooManyAtOnceError
 
 #: While jobs are taken, they are counted this often, and never for more than a tenth of the time.
 REFRESH_S: Final = 0.25
@@ -35,11 +36,12 @@ class Depth:
     plugins: Counter[str] = dataclasses.field(default_factory=Counter)
     quotas: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
-    def add(self, tenant: str, plugin: str, count: int) -> None:
-        """Count jobs of a tenant and a plugin; fewer, where `count` is below 0."""
-        self.total += count
-        self.tenants[tenant] += count
-        self.plugins[plugin] += count
+    def add(self, tenant: str, counts: Mapping[str, int]) -> None:
+        """Count jobs of a tenant by their plugins; fewer, where a count is below 0."""
+        for plugin, count in counts.items():
+            self.total += count
+            self.tenants[tenant] += count
+            self.plugins[plugin] += count
 
     def take_away(self, other: Depth) -> None:
         """Forget what `other` had counted already."""
@@ -75,29 +77,43 @@ class QueueLimits:
         self._recorded = Depth()  # since the last count began
         self._asked = asyncio.Event()
 
+    def room_for(self, tenant: str, plugin: str, count: int = 1) -> AbstractContextManager[None]:
+        """As `room_for_all`, for `count` jobs of one plugin."""
+        return self.room_for_all(tenant, {plugin: count})
+
     @contextlib.contextmanager
-    def room_for(self, tenant: str, plugin: str, count: int = 1) -> Iterator[None]:
-        """Record `count` jobs inside the block; raises `QueueFullError` before it where there is no room for all."""
-        limits = self._limits
+    def room_for_all(self, tenant: str, counts: Mapping[str, int]) -> Iterator[None]:
+        """Record so many jobs of each plugin inside the block.
+
+        Raises before it: `QueueFullError` where there is no room for all, `TooManyAtOnceError` where there never is.
+        """
+        limits, count = self._limits, sum(counts.values())
         if limits.total is not None:
             self._ask(limits.total, count, lambda depth: depth.total, "in all")
         of_tenant = self._counted.quotas.get(tenant, limits.per_tenant)
         if of_tenant is not None:
             self._ask(of_tenant, count, lambda depth: depth.tenants[tenant], "of this tenant")
         if limits.per_plugin is not None:
-            self._ask(limits.per_plugin, count, lambda depth: depth.plugins[plugin], f"of plugin {plugin!r}")
-        self._coming.add(tenant, plugin, count)
+            for plugin, of_plugin in counts.items():
+                self._ask_for_plugin(limits.per_plugin, of_plugin, plugin)
+        self._coming.add(tenant, counts)
         try:
             yield
-            self._recorded.add(tenant, plugin, count)
+            self._recorded.add(tenant, counts)
         finally:
-            self._coming.add(tenant, plugin, -count)
+            self._coming.add(tenant, {plugin: -of_plugin for plugin, of_plugin in counts.items()})
             # Not before: a count that sees these rows and does not know that they are recorded takes them twice.
             self._asked.set()
 
+    def _ask_for_plugin(self, most: int, count: int, plugin: str) -> None:
+        self._ask(most, count, lambda depth: depth.plugins[plugin], f"of plugin {plugin!r}")
+
     def _ask(self, most: int, count: int, of: Callable[[Depth], int], where: str) -> None:
+        if count > max(most, 1):
+            self._asked.set()  # the limit may have changed
+            raise TooManyAtOnceError(where, count, most)
         waiting = of(self._counted) + of(self._coming) + of(self._recorded)
-        if waiting + count > most:
+        if count and waiting + count > most:
             self._asked.set()
             raise QueueFullError(where, waiting, most, retry_after_s=RETRY_AFTER_S)
 

@@ -363,7 +363,8 @@ _TYPES: Final = (
         statuses=(429,),
         title="Too many jobs wait",
         meaning="As many jobs wait as may, in all, of the tenant or of the plugin. No job was made.",
-        remedy="Wait for the seconds of `Retry-After`, and send the request again.",
+        remedy="With `Retry-After`, wait for its seconds and send the request again. Without, it has more jobs than "
+        "may ever wait: send fewer at once.",
         detail="The queue is full: 1000 jobs of plugin 'ocr' wait, and 1000 may. Try again later.",
     ),
     ProblemType(

@@ -234,9 +234,9 @@ def _places(error: Exception) -> Sequence[FieldProblem]:
 
 def _retry_after(error: Exception) -> Mapping[str, str]:
     match error:
-        case QueueFullError() | TooManyStreamsError() | ReportWindowOpenError():
+        case TooManyStreamsError() | ReportWindowOpenError():
             return {"Retry-After": str(error.retry_after_s)}
-        case PluginUnavailableError() | ServiceUnavailableError() if error.retry_after_s is not None:
+        case QueueFullError() | PluginUnavailableError() | ServiceUnavailableError() if error.retry_after_s is not None:
             return {"Retry-After": str(error.retry_after_s)}
         case _:
             return {}

@@ -67,7 +67,9 @@ def _explained(error: Exception) -> tuple[Exit, str, str | None]:
         case ApiError() if error.status >= 500 or error.status == 429:
             told = str(error).removesuffix(" Try again later.")
             later = "later" if error.retry_after_s is None else f"in {error.retry_after_s:g} s"
-            hint = _ADVICE.get(_kind_of(error) or "unavailable", f"Try again {later}.")
+            # More at once than may ever wait is told with what to do instead.
+            is_in_vain = error.status == 429 and error.retry_after_s is None and told == str(error)
+            hint = None if is_in_vain else _ADVICE.get(_kind_of(error) or "unavailable", f"Try again {later}.")
             return Exit.UNREACHABLE, f"The service cannot do this now ({error.status}): {told}", hint
         case ApiError():
             return Exit.USAGE, f"The service refused ({error.status}): {error}", _ADVICE.get(_kind_of(error))

@@ -20,7 +20,7 @@ from service.queue_limits import Depth, Limits, QueueLimits
 from tests.store.test_jobs import claim, insert
 from tests.store.test_writer import new_job
 
-from .conftest import FAR, Guarded, Start, eventually
+from .conftest import FAR, Answer, Guarded, Start, eventually
 
 GAPS = st.lists(st.floats(0, 10), max_size=200)
 
@@ -86,6 +86,35 @@ async def test_a_full_queue_refuses_until_there_is_room(start: Start) -> None:
             return (await running.submit(key, **FAR)).status == 202
 
         await eventually(is_taken)
+
+
+async def test_more_at_once_than_may_ever_wait_is_not_asked_to_come_again(start: Start) -> None:
+    async with start(max_queued=5, max_queued_per_tenant=4, max_queued_per_plugin=3) as running:
+        key = await running.key("acme")
+
+        async def send(*plugins: str) -> Answer:
+            return await running.request(
+                "POST", "/v1/jobs/batch", key, json=[{"plugin": plugin, "payload": {}, **FAR} for plugin in plugins]
+            )
+
+        refused = [await send(*["echo"] * 3, *["sleep"] * 3), await send(*["echo"] * 3, *["sleep"] * 2),
+                   await send(*["echo"] * 4)]  # fmt: skip
+        assert [answer.status for answer in refused] == [429] * 3
+        assert [answer.json()["detail"] for answer in refused] == [
+            "These are 6 jobs in all, and 5 may wait: send fewer at once.",
+            "These are 5 jobs of this tenant, and 4 may wait: send fewer at once.",
+            "These are 4 jobs of plugin 'echo', and 3 may wait: send fewer at once.",
+        ]
+        assert not any("Retry-After" in answer.headers for answer in refused)
+        await running.keys.set_quota("acme", 5)
+
+        async def is_taken() -> bool:
+            return (await send(*["echo"] * 3, *["sleep"] * 2)).status == 202
+
+        await eventually(is_taken)
+        full = await send("sleep")
+        assert full.status == 429
+        assert "Retry-After" in full.headers
 
 
 async def test_a_tenant_and_a_plugin_have_limits_of_their_own(start: Start) -> None:

@@ -44,6 +44,9 @@ def test_a_service_without_room_says_once_when_to_come_again(capsys: pytest.Capt
         assert tell(ApiError(429, full, retry_after_s=after_s), as_json=False) == Exit.UNREACHABLE
         told = "jobservice: The service cannot do this now (429): The queue is full.\n"
         assert capsys.readouterr().err == f"{told}Try again {when}.\n"
+    never = problem("queue-full", "These are 6 jobs in all, and 5 may wait: send fewer at once.")
+    assert tell(ApiError(429, never), as_json=False) == Exit.UNREACHABLE
+    assert "Try again" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
