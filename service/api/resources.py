@@ -18,6 +18,7 @@ _FILES: Final[Mapping[str, tuple[str, str]]] = {
     "docs.js": ("docs.js", "text/javascript"),
     "address.js": ("address.js", "text/javascript"),
     "answers.js": ("answers.js", "text/javascript"),
+    "descriptions.js": ("descriptions.js", "text/javascript"),
     "forms.js": ("forms.js", "text/javascript"),
     "keys.js": ("keys.js", "text/javascript"),
     "streams.js": ("streams.js", "text/javascript"),

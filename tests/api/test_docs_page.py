@@ -196,3 +196,22 @@ def test_the_page_of_a_problem_is_where_its_type_leads(live: Live, page: Page) -
     expect(page.locator("h1")).to_have_text("Not for this key")
     assert "/docs/page.css" in watch.asked
     assert (watch.complaints, watch.foreign) == ([], [])
+
+
+@pytest.mark.usefixtures("described")
+def test_what_looks_like_html_in_a_description_is_shown_as_text(live: Live, page: Page) -> None:
+    said = 'Reads <title> of a List<int> <img src="/x"> <input>, *all* `of <it>`'
+    document = live.get("/openapi.json").json()
+    submit = document["paths"]["/v1/plugins/echo/jobs"]["post"]
+    submit["description"] = f"{said}.\n\nSo:\n\n    if a <b: pass\n"
+    submit["parameters"][0]["description"] = said
+    page.route("**/openapi.json", lambda route: route.fulfill(json=document))
+    watch = Watch(page, live.url)
+    page.goto(live.url + "/docs#/plugins/submit_echo_job")
+    call = page.locator("#operations-plugins-submit_echo_job")
+    for place in (".opblock-description", ".parameters-col_description"):
+        described = call.locator(place).filter(has_text="Reads")
+        expect(described).to_contain_text('Reads <title> of a List<int> <img src="/x"> <input>, all of <it>')
+        expect(described.locator("em").first).to_have_text("all")
+    expect(call.locator(".opblock-description pre")).to_have_text("if a <b: pass\n")
+    assert (watch.complaints, watch.foreign) == ([], [])

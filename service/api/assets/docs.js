@@ -1,5 +1,6 @@
 import { FollowAddress } from "./address.js";
 import { AnswersAsTheyCame } from "./answers.js";
+import { HtmlAsText } from "./descriptions.js";
 import { LinesAsExamples } from "./forms.js";
 import { AskAgainWithKey, headersWithKey } from "./keys.js";
 import { fetchBeginning } from "./streams.js";
@@ -9,7 +10,13 @@ const DESCRIPTION = "/openapi.json";
 SwaggerUIBundle({
   url: DESCRIPTION,
   dom_id: "#docs",
-  plugins: [(system) => AskAgainWithKey(system, DESCRIPTION), AnswersAsTheyCame, FollowAddress, LinesAsExamples],
+  plugins: [
+    (system) => AskAgainWithKey(system, DESCRIPTION),
+    AnswersAsTheyCame,
+    FollowAddress,
+    HtmlAsText,
+    LinesAsExamples,
+  ],
   deepLinking: true,
   displayRequestDuration: true,
   filter: true,
