@@ -21,6 +21,7 @@ _FILES: Final[Mapping[str, tuple[str, str]]] = {
     "descriptions.js": ("descriptions.js", "text/javascript"),
     "forms.js": ("forms.js", "text/javascript"),
     "keys.js": ("keys.js", "text/javascript"),
+    "refresh.js": ("refresh.js", "text/javascript"),
     "streams.js": ("streams.js", "text/javascript"),
     "page.css": ("page.css", "text/css"),
     "swagger-ui.css": ("swagger-ui/swagger-ui.css", "text/css"),

@@ -215,3 +215,16 @@ def test_what_looks_like_html_in_a_description_is_shown_as_text(live: Live, page
         expect(described.locator("em").first).to_have_text("all")
     expect(call.locator(".opblock-description pre")).to_have_text("if a <b: pass\n")
     assert (watch.complaints, watch.foreign) == ([], [])
+
+
+def test_a_service_that_is_away_is_told_as_such(live: Live, page: Page) -> None:
+    page.goto(live.url + "/docs")
+    call = tried(page, "jobs", "list_jobs")
+    page.context.set_offline(True)
+    call.get_by_role("button", name="Execute").click()
+    answer = call.locator(".live-responses-table")
+    expect(answer).to_contain_text("The service did not answer. Try again when it is there.")
+    expect(answer).not_to_contain_text("CORS")
+    page.context.set_offline(False)
+    call.get_by_role("button", name="Execute").click()
+    expect(answer.locator(".response-col_status").last).to_contain_text("200")
