@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -228,3 +229,22 @@ def test_a_service_that_is_away_is_told_as_such(live: Live, page: Page) -> None:
     page.context.set_offline(False)
     call.get_by_role("button", name="Execute").click()
     expect(answer.locator(".response-col_status").last).to_contain_text("200")
+
+
+@pytest.mark.usefixtures("described")
+def test_plugins_appear_as_they_load_and_nothing_typed_is_lost(live: Live, page: Page) -> None:
+    path = "/v1/plugins/thumbnail/jobs"
+    whole = live.get("/openapi.json").json()
+    beginning = {**whole, "paths": {known: calls for known, calls in whole["paths"].items() if known != path}}
+    loaded = threading.Event()
+    page.route("**/openapi.json", lambda route: route.fulfill(json=whole if loaded.is_set() else beginning))
+    page.goto(live.url + "/docs")
+    call = tried(page, "plugins", "submit_echo_job")
+    body = call.locator("textarea.body-param__text")
+    body.fill('{"text": "from the page"}')
+    shown = page.locator(f'.opblock-summary-path[data-path="{path}"]')
+    expect(shown).to_have_count(0)
+    loaded.set()
+    body.blur()
+    expect(shown).to_be_visible()
+    expect(body).to_have_value('{"text": "from the page"}')

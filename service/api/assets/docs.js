@@ -3,6 +3,7 @@ import { AnswersAsTheyCame } from "./answers.js";
 import { HtmlAsText } from "./descriptions.js";
 import { LinesAsExamples } from "./forms.js";
 import { AskAgainWithKey, headersWithKey } from "./keys.js";
+import { ShowPluginsAsTheyLoad } from "./refresh.js";
 import { fetchBeginning } from "./streams.js";
 
 const DESCRIPTION = "/openapi.json";
@@ -16,6 +17,7 @@ SwaggerUIBundle({
     FollowAddress,
     HtmlAsText,
     LinesAsExamples,
+    () => ShowPluginsAsTheyLoad(DESCRIPTION, headersWithKey),
   ],
   deepLinking: true,
   displayRequestDuration: true,
