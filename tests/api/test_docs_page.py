@@ -238,6 +238,7 @@ def test_plugins_appear_as_they_load_and_nothing_typed_is_lost(live: Live, page:
     beginning = {**whole, "paths": {known: calls for known, calls in whole["paths"].items() if known != path}}
     loaded = threading.Event()
     page.route("**/openapi.json", lambda route: route.fulfill(json=whole if loaded.is_set() else beginning))
+    page.clock.install()
     page.goto(live.url + "/docs")
     call = tried(page, "plugins", "submit_echo_job")
     body = call.locator("textarea.body-param__text")
@@ -246,5 +247,10 @@ def test_plugins_appear_as_they_load_and_nothing_typed_is_lost(live: Live, page:
     expect(shown).to_have_count(0)
     loaded.set()
     body.blur()
+    page.clock.fast_forward("00:40")
     expect(shown).to_be_visible()
     expect(body).to_have_value('{"text": "from the page"}')
+    loaded.clear()  # as after a restart
+    with page.expect_response("**/openapi.json"):
+        page.clock.fast_forward("02:00")
+    expect(shown).to_be_visible()
