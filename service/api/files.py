@@ -11,6 +11,7 @@ from aiohttp import hdrs, web
 from multidict import MultiMapping
 
 from service.codec import BLOB_KEY
+from service.file_endings import ending_of
 from service.models import JSON, BlobRef
 
 _MEDIA_TYPE: Final = re.compile(
@@ -79,6 +80,12 @@ def response(data: bytes, media_type: str, name: str) -> web.Response:
     answer.headers[hdrs.CONTENT_DISPOSITION] = content_disposition(name)
     answer.headers["Content-Security-Policy"] = "default-src 'none'; sandbox"
     return answer
+
+
+def name_at(pointer: str, media_type: str) -> str:
+    """The file name of the bytes at `pointer` of a document; one that ends as file names do is kept."""
+    name = pointer.rpartition("/")[2] or "file"
+    return name if "." in name else name + ending_of(media_type)
 
 
 def content_disposition(name: str) -> str:

@@ -25,6 +25,7 @@ from service.api.problems import Problem
 from service.api.services import Services
 from service.codec import is_small
 from service.errors import FieldProblem, FileNotInJobError, ServiceError
+from service.file_endings import ending_of
 from service.models import JSON, JobPart, JobRecord, JobRequest, JobStatus, Submission
 
 #: When to ask again for a result that is not there yet.
@@ -156,9 +157,8 @@ async def get_result(services: Services, request: web.Request, arguments: Argume
         return await _bytes_at(services, job, JobPart.RESULT, result, pointer)
     blob = await _beside(lambda: files.only_blob(result), result)
     if blob and not files.prefers_json(files.accepted(request.headers), blob.media_type):
-        return files.response(
-            await services.jobs.read_bytes(job, JobPart.RESULT, blob), blob.media_type, f"{job.plugin}-{job.id}"
-        )
+        data = await services.jobs.read_bytes(job, JobPart.RESULT, blob)
+        return files.response(data, blob.media_type, f"{job.plugin}-{job.id}{ending_of(blob.media_type)}")
     return await _document(result, views.job_url(job.id) + "/result")
 
 
@@ -178,7 +178,8 @@ async def _bytes_at(
     blob = files.blob_at(document, pointer)
     if blob is None:
         raise FileNotInJobError(job.id, pointer)
-    return files.response(await services.jobs.read_bytes(job, part, blob), blob.media_type, pointer)
+    data = await services.jobs.read_bytes(job, part, blob)
+    return files.response(data, blob.media_type, files.name_at(pointer, blob.media_type))
 
 
 async def get_artifact(services: Services, request: web.Request, arguments: Arguments) -> web.Response:

@@ -64,7 +64,8 @@ async def get_schedule_payload(services: Services, request: web.Request, argumen
     blob = files.blob_at(payload, pointer)
     if blob is None:
         raise FileNotInScheduleError(schedule.id, pointer)
-    return files.response(await services.schedules.read_bytes(blob), blob.media_type, pointer)
+    data = await services.schedules.read_bytes(blob)
+    return files.response(data, blob.media_type, files.name_at(pointer, blob.media_type))
 
 
 async def replace_schedule(services: Services, request: web.Request, arguments: Arguments) -> web.Response:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import dataclasses
 import json
-import mimetypes
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -25,6 +24,7 @@ from service.cli.output import coloured, print_table, put, safe, say, table_of
 from service.cli.parameters import Service
 from service.cli.targets import write_whole
 from service.client import ApiError, Client, File, Job, ServiceUnreachableError
+from service.file_endings import ending_of
 from service.models import JobStatus
 
 _AT_ONCE: Final = 8  # files read and sent
@@ -153,7 +153,7 @@ async def _written(client: Client, job: Job, place: Path) -> Path:
     """The file with the result: named like the input, and by what it is."""
     found = await client.result(job.id)
     if isinstance(found, File):
-        data, suffix = found.data, mimetypes.guess_extension(found.media_type) or ".bin"
+        data, suffix = found.data, ending_of(found.media_type)
     else:
         data, suffix = (json.dumps(found, ensure_ascii=False, indent=2) + "\n").encode(), ".json"
     path = place.with_name(place.name + suffix)

@@ -19,10 +19,13 @@ _MAGIC: Final = (
     (re.compile(rb"....ftypavi[fs]", re.DOTALL), "image/avif"),
     (re.compile(rb"....ftyp(hei[cx]|mif1)", re.DOTALL), "image/heic"),
     (re.compile(rb"%PDF-"), "application/pdf"),
+    (re.compile(rb"\x1f\x8b\x08"), "application/gzip"),
 )
 
 
 def media_type_of(name: str, data: bytes) -> str:
     """What a file is: by its first bytes where they are known, else by its name, else any bytes."""
     known = next((media_type for magic, media_type in _MAGIC if magic.match(data)), None)
-    return known or mimetypes.guess_type(name)[0] or ANY_BYTES
+    by_name, packed = mimetypes.guess_type(name)
+    # Of a packed file the name tells what is in it, which its bytes are not.
+    return known or (None if packed else by_name) or ANY_BYTES

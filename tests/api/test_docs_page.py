@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -196,3 +197,60 @@ def test_the_page_of_a_problem_is_where_its_type_leads(live: Live, page: Page) -
     expect(page.locator("h1")).to_have_text("Not for this key")
     assert "/docs/page.css" in watch.asked
     assert (watch.complaints, watch.foreign) == ([], [])
+
+
+@pytest.mark.usefixtures("described")
+def test_what_looks_like_html_in_a_description_is_shown_as_text(live: Live, page: Page) -> None:
+    said = 'Reads <title> of a List<int> <img src="/x"> <input>, *all* `of <it>`'
+    document = live.get("/openapi.json").json()
+    submit = document["paths"]["/v1/plugins/echo/jobs"]["post"]
+    submit["description"] = f"{said}.\n\nSo:\n\n    if a <b: pass\n"
+    submit["parameters"][0]["description"] = said
+    page.route("**/openapi.json", lambda route: route.fulfill(json=document))
+    watch = Watch(page, live.url)
+    page.goto(live.url + "/docs#/plugins/submit_echo_job")
+    call = page.locator("#operations-plugins-submit_echo_job")
+    for place in (".opblock-description", ".parameters-col_description"):
+        described = call.locator(place).filter(has_text="Reads")
+        expect(described).to_contain_text('Reads <title> of a List<int> <img src="/x"> <input>, all of <it>')
+        expect(described.locator("em").first).to_have_text("all")
+    expect(call.locator(".opblock-description pre")).to_have_text("if a <b: pass\n")
+    assert (watch.complaints, watch.foreign) == ([], [])
+
+
+def test_a_service_that_is_away_is_told_as_such(live: Live, page: Page) -> None:
+    page.goto(live.url + "/docs")
+    call = tried(page, "jobs", "list_jobs")
+    page.context.set_offline(True)
+    call.get_by_role("button", name="Execute").click()
+    answer = call.locator(".live-responses-table")
+    expect(answer).to_contain_text("The service did not answer. Try again when it is there.")
+    expect(answer).not_to_contain_text("CORS")
+    page.context.set_offline(False)
+    call.get_by_role("button", name="Execute").click()
+    expect(answer.locator(".response-col_status").last).to_contain_text("200")
+
+
+@pytest.mark.usefixtures("described")
+def test_plugins_appear_as_they_load_and_nothing_typed_is_lost(live: Live, page: Page) -> None:
+    path = "/v1/plugins/thumbnail/jobs"
+    whole = live.get("/openapi.json").json()
+    beginning = {**whole, "paths": {known: calls for known, calls in whole["paths"].items() if known != path}}
+    loaded = threading.Event()
+    page.route("**/openapi.json", lambda route: route.fulfill(json=whole if loaded.is_set() else beginning))
+    page.clock.install()
+    page.goto(live.url + "/docs")
+    call = tried(page, "plugins", "submit_echo_job")
+    body = call.locator("textarea.body-param__text")
+    body.fill('{"text": "from the page"}')
+    shown = page.locator(f'.opblock-summary-path[data-path="{path}"]')
+    expect(shown).to_have_count(0)
+    loaded.set()
+    body.blur()
+    page.clock.fast_forward("00:40")
+    expect(shown).to_be_visible()
+    expect(body).to_have_value('{"text": "from the page"}')
+    loaded.clear()  # as after a restart
+    with page.expect_response("**/openapi.json"):
+        page.clock.fast_forward("02:00")
+    expect(shown).to_be_visible()

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import mimetypes
+from collections.abc import Iterator
+
 import pytest
 
-from service.api.files import blob_at, content_disposition, only_blob, prefers_json, response
+from service.api.files import blob_at, content_disposition, name_at, only_blob, prefers_json, response
+from service.file_endings import ending_of
 from service.models import BlobRef
 
 
@@ -65,6 +69,39 @@ def test_a_hostile_name_is_harmless_in_a_header(name: str) -> None:
     assert len(header) < 1000
     assert "/" not in header
     assert ".." not in header
+
+
+@pytest.fixture
+def _no_mime_types() -> Iterator[None]:
+    """As on a host without a `mime.types`."""
+    mimetypes.init(files=[])
+    yield
+    mimetypes.init()
+
+
+@pytest.mark.usefixtures("_no_mime_types")
+@pytest.mark.parametrize(
+    ("media_type", "ending"),
+    [
+        *(("image/webp", ".webp"), ("IMAGE/PNG", ".png"), ("text/plain; charset=utf-8", ".txt")),
+        *(
+            ("application/x-ndjson", ".ndjson"),
+            ("application/octet-stream", ".bin"),
+            ("x/unknown", ".bin"),
+            ("", ".bin"),
+        ),
+    ],
+)
+def test_files_end_by_what_they_are_on_every_host(media_type: str, ending: str) -> None:
+    assert ending_of(media_type) == ending
+
+
+@pytest.mark.parametrize(
+    ("pointer", "name"),
+    [("/image", "image.png"), ("/pages/0", "0.png"), ("/files/a.gif", "a.gif"), ("/", "file.png")],
+)
+def test_bytes_of_a_document_are_a_file_with_an_ending(pointer: str, name: str) -> None:
+    assert name_at(pointer, "image/png") == name
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,8 @@ def test_a_picture_goes_in_by_all_three_ways(live: Live, png: bytes) -> None:
         results.append(live.get(job["links"]["result"]))
     first = results[0]
     assert first.headers["Content-Type"] == "image/jpeg"
-    assert first.headers["Content-Disposition"].startswith("attachment")
+    job_id = first.url.split("/")[-2]
+    assert first.headers["Content-Disposition"] == f'attachment; filename="thumbnail-{job_id}.jpg"'
     assert first.content.startswith(b"\xff\xd8\xff")
     assert {answer.content for answer in results} == {first.content}
 
@@ -82,6 +83,7 @@ def test_bytes_stand_in_records_as_references_that_lead_to_them(live: Live, png:
     assert as_json.json() == job["result"]
     raw = live.get(reference["url"])
     assert len(raw.content) == reference["size"]
+    assert raw.headers["Content-Disposition"] == 'attachment; filename="image.jpg"'
     assert raw.headers["Content-Security-Policy"] == "default-src 'none'; sandbox"
     assert live.get(job["links"]["payload"]).json() == job["payload"]
     nowhere = problem(live.get(job["links"]["payload"] + "?pointer=/nothing"), 404)

@@ -67,5 +67,13 @@ async def test_the_page_works_with_a_key(guarded: Guarded) -> None:
         await call.locator("textarea.body-param__text").fill("{}")
         await call.get_by_role("button", name="Execute").click()
         await expect(call.locator(".live-responses-table .response-col_status").last).to_contain_text("202")
+        assert (watch.complaints, watch.foreign) == ([], [])
+
+        await page.context.set_offline(True)
+        await page.locator(".scheme-container").get_by_role("button", name="Authorize").click()
+        async with page.expect_event("requestfailed"):
+            await dialog.get_by_role("button", name="Remove authorization").click()
+        await expect(dialog.get_by_role("textbox")).to_be_visible()
+        await dialog.get_by_role("button", name="Close", exact=True).click()
+        await expect(call.locator("textarea.body-param__text")).to_have_value("{}")
         await browser.close()
-    assert (watch.complaints, watch.foreign) == ([], [])

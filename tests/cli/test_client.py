@@ -198,6 +198,8 @@ def test_what_is_no_address_is_refused_at_once(url: str) -> None:
         ("a.bin", b"RIFF\x00\x00\x00\x00WEBPVP8 ", "image/webp"),
         ("a.svg", b"<svg/>", "image/svg+xml"),
         ("a.pdf", b"%PDF-1.7", "application/pdf"),
+        ("a.txt.gz", b"\x1f\x8b\x08\x00", "application/gzip"),
+        ("a.txt.bz2", b"BZh9", "application/octet-stream"),
         ("-", b"anything", "application/octet-stream"),
         ("", b"", "application/octet-stream"),
     ],

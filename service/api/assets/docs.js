@@ -1,7 +1,9 @@
 import { FollowAddress } from "./address.js";
 import { AnswersAsTheyCame } from "./answers.js";
+import { HtmlAsText } from "./descriptions.js";
 import { LinesAsExamples } from "./forms.js";
 import { AskAgainWithKey, headersWithKey } from "./keys.js";
+import { ShowPluginsAsTheyLoad } from "./refresh.js";
 import { fetchBeginning } from "./streams.js";
 
 const DESCRIPTION = "/openapi.json";
@@ -9,7 +11,14 @@ const DESCRIPTION = "/openapi.json";
 SwaggerUIBundle({
   url: DESCRIPTION,
   dom_id: "#docs",
-  plugins: [(system) => AskAgainWithKey(system, DESCRIPTION), AnswersAsTheyCame, FollowAddress, LinesAsExamples],
+  plugins: [
+    (system) => AskAgainWithKey(system, DESCRIPTION),
+    AnswersAsTheyCame,
+    FollowAddress,
+    HtmlAsText,
+    LinesAsExamples,
+    () => ShowPluginsAsTheyLoad(DESCRIPTION, headersWithKey),
+  ],
   deepLinking: true,
   displayRequestDuration: true,
   filter: true,

@@ -1,5 +1,7 @@
 // The key is kept by the page alone and gone with it. One that the service refuses is not taken, and the dialog says
 // why. The description is asked for again with it: it tells the plugins only to those who may list them.
+import { refresh } from "./refresh.js";
+
 const SCHEME = "apiKey";
 const ANY_KEY_MAY = "/v1/plugins";
 let key;
@@ -9,7 +11,7 @@ export const headersWithKey = () => (key ? { Authorization: `Bearer ${key}` } : 
 export function AskAgainWithKey(system, description) {
   const take = (done, value) => {
     key = value;
-    system.specActions.download(description);
+    refresh(system, description, headersWithKey());
     return done;
   };
   const authorize = (original) => async (authorization) => {

@@ -2,9 +2,12 @@
 const LISTENED_S = 10;
 const MOST_BYTES = 1_000_000;
 
-// As `fetch` does, but of a stream the answer is its beginning.
+// As `fetch` does, but of a stream the answer is its beginning, and a failure says what it is: there is no other server
+// here of which a browser might keep the answers back, as Swagger UI supposes.
 export async function fetchBeginning(url, request) {
-  const response = await fetch(url, request);
+  const response = await fetch(url, request).catch(() => {
+    throw new Error("The service did not answer. Try again when it is there.");
+  });
   if (!response.headers.get("Content-Type")?.startsWith("text/event-stream")) {
     return response;
   }
