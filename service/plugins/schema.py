@@ -52,7 +52,10 @@ class TypedInput:
         """`annotation` is of the whole payload; `readers` make the arguments of `run`, by name."""
         schema = _object_schema(TypeAdapter(annotation), "validation")
         if schema is None:
-            raise PluginDefinitionError("a payload is a JSON object: run must take a type that is made from one")
+            raise PluginDefinitionError(
+                "a payload is a JSON object: run must take one type that is made from one. A choice of types is for a "
+                "field of it: give the argument another name than payload"
+            )
         self._readers = readers
         others = schema.setdefault("additionalProperties", False)
         self._is_closed = others is False

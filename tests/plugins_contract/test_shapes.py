@@ -13,6 +13,7 @@ import types
 import uuid
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import pytest
 from pydantic import AfterValidator, Base64Bytes, Base64UrlBytes, BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
@@ -258,7 +259,7 @@ def test_every_attribute_stands_in_the_manifest(load_plugin: LoadPlugin) -> None
         name = "sample"
         version = "1.2.0"
         description = "Does it all."
-        timeout_s = 30
+        timeout_s = np.float64(30)
         setup_timeout_s = 90.5
         memory_mb = 512
         concurrency = 4
@@ -275,6 +276,7 @@ def test_every_attribute_stands_in_the_manifest(load_plugin: LoadPlugin) -> None
     plugin = load_plugin(Full)
 
     told = dataclasses.asdict(plugin.manifest)
+    assert type(told["timeout_s"]) is float
     assert {name: told[name] for name in ("version", "description", "timeout_s", "setup_timeout_s", "memory_mb")} == {
         "version": "1.2.0",
         "description": "Does it all.",
@@ -346,6 +348,26 @@ def text_image(image: str) -> dict[str, Any]:
     return {}
 
 
+def number_mime_type(mime_type: int) -> dict[str, Any]:
+    return {}
+
+
+def bytes_mime_type(mime_type: bytes | None) -> dict[str, Any]:
+    return {}
+
+
+class Cat(BaseModel):
+    lives: int
+
+
+class Dog(BaseModel):
+    tricks: int
+
+
+def choice_payload(payload: Cat | Dog) -> dict[str, Any]:
+    return {}
+
+
 def list_payload(payload: list[int]) -> dict[str, Any]:
     return {}
 
@@ -386,7 +408,10 @@ BREACHES = [
     (wrong_pattern, r"^the pattern '\[a-' of argument code cannot be used: unclosed character class$"),
     (wrong_step, r"^argument step: 'multiple_of' must be a finite number greater than 0$"),
     (text_image, "image is bytes"),
+    (number_mime_type, "mime_type is text"),
+    (bytes_mime_type, "mime_type is text"),
     (list_payload, "a payload is a JSON object"),
+    (choice_payload, "choice of types .* another name than payload"),
     (not_json_default, "/properties/scale/default"),
     (dict.update, "annotation|signature"),
 ]
@@ -557,7 +582,7 @@ def test_bytes_in_a_field_for_anything_get_there(load_plugin: LoadPlugin, contex
         (dict[int, bytes], {"1": b"a"}, {1: b"a"}),
     ],
 )
-def test_a_key_becomes_the_number_it_is_the_text_of(
+async def test_a_key_becomes_the_number_it_is_the_text_of(
     annotation: Any, given: Any, taken: Any, load_plugin: LoadPlugin, context: Context
 ) -> None:
     def run(names):
@@ -566,7 +591,10 @@ def test_a_key_becomes_the_number_it_is_the_text_of(
     run.__annotations__["names"] = annotation
     plugin = load_plugin(run)
 
-    assert plugin.bind({"names": given}, context)[1] == {"names": taken}
+    document, problems = await InputSchema(plugin.manifest.input_schema).accept({"names": given})
+
+    assert problems == []
+    assert plugin.bind(document, context)[1] == {"names": taken}
     with pytest.raises(InputInvalidError):
         plugin.bind({"names": {"one": given.popitem()[1]}}, context)
 
