@@ -55,6 +55,8 @@ _MAPPINGS: Final = frozenset({dict, collections.abc.Mapping})
 _STRICT_SCALARS: Final = frozenset({bool, float, str, bytes})
 #: What a member of an enumeration, or a value of a `Literal`, can be to be equal to something that was sent.
 _SENT: Final = (str, int, float, bytes, list, dict, types.NoneType)
+#: What pydantic makes text of where it is a key, and a result does not.
+_NO_KEYS: Final = frozenset({"bool", "bytes", "date", "datetime", "decimal", "float", "int", "time", "tuple", "uuid"})
 _WHY_NOT: Final = (
     "where it takes only tuples, dates or the like, or only the members of an enumeration that a Literal names: "
     "give the values as text or numbers, and derive such an enumeration from StrEnum or IntEnum"
@@ -203,7 +205,7 @@ def output_schema(annotation: Any) -> dict[str, Any] | None:
     if not (is_model or dataclasses.is_dataclass(annotation) or typing.is_typeddict(annotation)):
         return None
     try:
-        schema = _object_schema(TypeAdapter(annotation), "serialization")
+        schema = _object_schema(TypeAdapter(annotation), "serialization", _OutputGenerator)
         check_document(schema)
     except (*_CANNOT_DESCRIBE, NotStorableError):
         return None
@@ -315,9 +317,35 @@ class _Generator(GenerateJsonSchema):
         return False
 
 
-def _object_schema(adapter: TypeAdapter[Any], mode: JsonSchemaMode) -> dict[str, Any] | None:
+class _OutputGenerator(_Generator):
+    """Cannot describe what `output.plain` refuses, whatever pydantic would make of it."""
+
+    def set_schema(self, schema: core_schema.SetSchema) -> JsonSchemaValue:
+        return self.handle_invalid_for_json_schema(schema, "a set")
+
+    def frozenset_schema(self, schema: core_schema.FrozenSetSchema) -> JsonSchemaValue:
+        return self.handle_invalid_for_json_schema(schema, "a set")
+
+    def timedelta_schema(self, schema: core_schema.TimedeltaSchema) -> JsonSchemaValue:
+        return self.handle_invalid_for_json_schema(schema, "a duration")
+
+    def complex_schema(self, schema: core_schema.ComplexSchema) -> JsonSchemaValue:
+        return self.handle_invalid_for_json_schema(schema, "a complex number")
+
+    def generator_schema(self, schema: core_schema.GeneratorSchema) -> JsonSchemaValue:
+        return self.handle_invalid_for_json_schema(schema, "a generator")
+
+    def dict_schema(self, schema: core_schema.DictSchema) -> JsonSchemaValue:
+        if schema.get("keys_schema", {}).get("type") in _NO_KEYS:
+            return self.handle_invalid_for_json_schema(schema, "an object whose keys are not text")
+        return super().dict_schema(schema)
+
+
+def _object_schema(
+    adapter: TypeAdapter[Any], mode: JsonSchemaMode, generator: type[_Generator] = _Generator
+) -> dict[str, Any] | None:
     """The adapter's schema with references at its top and in `image` resolved; None where it is not an object's."""
-    schema = adapter.json_schema(mode=mode, schema_generator=_Generator)
+    schema = adapter.json_schema(mode=mode, schema_generator=generator)
     definitions = schema.get("$defs", {})
     if "$ref" in schema:
         schema = {**_definition(schema, definitions), "$defs": definitions}
