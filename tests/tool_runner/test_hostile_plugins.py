@@ -245,6 +245,19 @@ async def test_what_was_printed_before_a_crash_is_in_the_report_and_bounded(runn
     assert len(call.report.output) <= 8_192
 
 
+async def test_what_was_printed_before_a_crash_is_told_also_where_the_job_before_had_printed_much(
+    runner: ToolRunner, pool: WorkerPool
+) -> None:
+    assert (await runner.run("prints", {"megabytes": 2}))[1] == {}
+    (worker,) = pool._idle
+    await until(lambda: worker._output.emptied > 0)
+    call = Call(job_id="j")
+    current_call.set(call)
+    _, error = await runner.run("prints", {"megabytes": 0, "then": "die"})
+    assert error["error"]["details"]["exit_code"] == 3
+    assert call.report.output == "the last line\n"
+
+
 async def test_a_crash_shows_where_it_was_to_administrators_only(runner: ToolRunner) -> None:
     call = Call(job_id="j")
     current_call.set(call)
