@@ -370,7 +370,7 @@ class Worker:
         task = loop.create_task(_awaited(returned))
         try:
             if execution is not None:
-                loop.add_reader(self._channel.connection, _cancel_on_request, task, execution)
+                loop.add_reader(self._channel.connection, _cancel_on_request, task, execution, self._channel)
             return loop.run_until_complete(task)
         except BaseException as error:
             # What is not the task's own is the loop's: the plugin stopped it, or closed its descriptors.
@@ -480,8 +480,9 @@ async def _awaited(returned: Any) -> Any:
     return await returned
 
 
-def _cancel_on_request(task: asyncio.Task[Any], execution: Execution) -> None:
+def _cancel_on_request(task: asyncio.Task[Any], execution: Execution, channel: Channel) -> None:
     if execution.is_cancelled():
+        task.get_loop().remove_reader(channel.connection)  # what comes next must not disturb it while it cleans up
         task.cancel()
 
 
