@@ -162,11 +162,12 @@ class Execution:
                 return
             self._held = None if kind is Kind.PROGRESS else self._held
             if kind is Kind.ARTIFACT:
-                self._artifacts += 1
-                self._artifact_bytes += sum(map(len, attachments))
-                self.check_size(0)
-                if self._artifacts > MAX_ARTIFACTS:
+                size = sum(map(len, attachments))
+                self.check_size(size)
+                if self._artifacts == MAX_ARTIFACTS:
                     raise OutputInvalidError(f"there are more than {MAX_ARTIFACTS} artifacts", "")
+                self._artifacts += 1
+                self._artifact_bytes += size
             self._channel.send(pack(kind, header, attachments))
 
     def check_size(self, size: int) -> None:

@@ -274,6 +274,13 @@ async def test_artifacts_may_take_as_much_as_the_service_says_whatever_their_nam
     assert len(call.report.artifacts) == 1_000
 
 
+async def test_an_artifact_that_was_refused_takes_no_room_of_the_others(runner: ToolRunner) -> None:
+    call = Call(job_id="j")
+    current_call.set(call)
+    assert await runner.run("keeps_what_fits", {"sizes": [20_000_001, 1_000]}) == ({}, {})
+    assert [(file.name, len(file.data)) for file in call.report.artifacts] == [("1.bin", 1_000)]
+
+
 @pytest.mark.parametrize(
     ("payload", "error_type", "message"),
     [
