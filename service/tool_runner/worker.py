@@ -153,9 +153,11 @@ class Execution:
 
     def emit(self, header: dict[str, Any], attachments: Sequence[bytes]) -> None:
         """Send progress, a metric or an artifact; what comes too fast or too late is left out."""
+        if os.getpid() != self._pid:
+            return  # a forked process, in which nobody may be left to release the lock
         with self._lock:
-            if self._is_over or os.getpid() != self._pid:
-                return  # a thread or a forked process that outlived its call
+            if self._is_over:
+                return  # a thread that outlived its call
             kind = _KIND_OF[header["type"]]
             if kind is Kind.PROGRESS and not self._may_pass():
                 self._held = header

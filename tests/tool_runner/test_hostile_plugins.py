@@ -281,6 +281,10 @@ async def test_an_artifact_that_was_refused_takes_no_room_of_the_others(runner: 
     assert [(file.name, len(file.data)) for file in call.report.artifacts] == [("1.bin", 1_000)]
 
 
+async def test_a_process_that_was_forked_beside_a_thread_does_not_hang_in_what_it_tells(runner: ToolRunner) -> None:
+    assert await runner.run("tells_from_forks", {"forks": 20}) == ({}, {})
+
+
 @pytest.mark.parametrize(
     ("payload", "error_type", "message"),
     [
