@@ -288,6 +288,8 @@ def _problems(error: jsonschema_rs.ValidationError) -> Iterator[FieldProblem]:
             yield FieldProblem(_pointer(*path), _MUST_BE_BYTES)
         case kinds.AnyOf() | kinds.OneOfNotValid():
             yield from _problems_of_choice(error)
+        case kinds.Not() if error.kind.schema == {}:
+            yield FieldProblem(_pointer(*path), "must not be given: no JSON is a value of it")
         case kinds.Required():
             yield FieldProblem(_pointer(*path, error.kind.property), "is required")
         case kinds.AdditionalProperties():

@@ -104,7 +104,7 @@ class Settings(_FromEnvFile):
     warm: int = Field(8, ge=0, description="Idle worker processes kept warm")
     warm_memory_mb: float = Field(4096, gt=0, description="Resident memory that idle workers may hold together")
     timeout_s: float = Field(300, gt=0, description="Ceiling for the execution time of any job")
-    memory_mb: float = Field(2048, gt=0, description="Ceiling for the resident memory of any worker")
+    memory_mb: float = Field(2048, gt=0, le=1e9, description="Ceiling for the resident memory of any worker")
     lease_s: float = Field(30, ge=1, description="How long a runner may be silent before its jobs are taken back")
     retry_base_s: float = Field(2, ge=0, description="Longest wait before a second attempt; doubled for each next one")
     retry_cap_s: float = Field(600, ge=0, description="Longest wait before any attempt")
@@ -114,7 +114,9 @@ class Settings(_FromEnvFile):
         description="How long jobs wait, from the start on, for a missing plugin; on PostgreSQL for ever",
     )
     max_body_mb: float = Field(20, gt=0, description="Largest request body accepted")
-    max_result_mb: float = Field(64, gt=0, description="Largest result (JSON, bytes and artifacts together) accepted")
+    max_result_mb: float = Field(
+        64, gt=0, le=1e9, description="Largest result (JSON, bytes and artifacts together) accepted"
+    )
     inline_blob_kb: float = Field(128, ge=0, description="Up to this size bytes live in the database")
     drain_s: float = Field(30, ge=0, description="How long running jobs may finish after SIGTERM")
     max_queued: int | None = Field(1_000_000, ge=0, description="How many jobs may wait; none more are taken")

@@ -145,6 +145,8 @@ def _attributes(plugin: Any) -> dict[str, Any]:
         is_valid, expected = ATTRIBUTES[name]
         if not is_valid(value):
             raise PluginDefinitionError(f"its attribute {name} must be {expected}, not {value!r}")
+        if isinstance(value, float):  # that of numpy is one, but no JSON
+            attributes[name] = float(value)
     attributes.pop("stateful", None)
     return attributes
 

@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import decimal
 import enum
+import ipaddress
 import pathlib
 import sys
 import uuid
@@ -39,6 +40,10 @@ _AS_TEXT: Final[Mapping[type, Callable[[Any], str | None]]] = {
     decimal.Decimal: str,
     uuid.UUID: str,
     pathlib.PurePath: str,
+    ipaddress.IPv4Address: str,
+    ipaddress.IPv6Address: str,
+    ipaddress.IPv4Network: str,
+    ipaddress.IPv6Network: str,
 }
 
 
@@ -47,8 +52,8 @@ def plain(value: Any) -> dict[str, Any]:
 
     The rule: a mapping, dataclass or pydantic model becomes a dict with text keys, a root model what its root becomes;
     list and tuple become a list; a numpy scalar its Python value and a numpy array of at most 1,000,000 elements nested
-    lists; an enum member its value; bytearray and memoryview become bytes; dates and times (ISO 8601), UUIDs, decimals
-    and paths become text; a time that is none (`NaT`) becomes None.
+    lists; an enum member its value; bytearray and memoryview become bytes; dates and times (ISO 8601), UUIDs, decimals,
+    paths, IP addresses and networks and pydantic's URLs become text; a time that is none (`NaT`) becomes None.
 
     Raises `OutputInvalidError` for everything else: a result that is no mapping at the top, NaN, infinities, integers
     beyond 64 bits, keys that are not text, nesting deeper than 64 levels (so a cycle), sets, generators, other objects.
@@ -92,6 +97,8 @@ def _convert(value: Any, pointer: str, depth: int) -> Any:
     pydantic = sys.modules.get("pydantic")
     if pydantic is not None and isinstance(value, pydantic.BaseModel):
         return _convert(value.model_dump(by_alias=True), pointer, depth)  # a root model may dump to anything
+    if pydantic is not None and isinstance(value, pydantic.AnyUrl):
+        return str(value)
     return _convert_array(value, pointer, depth)
 
 

@@ -62,12 +62,16 @@ def image_problems(payload: Mapping[str, Any], *, declared: Collection[str] = ()
 def with_image_rule(schema: dict[str, Any]) -> dict[str, Any]:
     """`schema`, of an object, with the rules of `image_problems` written into it as far as JSON Schema can say them.
 
-    Raises `PluginDefinitionError` where `image` is declared as something else than bytes.
+    Raises `PluginDefinitionError` where `image` is declared as something else than bytes, or `mime_type` than text.
     """
     properties = schema.setdefault("properties", {})
     mime_type = properties.setdefault("mime_type", {"type": "string"})
     if mime_type.get("type") == "string":
         mime_type.setdefault("minLength", 1)
+    if all(_is_no_text(branch) for branch in mime_type.get("anyOf", [mime_type])):
+        raise PluginDefinitionError(
+            "an argument named mime_type is text (or text | None): give other types another name"
+        )
     image = properties.get("image")
     if image is None:
         return schema
@@ -86,3 +90,7 @@ def with_image_rule(schema: dict[str, Any]) -> dict[str, Any]:
         schema["if"] = {"properties": {"image": {"not": {"type": "null"}}}, "required": ["image"]}
         schema["then"] = {"required": ["mime_type"]}
     return schema
+
+
+def _is_no_text(branch: Mapping[str, Any]) -> bool:
+    return branch.get("type", "string") != "string" or "contentEncoding" in branch

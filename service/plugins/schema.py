@@ -15,11 +15,21 @@ import math
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from inspect import Parameter
-from typing import Annotated, Any, Final, Union, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, EncodedBytes, Field, Strict, TypeAdapter, ValidationError, create_model
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    EncodedBytes,
+    Field,
+    Strict,
+    TypeAdapter,
+    ValidationError,
+    WithJsonSchema,
+    create_model,
+)
 from pydantic.errors import (
     PydanticInvalidForJsonSchema,
     PydanticSchemaGenerationError,
@@ -43,6 +53,14 @@ _PATTERN: Final = re.compile(r"regex parse error:\n\s+(.*)\n")
 _CONTAINERS: Final = frozenset({list, tuple, set, frozenset, collections.abc.Sequence, collections.abc.Set})
 _MAPPINGS: Final = frozenset({dict, collections.abc.Mapping})
 _STRICT_SCALARS: Final = frozenset({bool, float, str, bytes})
+#: What a member of an enumeration, or a value of a `Literal`, can be to be equal to something that was sent.
+_SENT: Final = (str, int, float, bytes, list, dict, types.NoneType)
+#: What pydantic makes text of where it is a key, and a result does not.
+_NO_KEYS: Final = frozenset({"bool", "bytes", "date", "datetime", "decimal", "float", "int", "time", "tuple", "uuid"})
+_WHY_NOT: Final = (
+    "where it takes only tuples, dates or the like, or only the members of an enumeration that a Literal names: "
+    "give the values as text or numbers, and derive such an enumeration from StrEnum or IntEnum"
+)
 
 
 class TypedInput:
@@ -52,8 +70,14 @@ class TypedInput:
         """`annotation` is of the whole payload; `readers` make the arguments of `run`, by name."""
         schema = _object_schema(TypeAdapter(annotation), "validation")
         if schema is None:
-            raise PluginDefinitionError("a payload is a JSON object: run must take a type that is made from one")
+            raise PluginDefinitionError(
+                "a payload is a JSON object: run must take one type that is made from one. A choice of types is for a "
+                "field of it: give the argument another name than payload"
+            )
         self._readers = readers
+        for name in schema.get("required", ()):
+            if _fits_nothing(schema["properties"][name], schema.get("$defs", {})):
+                raise PluginDefinitionError(f"no JSON is a value of {name}, {_WHY_NOT}")
         others = schema.setdefault("additionalProperties", False)
         self._is_closed = others is False
         self._declared = frozenset(schema["properties"])
@@ -181,7 +205,7 @@ def output_schema(annotation: Any) -> dict[str, Any] | None:
     if not (is_model or dataclasses.is_dataclass(annotation) or typing.is_typeddict(annotation)):
         return None
     try:
-        schema = _object_schema(TypeAdapter(annotation), "serialization")
+        schema = _object_schema(TypeAdapter(annotation), "serialization", _OutputGenerator)
         check_document(schema)
     except (*_CANNOT_DESCRIBE, NotStorableError):
         return None
@@ -208,10 +232,25 @@ def strict(annotation: Any) -> Any:
         return Union[tuple(map(strict, arguments))]  # noqa: UP007 - the members are known at run time only
     if origin in _MAPPINGS:
         key, item = arguments
-        return origin[key, strict(item)]  # in JSON a key is text, whatever it becomes
+        return origin[_key(key), strict(item)]
     if origin in _CONTAINERS:
         return origin[tuple(map(strict, arguments))]
     return annotation
+
+
+def _key(annotation: Any) -> Any:
+    """`annotation` of a key, which in JSON is text whatever it becomes; pydantic reads numbers, but no constants."""
+    if get_origin(annotation) is Literal:
+        values = get_args(annotation)
+    elif isinstance(annotation, type) and issubclass(annotation, enum.Enum) and not issubclass(annotation, enum.Flag):
+        values = tuple(member.value for member in annotation)
+    else:
+        return annotation
+    of_text = {str(int(value)): value for value in values if isinstance(value, int) and not isinstance(value, bool)}
+    if not of_text or len(of_text) < len(values):
+        return annotation
+    published = WithJsonSchema({"type": "string", "enum": [*of_text]})
+    return Annotated[annotation, BeforeValidator(lambda key: of_text.get(key, key)), published]
 
 
 def _integral(value: Any) -> Any:
@@ -238,10 +277,38 @@ class _Generator(GenerateJsonSchema):
         return super().function_after_schema(schema)
 
     def enum_schema(self, schema: core_schema.EnumSchema) -> JsonSchemaValue:
-        published = super().enum_schema(schema)
         if issubclass(schema["cls"], enum.Flag):
+            published = super().enum_schema(schema)
             published.pop("enum", None)  # the members alone, of which values are sums
-        return published
+            return published
+        reads_itself = schema["cls"]._missing_.__func__ is not vars(enum.Enum)["_missing_"].__func__
+        return self._one_of(
+            [member for member in schema["members"] if reads_itself or self._is_sent(member.value)],
+            lambda member: isinstance(member.value, bytes),
+            lambda members: super(_Generator, self).enum_schema({**schema, "members": members}),
+        )
+
+    def literal_schema(self, schema: core_schema.LiteralSchema) -> JsonSchemaValue:
+        return self._one_of(
+            list(filter(self._is_sent, schema["expected"])),
+            lambda value: isinstance(value, bytes),
+            lambda values: super(_Generator, self).literal_schema({**schema, "expected": values}),
+        )
+
+    def _is_sent(self, value: Any) -> bool:
+        return self.mode == "serialization" or isinstance(value, _SENT)
+
+    def _one_of(
+        self, values: list[Any], is_bytes: Callable[[Any], bool], describe: Callable[[list[Any]], JsonSchemaValue]
+    ) -> JsonSchemaValue:
+        """Which bytes they are, JSON Schema cannot say."""
+        others = [value for value in values if not is_bytes(value)]
+        choices = [describe(others)] if others else []
+        if len(others) < len(values):
+            choices.append(dict(BYTES_SCHEMA))
+        if len(choices) == 1:
+            return choices[0]
+        return {"anyOf": choices} if choices else {"not": {}}
 
     def encode_default(self, dft: Any) -> Any:
         return base64.b64encode(dft).decode() if isinstance(dft, bytes) else super().encode_default(dft)
@@ -250,9 +317,35 @@ class _Generator(GenerateJsonSchema):
         return False
 
 
-def _object_schema(adapter: TypeAdapter[Any], mode: JsonSchemaMode) -> dict[str, Any] | None:
+class _OutputGenerator(_Generator):
+    """Cannot describe what `output.plain` refuses, whatever pydantic would make of it."""
+
+    def set_schema(self, schema: core_schema.SetSchema) -> JsonSchemaValue:
+        return self.handle_invalid_for_json_schema(schema, "a set")
+
+    def frozenset_schema(self, schema: core_schema.FrozenSetSchema) -> JsonSchemaValue:
+        return self.handle_invalid_for_json_schema(schema, "a set")
+
+    def timedelta_schema(self, schema: core_schema.TimedeltaSchema) -> JsonSchemaValue:
+        return self.handle_invalid_for_json_schema(schema, "a duration")
+
+    def complex_schema(self, schema: core_schema.ComplexSchema) -> JsonSchemaValue:
+        return self.handle_invalid_for_json_schema(schema, "a complex number")
+
+    def generator_schema(self, schema: core_schema.GeneratorSchema) -> JsonSchemaValue:
+        return self.handle_invalid_for_json_schema(schema, "a generator")
+
+    def dict_schema(self, schema: core_schema.DictSchema) -> JsonSchemaValue:
+        if schema.get("keys_schema", {}).get("type") in _NO_KEYS:
+            return self.handle_invalid_for_json_schema(schema, "an object whose keys are not text")
+        return super().dict_schema(schema)
+
+
+def _object_schema(
+    adapter: TypeAdapter[Any], mode: JsonSchemaMode, generator: type[_Generator] = _Generator
+) -> dict[str, Any] | None:
     """The adapter's schema with references at its top and in `image` resolved; None where it is not an object's."""
-    schema = adapter.json_schema(mode=mode, schema_generator=_Generator)
+    schema = adapter.json_schema(mode=mode, schema_generator=generator)
     definitions = schema.get("$defs", {})
     if "$ref" in schema:
         schema = {**_definition(schema, definitions), "$defs": definitions}
@@ -262,6 +355,18 @@ def _object_schema(adapter: TypeAdapter[Any], mode: JsonSchemaMode) -> dict[str,
     if "$ref" in properties.get("image", {}):
         properties["image"] = {**_definition(properties["image"], definitions)}
     return schema
+
+
+def _fits_nothing(schema: JsonSchemaValue, definitions: Mapping[str, Any]) -> bool:
+    """Whether no value fits, going by what must be there; a model that needs itself is not looked for."""
+    if "$ref" in schema:
+        name = schema["$ref"].removeprefix("#/$defs/")
+        others = {key: each for key, each in definitions.items() if key != name}
+        return name in definitions and _fits_nothing(definitions[name], others)
+    if choice := schema.get("anyOf") or schema.get("oneOf"):
+        return all(_fits_nothing(each, definitions) for each in choice)
+    needed = (schema.get("properties", {}).get(name, {}) for name in schema.get("required", ()))
+    return schema.get("not") == {} or any(_fits_nothing(each, definitions) for each in needed)
 
 
 def _definition(reference: Mapping[str, Any], definitions: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -77,7 +77,7 @@ def pack(kind: Kind, header: Mapping[str, Any], attachments: Sequence[bytes] = (
     except orjson.JSONEncodeError as error:
         raise FrameError(str(error)) from error
     if len(text) > MAX_HEADER_BYTES:
-        raise FrameError(f"its JSON takes {len(text)} bytes, more than {MAX_HEADER_BYTES}: pass large data as bytes")
+        raise FrameError(f"its JSON takes {len(text)} bytes, more than {MAX_JSON_BYTES}: pass large data as bytes")
     if len(attached) > MAX_BYTES_VALUES:
         raise FrameError(f"it holds {len(attached)} bytes values, more than {MAX_BYTES_VALUES}")
     lengths = b"".join(_LENGTH.pack(len(data)) for data in attached)

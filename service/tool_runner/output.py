@@ -35,25 +35,28 @@ class Output:
     def size(self) -> int:
         """How much is in it now."""
         with self._lock:
-            if self._rest is not None:
-                return self._rest_start + len(self._rest)
-            return os.fstat(self._descriptor).st_size
+            return self._size()
 
     def tail(self, start: int, end: int | None = None) -> bytes:
         """The last bytes of what lies between two places, the second one the end if it is not given."""
         with self._lock:
-            if self._rest is not None:
-                start, end = start - self._rest_start, None if end is None else end - self._rest_start
-                return self._rest[max(start, 0) : None if end is None else max(end, 0)][-TAIL_BYTES:]
-            size = os.fstat(self._descriptor).st_size
+            size = self._size()
+            if start > size:
+                start = 0  # it was emptied since that was the end
             end = size if end is None else min(end, size)
             start = min(max(start, end - TAIL_BYTES, 0), end)
-            return os.pread(self._descriptor, end - start, start)
+            if self._rest is None:
+                return os.pread(self._descriptor, end - start, start)
+            return self._rest[max(start - self._rest_start, 0) : max(end - self._rest_start, 0)]
 
     def close(self) -> None:
         """Close the file; its end can still be read."""
         with self._lock:
-            size = os.fstat(self._descriptor).st_size
-            self._rest_start = max(0, size - _KEPT_BYTES)
+            self._rest_start = max(0, self._size() - _KEPT_BYTES)
             self._rest = os.pread(self._descriptor, _KEPT_BYTES, self._rest_start)
             os.close(self._descriptor)
+
+    def _size(self) -> int:
+        if self._rest is not None:
+            return self._rest_start + len(self._rest)
+        return os.fstat(self._descriptor).st_size

@@ -242,14 +242,21 @@ class WorkerPool:
     def _prepare(self) -> None:
         self._scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._scratch.chmod(0o700)  # it may be there from before
-        for left in self._scratch.iterdir():
-            lock = _try_lock(left)
-            if lock is not None:  # the service that worked there is dead
-                folders.remove(left)
-                os.close(lock)
-        folder = self._scratch / self.instance
-        folder.mkdir()
-        self._lock = _try_lock(folder)
+        looking = os.open(self._scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            # One service at a time: until ours is locked, another one would take it for that of a dead service.
+            with suppress(OSError):  # not every file system has locks
+                fcntl.flock(looking, fcntl.LOCK_EX)
+            for left in self._scratch.iterdir():
+                lock = _try_lock(left)
+                if lock is not None:  # the service that worked there is dead
+                    folders.remove(left)
+                    os.close(lock)
+            folder = self._scratch / self.instance
+            folder.mkdir()
+            self._lock = _try_lock(folder)
+        finally:
+            os.close(looking)
         self._guard = start_guard(self.instance)
 
     def _start_worker(self, name: str) -> Child:

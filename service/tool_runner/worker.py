@@ -153,20 +153,23 @@ class Execution:
 
     def emit(self, header: dict[str, Any], attachments: Sequence[bytes]) -> None:
         """Send progress, a metric or an artifact; what comes too fast or too late is left out."""
+        if os.getpid() != self._pid:
+            return  # a forked process, in which nobody may be left to release the lock
         with self._lock:
-            if self._is_over or os.getpid() != self._pid:
-                return  # a thread or a forked process that outlived its call
+            if self._is_over:
+                return  # a thread that outlived its call
             kind = _KIND_OF[header["type"]]
             if kind is Kind.PROGRESS and not self._may_pass():
                 self._held = header
                 return
             self._held = None if kind is Kind.PROGRESS else self._held
             if kind is Kind.ARTIFACT:
-                self._artifacts += 1
-                self._artifact_bytes += sum(map(len, attachments))
-                self.check_size(0)
-                if self._artifacts > MAX_ARTIFACTS:
+                size = sum(map(len, attachments))
+                self.check_size(size)
+                if self._artifacts == MAX_ARTIFACTS:
                     raise OutputInvalidError(f"there are more than {MAX_ARTIFACTS} artifacts", "")
+                self._artifacts += 1
+                self._artifact_bytes += size
             self._channel.send(pack(kind, header, attachments))
 
     def check_size(self, size: int) -> None:
@@ -370,7 +373,7 @@ class Worker:
         task = loop.create_task(_awaited(returned))
         try:
             if execution is not None:
-                loop.add_reader(self._channel.connection, _cancel_on_request, task, execution)
+                loop.add_reader(self._channel.connection, _cancel_on_request, task, execution, self._channel)
             return loop.run_until_complete(task)
         except BaseException as error:
             # What is not the task's own is the loop's: the plugin stopped it, or closed its descriptors.
@@ -480,8 +483,9 @@ async def _awaited(returned: Any) -> Any:
     return await returned
 
 
-def _cancel_on_request(task: asyncio.Task[Any], execution: Execution) -> None:
+def _cancel_on_request(task: asyncio.Task[Any], execution: Execution, channel: Channel) -> None:
     if execution.is_cancelled():
+        task.get_loop().remove_reader(channel.connection)  # what comes next must not disturb it while it cleans up
         task.cancel()
 
 

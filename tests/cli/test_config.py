@@ -83,6 +83,8 @@ def test_a_wrong_setting_is_named_as_option_and_as_variable(tmp_path: Path, comm
         ("DATABASE_URL", "", "--database-url (JOBSERVICE_DATABASE_URL): is empty: name one"),
         ("URL", " ", "--url (JOBSERVICE_URL): is empty: name one"),
         ("TIMEOUT_S", "inf", "--timeout-s (JOBSERVICE_TIMEOUT_S): Input should be a finite number"),
+        ("MEMORY_MB", "1e15", "--memory-mb (JOBSERVICE_MEMORY_MB): Input should be less than or equal to 1000000000"),
+        ("MAX_RESULT_MB", "1e15", "--max-result-mb (JOBSERVICE_MAX_RESULT_MB): Input should be less than or equal"),
         ("LOG_LEVEL", "loud", "--log-level (JOBSERVICE_LOG_LEVEL): Input should be 'debug', 'info'"),
     ],
 )

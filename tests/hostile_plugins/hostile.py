@@ -19,6 +19,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,56 @@ def brief(payload: dict, context=None) -> dict:
 
 
 brief.short = True
+
+
+async def tidies_up(payload: dict, context: Any) -> dict:
+    """When it is cancelled, writes down how often it was disturbed while it cleaned up."""
+    if "trace" not in payload:
+        return {}
+    trace, disturbed = Path(payload["trace"]), 0
+    context.progress(0, "running")
+    try:
+        await asyncio.sleep(3600)
+    finally:
+        trace.touch()
+        for _ in range(10):
+            try:
+                await asyncio.sleep(0.01)
+            except asyncio.CancelledError:
+                disturbed += 1
+        trace.write_text(str(disturbed))
+    return {}
+
+
+tidies_up.short = True
+
+
+def keeps_what_fits(payload: dict, context: Any) -> dict:
+    """Goes without the artifacts that are refused."""
+    for number, size in enumerate(payload["sizes"]):
+        with suppress(Exception):
+            context.artifact(f"{number}.bin", bytes(size))
+    return {}
+
+
+def tells_from_forks(payload: dict, context: Any) -> dict:
+    """Has forked processes tell progress while a thread does."""
+    is_over = threading.Event()
+
+    def tell() -> None:
+        while not is_over.is_set():
+            context.progress(0.5)
+
+    thread = threading.Thread(target=tell)
+    thread.start()
+    for _ in range(payload["forks"]):
+        if (child := os.fork()) == 0:
+            context.progress(0.6)
+            os._exit(0)
+        os.waitpid(child, 0)
+    is_over.set()
+    thread.join()
+    return {}
 
 
 def slowly(payload: dict) -> dict:

@@ -7,6 +7,7 @@ import dataclasses
 import datetime
 import decimal
 import enum
+import ipaddress
 import pathlib
 import types
 import uuid
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from pydantic import BaseModel, Field, RootModel
+from pydantic import BaseModel, Field, HttpUrl, RootModel
 
 from service.codec import check_document
 from service.errors import OutputInvalidError
@@ -117,6 +118,11 @@ CONVERTED = [
         {"a": uuid.UUID(int=1), "b": decimal.Decimal("1.10"), "c": pathlib.PurePosixPath("/x")},
         {"a": "00000000-0000-0000-0000-000000000001", "b": "1.10", "c": "/x"},
     ),
+    (
+        {"a": ipaddress.ip_address("::1"), "b": ipaddress.ip_network("10.0.0.0/8"), "c": HttpUrl("https://x.org")},
+        {"a": "::1", "b": "10.0.0.0/8", "c": "https://x.org/"},
+    ),
+    ({"a": ipaddress.ip_interface("10.0.0.1/8")}, {"a": "10.0.0.1/8"}),
 ]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import collections.abc
+import datetime
 import sys
 from subprocess import run as run_command
 from typing import Annotated, Any, Literal
@@ -11,7 +13,7 @@ import jsonschema_rs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, create_model
 
 from service.codec import check_document
 from service.errors import InputInvalidError
@@ -139,6 +141,27 @@ def test_a_return_annotation_with_fields_has_a_schema(load_plugin: LoadPlugin) -
         "properties": {"text": {"type": "string"}, "scan": BYTES},
         "required": ["text", "scan"],
     }
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        set[str],
+        list[frozenset[int]],
+        datetime.timedelta,
+        complex,
+        dict[int, str],
+        dict[datetime.date, int],
+        collections.abc.Iterable[int],
+    ],
+)
+def test_no_schema_promises_what_is_refused_in_a_result(kind: Any, load_plugin: LoadPlugin) -> None:
+    def run(payload: dict):
+        return {}
+
+    run.__annotations__["return"] = create_model("Report", field=(kind, ...))
+
+    assert load_plugin(run).manifest.output_schema is None
 
 
 def sample(

@@ -11,8 +11,9 @@ import functools
 import inspect
 import types
 import uuid
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import numpy as np
 import pytest
 from pydantic import AfterValidator, Base64Bytes, Base64UrlBytes, BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
@@ -258,7 +259,7 @@ def test_every_attribute_stands_in_the_manifest(load_plugin: LoadPlugin) -> None
         name = "sample"
         version = "1.2.0"
         description = "Does it all."
-        timeout_s = 30
+        timeout_s = np.float64(30)
         setup_timeout_s = 90.5
         memory_mb = 512
         concurrency = 4
@@ -275,6 +276,7 @@ def test_every_attribute_stands_in_the_manifest(load_plugin: LoadPlugin) -> None
     plugin = load_plugin(Full)
 
     told = dataclasses.asdict(plugin.manifest)
+    assert type(told["timeout_s"]) is float
     assert {name: told[name] for name in ("version", "description", "timeout_s", "setup_timeout_s", "memory_mb")} == {
         "version": "1.2.0",
         "description": "Does it all.",
@@ -346,6 +348,47 @@ def text_image(image: str) -> dict[str, Any]:
     return {}
 
 
+def number_mime_type(mime_type: int) -> dict[str, Any]:
+    return {}
+
+
+def bytes_mime_type(mime_type: bytes | None) -> dict[str, Any]:
+    return {}
+
+
+class Pair(enum.Enum):
+    ONE_TWO = (1, 2)
+
+
+class Kind(enum.Enum):
+    CAT = "cat"
+    DOG = "dog"
+
+
+class Cat(BaseModel):
+    kind: Literal[Kind.CAT]
+
+
+class Dog(BaseModel):
+    kind: Literal[Kind.DOG]
+
+
+def pair(pair: Pair | Literal[Kind.CAT]) -> dict[str, Any]:
+    return {}
+
+
+def pet(pet: Annotated[Cat | Dog, Field(discriminator="kind")]) -> dict[str, Any]:
+    return {}
+
+
+def pet_payload(payload: Cat) -> dict[str, Any]:
+    return {}
+
+
+def choice_payload(payload: Cat | Dog) -> dict[str, Any]:
+    return {}
+
+
 def list_payload(payload: list[int]) -> dict[str, Any]:
     return {}
 
@@ -386,7 +429,13 @@ BREACHES = [
     (wrong_pattern, r"^the pattern '\[a-' of argument code cannot be used: unclosed character class$"),
     (wrong_step, r"^argument step: 'multiple_of' must be a finite number greater than 0$"),
     (text_image, "image is bytes"),
+    (number_mime_type, "mime_type is text"),
+    (bytes_mime_type, "mime_type is text"),
+    (pair, "no JSON is a value of pair, .* StrEnum"),
+    (pet, "no JSON is a value of pet, "),
+    (pet_payload, "no JSON is a value of kind, "),
     (list_payload, "a payload is a JSON object"),
+    (choice_payload, "choice of types .* another name than payload"),
     (not_json_default, "/properties/scale/default"),
     (dict.update, "annotation|signature"),
 ]
@@ -549,15 +598,22 @@ def test_bytes_in_a_field_for_anything_get_there(load_plugin: LoadPlugin, contex
     assert load_plugin(run).bind({"thing": [b"x"], "text": "t"}, context)[1] == {"thing": [b"x"], "text": "t"}
 
 
+class Size(enum.Enum):
+    SMALL = 1
+    LARGE = 2
+
+
 @pytest.mark.parametrize(
     ("annotation", "given", "taken"),
     [
         (dict[int, str], {"1": "a"}, {1: "a"}),
         (collections.abc.Mapping[float, int], {"1.5": 2}, {1.5: 2}),
         (dict[int, bytes], {"1": b"a"}, {1: b"a"}),
+        (dict[Literal[1, 2], str], {"1": "a"}, {1: "a"}),
+        (dict[Size, str], {"2": "a"}, {Size.LARGE: "a"}),
     ],
 )
-def test_a_key_becomes_the_number_it_is_the_text_of(
+async def test_a_key_becomes_the_number_it_is_the_text_of(
     annotation: Any, given: Any, taken: Any, load_plugin: LoadPlugin, context: Context
 ) -> None:
     def run(names):
@@ -566,9 +622,25 @@ def test_a_key_becomes_the_number_it_is_the_text_of(
     run.__annotations__["names"] = annotation
     plugin = load_plugin(run)
 
-    assert plugin.bind({"names": given}, context)[1] == {"names": taken}
+    document, problems = await InputSchema(plugin.manifest.input_schema).accept({"names": given})
+
+    assert problems == []
+    assert plugin.bind(document, context)[1] == {"names": taken}
     with pytest.raises(InputInvalidError):
         plugin.bind({"names": {"one": given.popitem()[1]}}, context)
+
+
+class Seal(enum.Enum):
+    ROUND = b"()"
+    NONE = "none"
+
+
+class Forgiving(enum.Enum):
+    ONE_TWO = (1, 2)
+
+    @classmethod
+    def _missing_(cls, value: object) -> Forgiving | None:
+        return cls(tuple(value)) if isinstance(value, list) else None
 
 
 class Rights(enum.IntFlag):
@@ -585,6 +657,11 @@ class Letter(BaseModel):
     ("annotation", "given", "taken"),
     [
         (Rights, 3, Rights.READ | Rights.WRITE),
+        (Seal, {"$bytes": "KCk="}, Seal.ROUND),
+        (Seal, "none", Seal.NONE),
+        (Literal[b"()"], "KCk=", b"()"),
+        (Forgiving, [1, 2], Forgiving.ONE_TWO),
+        (Literal[Kind.CAT] | None, None, None),
         (Base64Bytes, "aGVsbG8=", b"hello"),
         (Base64Bytes, "YUdrPQ==", b"aGk="),  # base64 of base64
         (Base64UrlBytes | None, "_w==", b"\xff"),
@@ -604,6 +681,27 @@ async def test_what_the_annotation_takes_is_taken_as_it_was_sent(
 
     assert problems == []
     assert plugin.bind(document, context)[1] == {"thing": taken}
+
+
+@pytest.mark.parametrize(
+    ("annotation", "default", "given"),
+    [(Pair, Pair.ONE_TWO, [1, 2]), (Literal[Kind.CAT], Kind.CAT, "cat"), (list[Literal[Kind.CAT]], [], ["cat"])],
+)
+async def test_what_no_json_is_a_value_of_is_refused_before_it_is_queued(
+    annotation: Any, default: Any, given: Any, load_plugin: LoadPlugin, context: Context
+) -> None:
+    def run(thing=default):
+        return {}
+
+    run.__annotations__["thing"] = annotation
+    plugin = load_plugin(run)
+    schema = InputSchema(plugin.manifest.input_schema)
+
+    _, problems = await schema.accept({"thing": given})
+
+    assert [problem.message for problem in problems] == ["must not be given: no JSON is a value of it"]
+    assert (await schema.accept({}))[1] == []
+    assert plugin.bind({}, context)[1] == {"thing": default}
 
 
 def test_the_reason_of_a_refusal_can_be_stored(load_plugin: LoadPlugin, context: Context) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.codec import BLOB_KEY, BYTES_KEY, MAX_BYTES_VALUES
+from service.codec import BLOB_KEY, BYTES_KEY, MAX_BYTES_VALUES, MAX_JSON_BYTES
 from service.tool_runner.frames import (
     MAX_HEADER_BYTES,
     Frame,
@@ -59,7 +59,7 @@ def test_what_is_not_json_is_not_packed(header: Any) -> None:
 
 
 def test_too_much_json_or_too_many_bytes_values_are_not_packed() -> None:
-    with pytest.raises(FrameError, match="pass large data as bytes"):
+    with pytest.raises(FrameError, match=f"more than {MAX_JSON_BYTES}: pass large data as bytes"):
         pack(Kind.CALL, {"x": "y" * MAX_HEADER_BYTES})
     with pytest.raises(FrameError, match="bytes values"):
         pack(Kind.CALL, {"x": [b""] * (MAX_BYTES_VALUES + 1)})

@@ -245,6 +245,19 @@ async def test_what_was_printed_before_a_crash_is_in_the_report_and_bounded(runn
     assert len(call.report.output) <= 8_192
 
 
+async def test_what_was_printed_before_a_crash_is_told_also_where_the_job_before_had_printed_much(
+    runner: ToolRunner, pool: WorkerPool
+) -> None:
+    assert (await runner.run("prints", {"megabytes": 2}))[1] == {}
+    (worker,) = pool._idle
+    await until(lambda: worker._output.emptied > 0)
+    call = Call(job_id="j")
+    current_call.set(call)
+    _, error = await runner.run("prints", {"megabytes": 0, "then": "die"})
+    assert error["error"]["details"]["exit_code"] == 3
+    assert call.report.output == "the last line\n"
+
+
 async def test_a_crash_shows_where_it_was_to_administrators_only(runner: ToolRunner) -> None:
     call = Call(job_id="j")
     current_call.set(call)
@@ -259,6 +272,17 @@ async def test_artifacts_may_take_as_much_as_the_service_says_whatever_their_nam
     current_call.set(call)
     assert await runner.run("large_artifacts", {"count": 1_000, "size": 19_990}) == ({}, {})
     assert len(call.report.artifacts) == 1_000
+
+
+async def test_an_artifact_that_was_refused_takes_no_room_of_the_others(runner: ToolRunner) -> None:
+    call = Call(job_id="j")
+    current_call.set(call)
+    assert await runner.run("keeps_what_fits", {"sizes": [20_000_001, 1_000]}) == ({}, {})
+    assert [(file.name, len(file.data)) for file in call.report.artifacts] == [("1.bin", 1_000)]
+
+
+async def test_a_process_that_was_forked_beside_a_thread_does_not_hang_in_what_it_tells(runner: ToolRunner) -> None:
+    assert await runner.run("tells_from_forks", {"forks": 20}) == ({}, {})
 
 
 @pytest.mark.parametrize(

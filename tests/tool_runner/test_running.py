@@ -358,3 +358,13 @@ async def test_a_call_cancelled_while_its_worker_cannot_be_started_is_cancelled(
     go_on.set()
     with pytest.raises(asyncio.CancelledError):
         await call
+
+
+async def test_of_services_that_start_at_once_none_removes_the_folder_of_another(settings: Settings) -> None:
+    scratch = settings.data_dir / "scratch"
+    for _ in range(3):
+        pools = [WorkerPool(settings) for _ in range(12)]
+        await asyncio.gather(*(pool.start() for pool in pools))
+        made = {path.name for path in scratch.iterdir()}
+        await asyncio.gather(*(pool.close() for pool in pools))
+        assert made == {pool.instance for pool in pools}

@@ -168,6 +168,22 @@ async def test_a_cancelled_one_takes_no_other_with_it(runner: ToolRunner, number
             assert (outcome[0]["n"], outcome[0]["pid"]) == (n, pid)
 
 
+async def test_a_coroutine_that_cleans_up_is_not_cancelled_anew_by_what_stands_behind_it(
+    runner: ToolRunner, tmp_path: Path
+) -> None:
+    assert await runner.run("tidies_up", {}) == ({}, {})
+    trace, running = tmp_path / "trace", asyncio.Event()
+    call = Call(job_id="first", on_progress=lambda *_: running.set())
+    first = start(runner, "tidies_up", {"trace": str(trace)}, call)
+    await running.wait()
+    first.cancel()
+    await until(trace.exists)
+    assert await runner.run("tidies_up", {}) == ({}, {})
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    assert trace.read_text() == "0"
+
+
 async def test_whenever_they_are_cancelled_each_returns_and_the_worker_takes_others(runner: ToolRunner) -> None:
     await warm(runner)
     for round_ in range(60):
