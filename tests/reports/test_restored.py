@@ -46,7 +46,8 @@ async def test_events_of_a_restored_dump_are_folded_once_and_those_after_it_too(
         await live(database)
         page = await event_reads.of_all(database.reader, newest, None, limit=100)
         assert [event.type for event in page.events] == ["submitted", "started", "success"]
-        await fold_all(database)
+        async with asyncio.timeout(10):
+            await fold_all(database)
         await check(database)
 
 
