@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 import shutil
 from pathlib import Path
@@ -15,11 +16,12 @@ from hypothesis import strategies as st
 
 from service.calls import CallReport
 from service.db import job_changes, job_leases
+from service.db.database import Database
 from service.db.job_changes import CancelRequest
 from service.db.migrate import alembic_config, upgrade
 from service.db.statements import Statement
 from service.errors import error_object
-from service.models import JobStatus
+from service.models import JobStatus, Timestamp, later
 from tests.conftest import sql, sqlite_url
 from tests.reports.history import WEIGHTS, Step, random_steps
 from tests.reports.proof import check, fold_all, lived, say_the_same
@@ -90,6 +92,17 @@ async def test_a_job_that_is_cancelled_just_after_an_attempt_has_not_ended_by_it
     counts = "attempt_count, retry_count, cancelled_count, pending_count, running_count, timed_count"
     rows = await database.reader.fetch(Statement(sa.text(f"SELECT {counts} FROM report_plugins")))
     assert rows == [(1, 1, 1, 0, 0, 0)]
+
+
+async def test_sums_of_single_minutes_are_kept_for_an_hour_and_others_for_ever(database_url, tmp_path):
+    now = Timestamp("2030-01-31T10:00:30.000Z")
+    async with Database.open(database_url, tmp_path / "blobs", inline_bytes=1_000, clock=lambda: now) as database:
+        grains = Statement(sa.text("SELECT grain FROM rollups ORDER BY grain"))
+        await insert(database, dataclasses.replace(new_job(), created_at=now))
+        for minutes, minute in ((0, ["minute"]), (59, ["minute"]), (61, [])):
+            now = later(Timestamp("2030-01-31T10:00:30.000Z"), minutes * 60)
+            await fold_all(database)
+            assert await database.reader.fetch(grains) == [(name,) for name in ("all", "day", "hour", *minute)]
 
 
 async def _retry(database, job):
