@@ -21,7 +21,8 @@ _LOCK: Final = sa.text("SELECT 1 FROM rollup_state FOR UPDATE")
 # No transaction has a number below 3. What was folded comes before what was not, and both before what is still to come.
 _NUMBER: Final = sa.text("""
     UPDATE job_events
-    SET tx = CASE WHEN (job_events.tx, job_events.position) <= (rollup_state.tx, rollup_state.position) THEN 0 ELSE 1 END
+    SET tx = CASE WHEN (job_events.tx, job_events.position) <= (rollup_state.tx, rollup_state.position)
+             THEN 0 ELSE 1 END
     FROM rollup_state WHERE job_events.position <= :last""")
 _PLACE: Final = sa.text("UPDATE rollup_state SET tx = 0, position = :last")
 

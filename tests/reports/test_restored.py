@@ -1,4 +1,4 @@
-"""A dump of PostgreSQL that is restored into a server with fewer transactions is reported, and followed, as any other."""
+"""A dump of PostgreSQL that is restored into a server with fewer transactions is reported and followed as any other."""
 
 from __future__ import annotations
 
