@@ -68,8 +68,8 @@ FILL = (
     INSERT INTO job_tags (job_id, tag, tenant) SELECT id, 'even', tenant FROM jobs WHERE {these} AND tags <> {empty}""",
     """
     INSERT INTO job_attempts (job_id, fence, attempt, plugin, plugin_version, owner, outcome, started_at,
-        finished_at, run_s, cpu_s, peak_memory_bytes)
-    SELECT id, 1, 1, plugin, '1.0', {owner}, status, started_at, finished_at, 0.1, 0.1, 1000000
+        finished_at, run_s, cpu_s, peak_memory_bytes, error_type)
+    SELECT id, 1, 1, plugin, '1.0', {owner}, status, started_at, finished_at, 0.1, 0.1, 1000000, error_type
     FROM jobs WHERE {these} AND status <> 'PENDING'""",
     """
     INSERT INTO job_events (tx, job_id, n, type, at, data)

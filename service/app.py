@@ -216,7 +216,7 @@ class Service:
                 throughput=throughput,
                 starts_in_turn=lambda plugin: plugin in sources and not controls.may_hold(plugin),
             )
-            housekeeper = Housekeeper(jobs, plugins, events, plugin_wait_s=plugin_wait_s)
+            housekeeper = Housekeeper(jobs, plugins, plugin_wait_s=plugin_wait_s)
             health = Health(database, jobs, housekeeper)
             failed = asyncio.Event()
             dispatcher = Dispatcher(jobs, plugins, events, controls, capacity=runner.capacity)

@@ -8,7 +8,6 @@ from typing import Final
 import structlog
 
 from service.errors import ServiceUnavailableError
-from service.events import EventBus
 from service.job_management import JobManagementService
 from service.plugin_management import PluginManagementService
 
@@ -37,13 +36,11 @@ class Housekeeper:
         self,
         jobs: JobManagementService,
         plugins: PluginManagementService,
-        events: EventBus,
         *,
         plugin_wait_s: float | None,
     ) -> None:
         self._jobs = jobs
         self._plugins = plugins
-        self._events = events
         self._plugin_wait_s = plugin_wait_s
         self._look_at = 0.0
         self._fail_from = 0.0
@@ -66,8 +63,7 @@ class Housekeeper:
 
     async def tick(self) -> None:
         """Do what is due now."""
-        if await self._jobs.promote_and_expire():
-            self._events.work_arrived()
+        await self._jobs.promote_and_expire()
         now = asyncio.get_running_loop().time()
         wait_s = self._plugin_wait_s
         if wait_s is not None and now >= self._look_at:

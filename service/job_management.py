@@ -371,20 +371,22 @@ class JobManagementService:
                 self._events.work_arrived(None if is_limited else execution.claims)
         return None if outcome is None else outcome.pair
 
-    async def promote_and_expire(self) -> int:
-        """Make scheduled jobs claimable whose time has come, and fail those whose time to start has passed.
-
-        How many jobs became claimable.
-        """
+    async def promote_and_expire(self) -> None:
+        """Make scheduled jobs claimable whose time has come, and fail those whose time to start has passed."""
         writer = self._database.writer
-        promoted = await writer.write(job_changes.promote, None)
+        there_are_more = True
+        while there_are_more:
+            promoted = await writer.write(job_changes.promote, None)
+            there_are_more = promoted == job_changes.PROMOTE_PAGE
+            if promoted:
+                self._events.work_arrived()
         while True:
             page = await writer.write(job_changes.expire, None)
             for job_id, plugin in page.items():
                 self._metrics.moved(JobStatus.FAILED, plugin)
                 self._events.job_changed(job_id)
             if len(page) < job_changes.EXPIRE_PAGE:
-                return promoted
+                return
 
     async def renew_leases(self) -> None:
         """Prolong the leases of what this process runs; stop what it has lost, and what somebody asked to cancel."""

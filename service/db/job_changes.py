@@ -36,6 +36,8 @@ class CancelRequest:
 
 #: So many jobs at most are failed in one transaction because their time has passed.
 EXPIRE_PAGE: Final = 500
+#: So many at most become due in one: a few hundredths of a second in which nothing else is written.
+PROMOTE_PAGE: Final = 2_000
 
 _PROGRESS = Statement(
     sa.update(jobs)
@@ -76,11 +78,19 @@ _CANCEL = Statement(
     .returning(jobs.c.id, jobs.c.status, jobs.c.event_count)
 )
 
+_SCHEDULED: Final = sa.text("jobs.status = 'PENDING' AND NOT jobs.due")
+# What another process just makes due is passed by. Materialized, or PostgreSQL may run it again for each row.
+_next_due: Final = (
+    sa.select(jobs.c.id)
+    .where(_SCHEDULED, jobs.c.run_at <= sa.bindparam("now"))
+    .order_by(jobs.c.run_at)
+    .limit(PROMOTE_PAGE)
+    .with_for_update(skip_locked=True)
+    .cte("next_due")
+    .prefix_with("MATERIALIZED", dialect="postgresql")
+)
 _PROMOTE = Statement(
-    sa.update(jobs)
-    .where(sa.text("jobs.status = 'PENDING' AND NOT jobs.due"), jobs.c.run_at <= sa.bindparam("now"))
-    .values(due=sa.true())
-    .returning(jobs.c.id)
+    sa.update(jobs).where(jobs.c.id.in_(sa.select(_next_due.c.id))).values(due=sa.true()).returning(jobs.c.id)
 )
 _OVERDUE = Statement(
     sa.select(jobs.c.id, jobs.c.plugin, jobs.c.expires_at)
@@ -166,7 +176,7 @@ async def request_cancels(tx: Transaction, items: Sequence[Sequence[CancelReques
 
 
 async def promote(tx: Transaction, items: Sequence[None]) -> list[int]:
-    """Make scheduled jobs claimable whose time has come; how many."""
+    """Make scheduled jobs claimable whose time has come, at most `PROMOTE_PAGE`, the longest due first; how many."""
     return [len(await tx.fetch(_PROMOTE, now=await tx.now()))] * len(items)
 
 

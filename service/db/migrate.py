@@ -18,7 +18,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 import service
-from service.db import preflight, views
+from service.db import preflight, restored, views
 from service.db.engine import DatabaseKind, create_migration_engine, database_kind, database_place, sqlite_path
 from service.db.snapshot import copy as copy_file
 from service.db.sqlite_file import SqliteFile
@@ -48,8 +48,8 @@ async def upgrade(database_url: str, *, script_location: Path | None = None) -> 
     """Upgrade the database, making it first if there is none; the revision it is at afterwards.
 
     One transaction: it happens whole or not at all, and a second process waits. Where there are jobs in an SQLite file,
-    a copy of it as it was is left beside it. Raises `StartupError` when the database is damaged or gone, was made by a
-    newer version, or a migration fails.
+    a copy of it as it was is left beside it; a dump of PostgreSQL is made fit for the server that has it now. Raises
+    `StartupError` when the database is damaged or gone, was made by a newer version, or a migration fails.
     """
     guarded = _GUARDS[database_kind(database_url)]
     engine = create_migration_engine(database_url)
@@ -143,6 +143,7 @@ def _upgrade(connection: sa.Connection, config: Config, copy: _Copy) -> str:
         )
     is_current = current == head
     if head is not None and is_current and views.are_current(connection):
+        restored.number_anew(connection)
         return head
     if current is not None and not is_current:
         copy(connection, current)
@@ -153,6 +154,8 @@ def _upgrade(connection: sa.Connection, config: Config, copy: _Copy) -> str:
     violations = connection.exec_driver_sql("PRAGMA foreign_key_check").all() if is_unchecked else ()
     if head is None or violations:
         raise StartupError(f"The migration to revision {head} left {len(violations)} broken references; undone.")
+    if connection.dialect.name == "postgresql":
+        restored.number_anew(connection)
     return head
 
 

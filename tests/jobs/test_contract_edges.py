@@ -11,11 +11,13 @@ import sqlalchemy as sa
 from structlog.testing import capture_logs
 
 from service.codec import MAX_JSON_BYTES, encode
-from service.db import job_leases, plugin_metrics
+from service.db import job_changes, job_inserts, job_leases, plugin_metrics
 from service.db.statements import Statement
 from service.errors import JobNotFoundError, JobStateError, NotStorableError, ServiceUnavailableError
 from service.models import JobQuery
 from service.plugin_management import PluginManagementService
+from tests.conftest import sql
+from tests.store.test_writer import new_job
 
 
 @pytest.fixture
@@ -382,3 +384,10 @@ async def test_a_payload_whose_json_no_worker_could_be_sent_makes_no_job(jobs):
             await jobs.create_job("p", {"text": text})
     await jobs.create_job("p", {"text": "x" * (room - 100), "image": b"beside it"})
     assert len((await jobs.list_jobs(JobQuery())).items) == 1
+
+
+async def test_all_jobs_become_due_whose_time_has_come_however_many(jobs, database, database_url):
+    await database.writer.write(job_inserts.insert_batch, [new_job() for _ in range(job_changes.PROMOTE_PAGE + 1)])
+    await asyncio.to_thread(sql, database_url, "UPDATE jobs SET due = false")
+    await jobs.promote_and_expire()
+    assert await asyncio.to_thread(sql, database_url, "SELECT count(*) FROM jobs WHERE NOT due") == [(0,)]

@@ -97,12 +97,13 @@ class _Row:
 def ended_by_run(job: Row, attempts: Sequence[Row]) -> bool:
     """Whether the job's last execution ended it."""
     last = next((attempt for attempt in attempts if attempt["fence"] == job["fence"]), None)
-    return (
-        last is not None
-        and job["finished_at"] is not None
-        and last["finished_at"] == job["finished_at"]
-        and last["outcome"] != "RELEASED"
-    )
+    if last is None or job["finished_at"] is None or last["finished_at"] != job["finished_at"]:
+        return False
+    # Something else may have ended it in the same transaction.
+    if job["status"] == "FAILED":
+        return last["error_type"] == job["error_type"]
+    was_asked_before = last["outcome"] != "RELEASED" and job["cancel_reason"] == "requested while running"
+    return last["outcome"] == job["status"] or was_asked_before
 
 
 def recount(all_jobs: Sequence[Row], all_attempts: Sequence[Row]) -> dict[str, View]:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 import shutil
 from pathlib import Path
 
+import pytest
 import sqlalchemy as sa
 from alembic import command
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from service.calls import CallReport
-from service.db import job_changes
+from service.db import job_changes, job_leases
+from service.db.database import Database
 from service.db.job_changes import CancelRequest
 from service.db.migrate import alembic_config, upgrade
 from service.db.statements import Statement
 from service.errors import error_object
-from service.models import JobStatus
+from service.models import JobStatus, Timestamp, later
 from tests.conftest import sql, sqlite_url
 from tests.reports.history import WEIGHTS, Step, random_steps
 from tests.reports.proof import check, fold_all, lived, say_the_same
@@ -89,6 +92,52 @@ async def test_a_job_that_is_cancelled_just_after_an_attempt_has_not_ended_by_it
     counts = "attempt_count, retry_count, cancelled_count, pending_count, running_count, timed_count"
     rows = await database.reader.fetch(Statement(sa.text(f"SELECT {counts} FROM report_plugins")))
     assert rows == [(1, 1, 1, 0, 0, 0)]
+
+
+async def test_sums_of_single_minutes_are_kept_for_an_hour_and_others_for_ever(database_url, tmp_path):
+    now = Timestamp("2030-01-31T10:00:30.000Z")
+    async with Database.open(database_url, tmp_path / "blobs", inline_bytes=1_000, clock=lambda: now) as database:
+        grains = Statement(sa.text("SELECT grain FROM rollups ORDER BY grain"))
+        await insert(database, dataclasses.replace(new_job(), created_at=now))
+        for minutes, minute in ((0, ["minute"]), (59, ["minute"]), (61, [])):
+            now = later(Timestamp("2030-01-31T10:00:30.000Z"), minutes * 60)
+            await fold_all(database)
+            assert await database.reader.fetch(grains) == [(name,) for name in ("all", "day", "hour", *minute)]
+
+
+async def _retry(database, job):
+    error = error_object("ExecutionError", "no", plugin=job.plugin)
+    await end(database, job, JobStatus.PENDING, retry_in_s=5, error=error)
+
+
+async def _cancel(database, job):
+    await database.writer.write(job_changes.request_cancel, CancelRequest(job_id=job.id, reason="no more"))
+
+
+async def _expire(database, _job):
+    await database.writer.write(job_changes.expire, None)
+
+
+async def _rescue(database, _job):
+    await database.writer.write(job_leases.rescue, None)
+
+
+@pytest.mark.parametrize(
+    ("steps", "timed"),
+    [
+        ((_retry, _cancel), 0), ((_cancel, _retry), 1), ((_retry, _expire), 0), ((_rescue, _cancel), 0),
+        ((_cancel, _rescue), 1), ((_rescue, _expire), 0),
+    ],
+)  # fmt: skip
+async def test_jobs_and_sums_agree_on_what_ended_a_job_in_one_transaction(database, database_url, steps, timed):
+    await insert(database, new_job())
+    (job,) = await claim(database)
+    past = "'2020-01-01T00:00:00.000Z'"
+    await asyncio.to_thread(sql, database_url, f"UPDATE jobs SET expires_at = {past}, lease_until = {past}")
+    await asyncio.gather(*(step(database, job) for step in steps))
+    await fold_all(database)
+    counts = "SELECT count(queue_s), count(run_s), (SELECT timed_count FROM report_plugins) FROM report_jobs"
+    assert await database.reader.fetch(Statement(sa.text(counts))) == [(timed, timed, timed)]
 
 
 async def test_cpu_time_of_executions_shorter_than_a_millisecond_is_counted_too(database, database_url, monkeypatch):

@@ -83,7 +83,7 @@ async def _finish(url: str, directory) -> None:
         pages, more = 0, True
         while more:
             # Others write between any two pages.
-            more, _ = await asyncio.gather(reports.fold(), _live(database))
+            more, _ = await asyncio.gather(reports.fold(), live(database))
             pages += 1
         assert pages > 3
         await fold_all(database)
@@ -111,7 +111,7 @@ def steps(plan: dict) -> Iterator[dict]:
         yield from steps(part)
 
 
-async def _live(database: Database) -> None:
+async def live(database: Database) -> None:
     await database.writer.write(job_inserts.insert, new_job("another"))
     claim = Claim(owner=OWNERS[0], limit=1, lease_s=30)
     for job in await database.writer.write(job_claims.claim, claim):
@@ -144,7 +144,7 @@ async def _reports(database: Database) -> list[list]:
 @pytest.mark.parametrize("folded_before", [True, False])
 async def test_deleted_jobs_stay_in_the_reports_and_leave_the_storage(database, database_url, folded_before):
     for _ in range(4):
-        await _live(database)
+        await live(database)
     await database.writer.write(job_inserts.insert, new_job("another"))
     if folded_before:
         await fold_all(database)

@@ -149,6 +149,20 @@ async def test_a_process_whose_clock_is_ahead_passes_by_nothing(database_url, tm
         assert await job_ids(database) == set()
 
 
+async def test_a_job_whose_end_is_committed_after_later_ones_is_not_passed_by(database_url, tmp_path):
+    keep = Keep(jobs_days=10 - 30 / DAY_S)
+    async with days_ago(database_url, tmp_path, 10) as database:
+        await one(database)
+    async with days_ago(database_url, tmp_path, 0) as database:
+        service = retention(database, keep)
+        await service.prune()
+        assert await job_ids(database) == set()
+        async with days_ago(database_url, tmp_path, 10 + 20 / DAY_S) as slower:
+            await one(slower)
+        await service.prune()
+        assert await job_ids(database) == set()
+
+
 async def ended_of(database, plugin):
     (job_id,) = await insert(database, new_job(plugin))
     (job,) = await claim(database, 1, plugins=[plugin])
@@ -242,14 +256,26 @@ async def test_processes_that_stopped_long_ago_are_forgotten(database_url, tmp_p
                 id=instance_id, version="1", host="h", pid=1, started_at=timestamp(datetime.now(UTC) - timedelta(10))
             )
             await database.writer.write(instances.register, instance)
+            await _works(database, instance_id)
         await database.writer.write(instances.stop, stopped)
     async with days_ago(database_url, tmp_path, 0) as database:
         alive = Instance(id=str(uuid7()), version="1", host="h", pid=1, started_at=timestamp())
         await database.writer.write(instances.register, alive)
+        await _works(database, alive.id)
         await retention(database, Keep(payload_bytes_days=5)).prune()
         assert len(await rows(database, "SELECT id FROM instances")) == 3
+        assert len(await rows(database, "SELECT owner FROM rollup_workers")) == 3
         await retention(database, Keep(jobs_days=5, failed_days=8)).prune()
         assert await rows(database, "SELECT id FROM instances") == [(alive.id,)]
+        assert await rows(database, "SELECT owner FROM rollup_workers") == [(alive.id,)]
+
+
+async def _works(database, owner):
+    """Has the owner run a job, which is in the sums."""
+    await insert(database, new_job())
+    (job,) = await claim(database, owner=owner)
+    await end(database, job, owner=owner)
+    await fold_all(database)
 
 
 async def test_a_process_that_works_is_not_forgotten_however_soon_jobs_go(database_url, tmp_path):

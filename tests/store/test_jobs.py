@@ -230,6 +230,21 @@ async def test_scheduled_jobs_wait_and_expired_ones_fail(database):
     assert [job.id for job in await claim(database)] == [later]
 
 
+async def test_of_jobs_that_are_due_at_once_a_page_is_promoted_the_longest_due_first(database, database_url):
+    page = job_changes.PROMOTE_PAGE
+    await database.writer.write(job_inserts.insert_batch, [new_job() for _ in range(page)])
+    (longest,) = await insert(database, new_job())
+    for change in (
+        "due = false, run_at = '2020-01-02T00:00:00.000Z'",
+        f"run_at = '2020-01-01T00:00:00.000Z' WHERE id = '{longest}'",
+    ):
+        await asyncio.to_thread(sql, database_url, f"UPDATE jobs SET {change}")
+    assert await database.writer.write(job_changes.promote, None) == page
+    assert len(await claim(database, limit=page + 1)) == page
+    assert (await record(database, longest)).status == "RUNNING"
+    assert [await database.writer.write(job_changes.promote, None) for _ in range(2)] == [1, 0]
+
+
 async def test_leases_are_renewed_and_tell_what_is_still_held(database):
     (job_id,) = await insert(database, new_job())
     (job,) = await claim(database)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sqlite3
 
 import pytest
 import sqlalchemy as sa
@@ -247,3 +249,10 @@ async def test_processes_that_claim_at_once_never_exceed_a_limit(shared, most):
         for database in shared * 3:
             group.create_task(work(database))
     assert sorted(ended) == sorted(jobs)
+
+
+def test_what_runs_of_a_limited_plugin_is_counted_without_its_jobs_that_have_ended(database_file):
+    count = plugin_controls._COUNT_RUNNING.sqlite
+    with contextlib.closing(sqlite3.connect(database_file)) as connection:
+        plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {count.text}", count.bind(batch="[]"))]
+    assert "SCAN jobs USING INDEX ix_jobs_leased" in plan, plan

@@ -72,12 +72,15 @@ DEPRECATED: Final[frozenset[tuple[str, str]]] = frozenset()
 # Column names say the unit; times are UTC. A view must not alias a function call without AS, nor use strftime:
 # clients that parse views themselves (DuckDB) stumble over both.
 
-# A job that waited again and was then cancelled, or expired, has not ended by its execution.
+# A job that waited again and was then cancelled, or expired, has not ended by its execution; be it in the transaction
+# in which that ended, and so at the same time.
 _ENDED_BY_RUN: Final = """
     (status = 'SUCCESS' OR (status IN ('FAILED', 'CANCELLED') AND EXISTS (
         SELECT 1 FROM job_attempts AS last_run
-        WHERE last_run.job_id = jobs.id AND last_run.fence = jobs.fence
-              AND last_run.finished_at = jobs.finished_at AND last_run.outcome <> 'RELEASED')))"""
+        WHERE last_run.job_id = jobs.id AND last_run.fence = jobs.fence AND last_run.finished_at = jobs.finished_at
+              AND CASE WHEN jobs.status = 'FAILED' THEN last_run.error_type = jobs.error_type
+                       ELSE last_run.outcome = 'CANCELLED' OR (last_run.outcome <> 'RELEASED'
+                            AND jobs.cancel_reason = 'requested while running') END)))"""
 
 
 def _seconds(column: str) -> str:
