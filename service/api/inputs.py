@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from typing_extensions import TypedDict
 
 from service import strict_json
+from service.api import misfits
 from service.api.problems import Problem, bad_request, in_body, unacceptable
 from service.api.text_forms import NO_NUL, PAGE_CURSOR, TextForm
 from service.codec import check_document, escape_pointer
@@ -370,19 +371,7 @@ def _checked(adapter: TypeAdapter[Any], value: Any, root: str, refusal: Callable
 
 def _field_problem(detail: ErrorDetails, root: str) -> FieldProblem:
     steps = "/".join(escape_pointer(str(step)) for step in detail["loc"])
-    return FieldProblem(root + steps if steps else root[:-1], _MESSAGES.get(detail["type"]) or detail["msg"])
-
-
-_MESSAGES: Final[Mapping[str, str]] = {
-    "missing": "is required",
-    "extra_forbidden": "is not known here",
-    "dict_type": "must be an object",
-    "string_type": "must be text",
-    "int_type": "must be an integer",
-    "float_type": "must be a number",
-    "finite_number": "must be a finite number",
-    "list_type": "must be an array",
-}
+    return FieldProblem(root + steps if steps else root[:-1], misfits.message(detail))
 
 
 def job_options(options: OptionsInput, root: str) -> JobOptions:
