@@ -422,7 +422,11 @@ def test_a_value_out_of_a_few_is_refused_with_all_of_them(
             ["must be true or false", "must have 1 or more characters"],
         ),
         (
-            *("POST", "/v1/jobs", {"plugin": "echo", "payload": {}, "priority": 101, "timeout_s": 0, "tags": ["a"] * 21}),
+            *(
+                "POST",
+                "/v1/jobs",
+                {"plugin": "echo", "payload": {}, "priority": 101, "timeout_s": 0, "tags": ["a"] * 21},
+            ),
             ["must be at most 100", "must be greater than 0", "must have at most 20 items"],
         ),
         (
