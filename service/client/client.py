@@ -222,7 +222,7 @@ class Client:
             "created_after": created_after,
             "created_before": created_before,
         }
-        query = [(name, str(value)) for name, value in filters.items() if value is not None]
+        query = [(name, encoding.plain_text(value)) for name, value in filters.items() if value is not None]
         left = limit
         cursor: str | None = None
         while left is None or left > 0:
