@@ -110,8 +110,8 @@ async def _send(client: Client, folder: Folder, order: Order, name: str) -> Job:
         try:
             return await inputs.send(client, order, given, key)
         except ApiError as error:
-            # A service without room has not gone away: there will be some.
-            if error.status != BUSY:
+            # A service without room has not gone away: there will be some. Who does not say when is none.
+            if error.status != BUSY or error.retry_after_s is None:
                 raise
 
 
