@@ -10,6 +10,7 @@ import uuid
 from collections.abc import AsyncIterator
 
 import pytest
+import requests
 
 from service.client import ApiError, Client, Event, Failure, Job
 from service.models import JobOptions, JobStatus
@@ -125,6 +126,22 @@ async def test_results_of_an_unknown_job_are_refused(client: Client) -> None:
     with pytest.raises(ApiError) as refused:
         [job async for job in client.results([str(uuid.uuid4())])]
     assert refused.value.status == 404
+
+
+async def test_a_job_that_is_deleted_stops_no_other_result(service: RunningService, client: Client) -> None:
+    gone, short, long = [await client.submit("sleep", {"seconds": seconds}) for seconds in (0, 0.1, 0.5)]
+    await client.wait(gone.id)
+    await asyncio.to_thread(requests.delete, f"{service.url}/v1/jobs/{gone.id}", timeout=30)
+    found: list[str] = []
+
+    async def hear() -> None:
+        async for job in client.results([gone.id, long.id, short.id]):
+            found.append(job.id)
+
+    with pytest.raises(ApiError) as unknown:
+        await hear()
+    assert found == [short.id, long.id]
+    assert (unknown.value.status, str(unknown.value)) == (404, f"There is no job {gone.id}.")
 
 
 async def test_results_come_also_where_no_stream_is_to_be_had(tmp_path_factory: pytest.TempPathFactory) -> None:
