@@ -350,6 +350,12 @@ def check_headers(adapter: TypeAdapter[Any], names: Sequence[str], headers: Mult
     return _checked(adapter, given, "/", _bad_header) if given else given
 
 
+def refuse_key(headers: MultiMapping[str], why: str) -> None:
+    """Raise a 400 problem for an `Idempotency-Key` where it would not be kept to."""
+    if "Idempotency-Key" in headers:
+        raise _bad_header("", FieldProblem("/Idempotency-Key", f"is not taken here: {why}"))
+
+
 def _bad_query(_: str, *errors: FieldProblem) -> Problem:
     return bad_request("A query parameter is not acceptable.", *errors)
 
