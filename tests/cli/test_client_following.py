@@ -8,6 +8,7 @@ import json
 import subprocess
 import uuid
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import requests
@@ -54,6 +55,19 @@ async def test_a_stream_that_is_cut_anywhere_goes_on_without_a_gap(service: Runn
         await unlucky.get(job.id)  # an address that never answered is given up at once
         assert await events_of(unlucky, job.id) == expected
     assert len(requests) > len(lives) / 2
+
+
+async def test_a_stream_waits_for_its_turn_as_every_call_does(tmp_path: Path) -> None:
+    with running_service(tmp_path, JOBSERVICE_RATE_PER_S="1", JOBSERVICE_RATE_BURST="1") as service:
+        heard: list[Failure | None] = []
+        async with Client(service.url, on_trouble=heard.append) as client:
+            job = await client.submit("echo", {})
+            events = [event.type async for event in client.stream(job.id)]
+    assert events == ["submitted", "started", "success"]
+    first = heard[0]
+    assert isinstance(first, ApiError)
+    assert first.status == 429
+    assert heard[-1] is None
 
 
 async def test_events_of_an_unknown_job_are_refused(client: Client) -> None:
