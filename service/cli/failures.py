@@ -67,10 +67,10 @@ def _explained(error: Exception) -> tuple[Exit, str, str | None]:
         case ApiError() if error.status >= 500 or error.status == 429:
             told = str(error).removesuffix(" Try again later.")
             later = "later" if error.retry_after_s is None else f"in {error.retry_after_s:g} s"
-            hint = _ADVICE.get(_kind_of(error) or "unavailable", f"Try again {later}.")
+            hint = _ADVICE.get(kind_of(error) or "unavailable", f"Try again {later}.")
             return Exit.UNREACHABLE, f"The service cannot do this now ({error.status}): {told}", hint
         case ApiError():
-            return Exit.USAGE, f"The service refused ({error.status}): {error}", _ADVICE.get(_kind_of(error))
+            return Exit.USAGE, f"The service refused ({error.status}): {error}", _ADVICE.get(kind_of(error))
         case OSError():
             place = f"{error.filename}: " if error.filename else ""
             return Exit.FAILED, f"{place}{error.strerror or error}", None
@@ -117,9 +117,10 @@ _ADVICE: Final[Mapping[str, str]] = {
 }
 
 
-def _kind_of(error: ApiError) -> str:
+def kind_of(error: ApiError) -> str:
     """The kind of the problem; empty where the answer was none of a jobservice."""
-    return str((error.problem or {}).get("type", "")).rpartition("/")[2]
+    place, _, kind = str(error.problem.get("type", "")).rpartition("/")
+    return kind if place == "/problems" else ""
 
 
 def _misfit(place: ErrorDetails) -> str:
