@@ -377,7 +377,7 @@ def _checked(adapter: TypeAdapter[Any], value: Any, root: str, refusal: Callable
 
 def _field_problem(detail: ErrorDetails, root: str) -> FieldProblem:
     steps = "/".join(escape_pointer(str(step)) for step in detail["loc"])
-    return FieldProblem(root + steps if steps else root[:-1], misfits.message(detail))
+    return FieldProblem(root + steps if detail["loc"] else root[:-1], misfits.message(detail))
 
 
 def job_options(options: OptionsInput, root: str) -> JobOptions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any, Final
 
 from pydantic_core import ErrorDetails
@@ -17,7 +18,7 @@ def message(detail: ErrorDetails) -> str:
 
 
 def _plain(value: Any) -> Any:
-    return int(value) if type(value) is float and value.is_integer() else value
+    return f"{Decimal(repr(value)).normalize():f}" if type(value) is float else value
 
 
 _INTEGER: Final = "must be an integer"

@@ -417,6 +417,7 @@ def test_a_value_out_of_a_few_is_refused_with_all_of_them(
     [
         ("POST", "/v1/jobs/actions/cancel", {"ids": []}, ["must have 1 or more items"]),
         ("POST", "/v1/jobs/actions/cancel", {"ids": ["a"], "limit": 0}, ["must be at least 1"]),
+        ("PUT", "/v1/plugins/echo/limits", {"rate_per_s": 1e-9}, ["must be at least 0.000001"]),
         (
             *("POST", "/v1/plugins/echo/pause", {"intake": "yes", "reason": ""}),
             ["must be true or false", "must have 1 or more characters"],
@@ -445,3 +446,18 @@ def test_what_does_not_fit_is_told_in_words_of_requests(
 ) -> None:
     places = problem(live.request(method, path, json=body), 422 if body else 400)["errors"]
     assert [place["message"] for place in places] == messages
+
+
+def test_a_name_that_is_empty_has_a_place(live: Live) -> None:
+    body = {"plugin": "echo", "payload": {}, "": 1}
+    for answer, status, pointer in (
+        (live.post("/v1/jobs", json=body), 422, "/"),
+        (
+            live.post("/v1/jobs", json={**body, "": 1, "webhook": {"url": "https://example.com/", "": 1}}),
+            422,
+            "/webhook/",
+        ),
+        (live.post("/v1/plugins/echo/jobs?job.=1", json={}), 422, "/job."),
+        (live.get("/v1/jobs?=1"), 400, "/"),
+    ):
+        assert {"pointer": pointer, "message": "is not known here"} in problem(answer, status)["errors"]
