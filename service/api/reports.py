@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final
-from urllib.parse import urlencode
 
 import orjson
 from aiohttp import hdrs, web
@@ -14,7 +13,7 @@ from service.api import report_views as views
 from service.api.access import ADMIN, OPERATOR_REPORT, REPORT, Policy
 from service.api.connections import taken
 from service.api.files import accepted, content_disposition, preferred
-from service.api.handlers import Arguments, json_response
+from service.api.handlers import Arguments, json_response, next_link
 from service.api.problems import not_acceptable
 from service.api.report_formats import CSV_TYPE, FORMATS, PARQUET_TYPE, Encoder, Format, row_object
 from service.api.report_inputs import DEFAULT_ROWS, MAX_ROWS, cursor, input_of, report_query
@@ -85,9 +84,7 @@ async def _page(services: Services, request: web.Request, reading: Reading) -> w
     query = reading.query
     page = await services.reports.read(reading, min(query.limit or DEFAULT_ROWS, MAX_ROWS))
     behind = None if page.next is None else cursor(query, page.next)
-    headers = _headers(reading)
-    if behind is not None:
-        headers[hdrs.LINK] = f'<{request.path}?{urlencode({**request.query, "cursor": behind})}>; rel="next"'
+    headers = _headers(reading) | next_link(request, behind)
 
     def rendered() -> bytes:
         view = {
