@@ -172,12 +172,10 @@ class Client:
         async with contextlib.aclosing(endings(self._connection)) as hints:
             while pending:
                 ended = await anext(hints)
-                if ended is None:
-                    looked_at, look = list(pending), self.get
-                else:
-                    looked_at, look = [ended] if ended in pending else [], self.wait
+                looked_at = list(pending) if ended is None else [ended] if ended in pending else []
+                results = await self._found(looked_at, self.get if ended is None else self.wait)
                 jobs: list[Job] = []
-                for job_id, found in zip(looked_at, await self._found(looked_at, look), strict=True):
+                for job_id, found in zip(looked_at, results, strict=True):
                     if isinstance(found, ApiError):
                         unknown = unknown or found
                         del pending[job_id]
