@@ -58,18 +58,7 @@ class KeyManagementService:
         rate: Rate | None = None,
     ) -> tuple[ApiKey, str]:
         """A new key, and its secret, which nobody can ever show again; raises `InvalidKeyError`."""
-        for what, text in (("name", name), ("tenant", tenant)):
-            if not _NAME.fullmatch(text):
-                raise InvalidKeyError(
-                    f"The {what} {text!r} must be 1 to 100 letters, digits, spaces or ._@-, and begin with neither "
-                    "a space nor a mark."
-                )
-        if not roles:
-            raise InvalidKeyError(f"A key without a role opens nothing: give it some of {', '.join(Role)}.")
-        if rate is not None and not (rate.per_s > 0 and 1 <= rate.burst < 2**31):
-            raise InvalidKeyError("A rate must be above 0 requests a second, and its burst 1 to 2147483647.")
-        if expires_at is not None and expires_at <= timestamp():
-            raise InvalidKeyError(f"The key would have expired already, {expires_at}.")
+        check_key(name, tenant=tenant, roles=roles, expires_at=expires_at, rate=rate)
         secret = new_secret()
         new = NewKey(
             id=str(uuid7()),
@@ -187,3 +176,21 @@ class KeyManagementService:
         self._known[sha256] = known
         if len(self._known) > _MOST_KNOWN:
             del self._known[next(iter(self._known))]
+
+
+def check_key(
+    name: str, *, tenant: str, roles: Collection[Role], expires_at: Timestamp | None, rate: Rate | None
+) -> None:
+    """Raise `InvalidKeyError` for a key that makes no sense."""
+    for what, text in (("name", name), ("tenant", tenant)):
+        if not _NAME.fullmatch(text):
+            raise InvalidKeyError(
+                f"The {what} {text!r} must be 1 to 100 letters, digits, spaces or ._@-, and begin with neither "
+                "a space nor a mark."
+            )
+    if not roles:
+        raise InvalidKeyError(f"A key without a role opens nothing: give it some of {', '.join(Role)}.")
+    if rate is not None and not (rate.per_s > 0 and 1 <= rate.burst < 2**31):
+        raise InvalidKeyError("A rate must be above 0 requests a second, and its burst 1 to 2147483647.")
+    if expires_at is not None and expires_at <= timestamp():
+        raise InvalidKeyError(f"The key would have expired already, {expires_at}.")

@@ -178,7 +178,7 @@ class WebhookDeliverer:
             delivery=delivery,
             status=status,
             at=at,
-            took_s=took_s,
+            took_s=round(took_s, 3),
             status_code=code,
             error=error,
             retry_in_s=retry_in_s,

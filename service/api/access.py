@@ -168,9 +168,10 @@ def _unauthenticated(detail: str, challenge: str) -> Problem:
 def _forbidden(caller: Caller, policy: Policy) -> Problem:
     wanted = " or ".join(sorted(policy.roles or ()))
     where = " of the default tenant" if policy.of_operator else ""
+    whose = f", of the tenant {caller.tenant}," if policy.of_operator and not caller.is_operator else ""
     held = ", ".join(sorted(caller.roles))
     return Problem(
         status=HTTPStatus.FORBIDDEN,
         kind="forbidden",
-        detail=f"This call asks for a key{where} with the role {wanted}; this one has {held}.",
+        detail=f"This call asks for a key{where} with the role {wanted}; this one{whose} has {held}.",
     )

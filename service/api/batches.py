@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any
 
 from aiohttp import hdrs, web
 
 from service.api import bodies, bulk_views
 from service.api.bulk_inputs import MAX_BATCH, MAX_BATCH_VALUES, check_batch
-from service.api.connections import TAKE_S, for_whoever_waits
+from service.api.connections import for_whoever_waits, taken
 from service.api.handlers import Arguments, json_response
 from service.api.inputs import Submitted
 from service.api.problems import Problem, item_view, problem_of
@@ -20,9 +20,6 @@ from service.api.services import Services
 from service.errors import PluginUnavailableError, ServiceError
 from service.intake import Accepted, BatchSubmission
 from service.models import JobOutcome
-
-#: A client that takes nothing of an answer for so long is given up.
-WRITE_TIMEOUT_S: Final = TAKE_S
 
 
 async def read_array(services: Services, request: web.Request) -> list[Submitted | Problem]:
@@ -98,25 +95,13 @@ async def get_batch(services: Services, request: web.Request, arguments: Argumen
 async def get_results(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
     """What became of each job of a batch, a line each, read as fast as the client takes it."""
     pages = await services.batches.outcomes(request.match_info["batch_id"], tenant=arguments.caller.tenant)
-    return web.Response(body=_lines(pages, request), content_type=NDJSON_TYPE)
+    return web.Response(body=taken(request, _lines(pages), services.metrics), content_type=NDJSON_TYPE)
 
 
-async def _lines(pages: AsyncIterator[Sequence[JobOutcome]], request: web.Request) -> AsyncIterator[bytes]:
-    loop = asyncio.get_running_loop()
+async def _lines(pages: AsyncIterator[Sequence[JobOutcome]]) -> AsyncIterator[bytes]:
     async for page in pages:
-        lines = await asyncio.to_thread(_rendered, page)
-        # What is yielded is being written until the next one is asked for.
-        late = loop.call_later(WRITE_TIMEOUT_S, _abort, request)
-        try:
-            yield lines
-        finally:
-            late.cancel()
+        yield await asyncio.to_thread(_rendered, page)
 
 
 def _rendered(page: Sequence[JobOutcome]) -> bytes:
     return b"".join(map(bulk_views.outcome_line, page))
-
-
-def _abort(request: web.Request) -> None:
-    if request.transport is not None:
-        request.transport.abort()

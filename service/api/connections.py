@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from http import HTTPStatus
 from typing import Any, Final, cast
 
@@ -24,6 +24,8 @@ KEEPALIVE_S: Final = 75.0
 HEAD_S: Final = 15.0
 #: How long the client's end may take nothing of what was sent; the kernel then gives the connection up.
 TAKE_S: Final = 30.0
+#: How long it may take nothing of a piece of an answer that is made as it is taken.
+PIECE_S: Final = TAKE_S
 #: How long a refused body is read and thrown away, so that the client sees the answer rather than a reset.
 LINGERING_S: Final = 2.0
 #: How long answers may still go out when the process stops.
@@ -88,6 +90,35 @@ def for_whoever_waits(request: web.Request) -> Iterator[None]:
             if is_lost and task is not None and not task.uncancel():
                 raise ConnectionResetError from None
             raise
+
+
+async def taken(request: web.Request, pieces: AsyncIterator[bytes], metrics: Metrics) -> AsyncIterator[bytes]:
+    """`pieces` as fast as the client takes them.
+
+    A connection that breaks tells that they are not whole: because they cannot go on, or the client takes nothing.
+    """
+    loop = asyncio.get_running_loop()
+
+    def give_up() -> None:
+        metrics.slow_clients.labels("answer").inc()
+        _abort(request)
+
+    try:
+        async for piece in pieces:
+            # What is yielded is being written until the next one is asked for.
+            late = loop.call_later(PIECE_S, give_up)
+            try:
+                yield piece
+            finally:
+                late.cancel()
+    except BaseException:
+        _abort(request)
+        raise
+
+
+def _abort(request: web.Request) -> None:
+    if request.transport is not None:
+        request.transport.abort()
 
 
 class _Runner(web.AppRunner):

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Annotated, Final, NotRequired
 
 from aiohttp import web
-from pydantic import ConfigDict, Field, with_config
+from pydantic import Field, with_config
 from typing_extensions import TypedDict
 
 from service.api import handlers, views
 from service.api.access import OPERATOR
 from service.api.handlers import Arguments
-from service.api.inputs import WHOLE
+from service.api.inputs import STRICT, WHOLE
 from service.api.problems import unacceptable
 from service.api.route import JSON_TYPE, Answer, Route, json_body
 from service.api.services import Services
@@ -20,10 +20,8 @@ from service.api.text_forms import NO_NUL
 from service.errors import FieldProblem
 from service.plugin_management import PluginInfo
 
-_STRICT: Final = ConfigDict(strict=True, extra="forbid")
 
-
-@with_config(_STRICT)
+@with_config(STRICT)
 class PauseInput(TypedDict):
     """How a plugin is paused."""
 
@@ -33,7 +31,7 @@ class PauseInput(TypedDict):
     ]
 
 
-@with_config(_STRICT)
+@with_config(STRICT)
 class LimitsInput(TypedDict):
     """Limits of a plugin over all processes; what is null or left out is no limit."""
 

@@ -89,12 +89,15 @@ async def accepted(
 async def list_jobs(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
     """A page of jobs, newest first."""
     page = await services.jobs.list_jobs(job_query(arguments.query), tenant=arguments.caller.tenant)
-    headers: dict[str, str] = {}
-    if page.next:
-        query = urlencode({**request.query, "cursor": page.next})
-        headers[hdrs.LINK] = f'</v1/jobs?{query}>; rel="next"'
     view: views.JobListView = {"items": [views.job_summary(job) for job in page.items], "next": page.next}
-    return json_response(view, headers=headers)
+    return json_response(view, headers=next_link(request, page.next))
+
+
+def next_link(request: web.Request, cursor: str | None) -> dict[str, str]:
+    """The header that leads to the page of `cursor`; none where there is none."""
+    if cursor is None:
+        return {}
+    return {hdrs.LINK: f'<{request.rel_url.raw_path}?{urlencode({**request.query, "cursor": cursor})}>; rel="next"'}
 
 
 async def get_job(services: Services, request: web.Request, arguments: Arguments) -> web.Response:

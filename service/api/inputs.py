@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from typing_extensions import TypedDict
 
 from service import strict_json
+from service.api import misfits
 from service.api.problems import Problem, bad_request, in_body, unacceptable
 from service.api.text_forms import NO_NUL, PAGE_CURSOR, TextForm
 from service.codec import check_document, escape_pointer
@@ -349,6 +350,12 @@ def check_headers(adapter: TypeAdapter[Any], names: Sequence[str], headers: Mult
     return _checked(adapter, given, "/", _bad_header) if given else given
 
 
+def refuse_key(headers: MultiMapping[str], why: str) -> None:
+    """Raise a 400 problem for an `Idempotency-Key` where it would not be kept to."""
+    if "Idempotency-Key" in headers:
+        raise _bad_header("", FieldProblem("/Idempotency-Key", f"is not taken here: {why}"))
+
+
 def _bad_query(_: str, *errors: FieldProblem) -> Problem:
     return bad_request("A query parameter is not acceptable.", *errors)
 
@@ -370,19 +377,7 @@ def _checked(adapter: TypeAdapter[Any], value: Any, root: str, refusal: Callable
 
 def _field_problem(detail: ErrorDetails, root: str) -> FieldProblem:
     steps = "/".join(escape_pointer(str(step)) for step in detail["loc"])
-    return FieldProblem(root + steps if steps else root[:-1], _MESSAGES.get(detail["type"]) or detail["msg"])
-
-
-_MESSAGES: Final[Mapping[str, str]] = {
-    "missing": "is required",
-    "extra_forbidden": "is not known here",
-    "dict_type": "must be an object",
-    "string_type": "must be text",
-    "int_type": "must be an integer",
-    "float_type": "must be a number",
-    "finite_number": "must be a finite number",
-    "list_type": "must be an array",
-}
+    return FieldProblem(root + steps if detail["loc"] else root[:-1], misfits.message(detail))
 
 
 def job_options(options: OptionsInput, root: str) -> JobOptions:

@@ -57,7 +57,7 @@ _TYPES: Final = (
         remedy="Correct the place that `errors` names; without `errors`, what `detail` says. The same request will be "
         "refused again.",
         detail="A query parameter is not acceptable.",
-        members=_at("/limit", "Input should be less than or equal to 500"),
+        members=_at("/limit", "must be at most 500"),
     ),
     ProblemType(
         kind="malformed-json",
@@ -297,8 +297,8 @@ _TYPES: Final = (
         title="A field does not fit",
         meaning="The body is well-formed, but a field is missing, unknown or out of its range.",
         remedy="Correct the places that `errors` names.",
-        detail="/priority: Input should be less than or equal to 100",
-        members=_at("/priority", "Input should be less than or equal to 100"),
+        detail="/priority: must be at most 100",
+        members=_at("/priority", "must be at most 100"),
     ),
     ProblemType(
         kind="invalid-payload",

@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final
-from urllib.parse import urlencode
 
 import orjson
 from aiohttp import hdrs, web
 
 from service.api import report_views as views
 from service.api.access import ADMIN, OPERATOR_REPORT, REPORT, Policy
-from service.api.connections import TAKE_S
+from service.api.connections import taken
 from service.api.files import accepted, content_disposition, preferred
-from service.api.handlers import Arguments, json_response
+from service.api.handlers import Arguments, json_response, next_link
 from service.api.problems import not_acceptable
 from service.api.report_formats import CSV_TYPE, FORMATS, PARQUET_TYPE, Encoder, Format, row_object
 from service.api.report_inputs import DEFAULT_ROWS, MAX_ROWS, cursor, input_of, report_query
@@ -85,9 +84,7 @@ async def _page(services: Services, request: web.Request, reading: Reading) -> w
     query = reading.query
     page = await services.reports.read(reading, min(query.limit or DEFAULT_ROWS, MAX_ROWS))
     behind = None if page.next is None else cursor(query, page.next)
-    headers = _headers(reading)
-    if behind is not None:
-        headers[hdrs.LINK] = f'<{request.path}?{urlencode({**request.query, "cursor": behind})}>; rel="next"'
+    headers = _headers(reading) | next_link(request, behind)
 
     def rendered() -> bytes:
         view = {
@@ -109,7 +106,8 @@ async def _file(
 ) -> web.Response:
     pages = services.reports.pages(reading)
     first = await anext(pages)  # what is wrong with it is told before anything is sent
-    response = web.Response(body=_pieces(request, first, pages, encoder), headers=_headers(reading))
+    body = taken(request, _encoded(first, pages, encoder), services.metrics)
+    response = web.Response(body=body, headers=_headers(reading))
     response.headers[hdrs.CONTENT_TYPE] = (
         f"{CSV_TYPE}; charset=utf-8" if form.media_type == CSV_TYPE else form.media_type
     )
@@ -117,30 +115,8 @@ async def _file(
     return response
 
 
-async def _pieces(
-    request: web.Request, first: ReportPage, pages: AsyncIterator[ReportPage], encoder: Encoder
-) -> AsyncIterator[bytes]:
-    """The file as it is made, as fast as the client takes it. A connection that breaks tells that it is not whole."""
-    loop = asyncio.get_running_loop()
-
-    def abort() -> None:
-        if request.transport is not None:
-            request.transport.abort()
-
-    try:
-        async for piece in _encoded(first, pages, encoder):
-            # What is yielded is being written until the next one is asked for.
-            late = loop.call_later(TAKE_S, abort)
-            try:
-                yield piece
-            finally:
-                late.cancel()
-    except BaseException:
-        abort()
-        raise
-
-
 async def _encoded(first: ReportPage, pages: AsyncIterator[ReportPage], encoder: Encoder) -> AsyncIterator[bytes]:
+    """The file as it is made."""
     page: ReportPage | None = first
     while page is not None:
         yield await asyncio.to_thread(encoder.page, page.rows)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -83,7 +82,6 @@ _ENDED_IN_TIME: Final = Answer(
     headers=("Location", "Idempotency-Replayed", "Preference-Applied"),
     leads_to=_TO_JOB,
 )
-_RETRIED: Final = dataclasses.replace(_ACCEPTED, headers=("Location", "Idempotency-Replayed"))
 _TAGGED: Final = ("ETag",)
 _NOT_MODIFIED: Final = Answer(description="The client has it already", headers=_TAGGED)
 _HTML: Final = Answer(description="A page", content={"text/html": {"type": "string"}}, headers=_TAGGED)
@@ -111,7 +109,8 @@ ROUTES: Final[Sequence[Route]] = (
         path="/v1/jobs/{job_id}",
         name="put_job",
         summary="Submit a job under an id of your own",
-        description="The id is a UUIDv7 and does what a key does: sent again, the same request yields the same job.",
+        description="The id is a UUIDv7 and does what a key does: sent again, the same request yields the same job. An "
+        "`Idempotency-Key` beside it is not looked at.",
         handler=handlers.put_job,
         policy=SUBMIT,
         headers=inputs.PutHeaders,
@@ -297,8 +296,8 @@ ROUTES: Final[Sequence[Route]] = (
         description="The new job has the plugin, payload and options of the old one, its `parent_id`, but no times.",
         handler=actions.retry_job,
         policy=SUBMIT,
-        headers=inputs.KeyHeaders,
-        answers={202: _RETRIED},
+        headers=inputs.SubmitHeaders,
+        answers={200: _ENDED_IN_TIME, 202: _ACCEPTED},
         problems=(409, 410, 422),
     ),
     Route(

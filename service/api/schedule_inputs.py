@@ -7,7 +7,7 @@ from typing import Annotated, Final, NotRequired
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
-from service.api.inputs import WHOLE, MaxAttempts, Metadata, Moment, PluginName, Priority, Tags, TimeoutS
+from service.api.inputs import STRICT, WHOLE, MaxAttempts, Metadata, Moment, PluginName, Priority, Tags, TimeoutS
 from service.api.problems import unacceptable
 from service.api.text_forms import TextForm
 from service.errors import FieldProblem
@@ -16,11 +16,10 @@ from service.schedule_models import Misfire, ScheduleDefinition, ScheduleOptions
 
 MAX_EVERY_S: Final = 366 * 86_400
 
-_STRICT: Final = ConfigDict(strict=True, extra="forbid")
 _ONE_TIMING: Final[dict[str, JSON]] = {"oneOf": [{"required": ["cron"]}, {"required": ["every_s"]}]}
 
 
-@with_config(_STRICT)
+@with_config(STRICT)
 class ScheduleOptionsInput(TypedDict):
     """Options of the jobs that a schedule makes."""
 
@@ -34,7 +33,7 @@ class ScheduleOptionsInput(TypedDict):
     ]
 
 
-@with_config(ConfigDict(strict=True, extra="forbid", json_schema_extra=_ONE_TIMING))
+@with_config(ConfigDict(**STRICT, json_schema_extra=_ONE_TIMING))
 class ScheduleInput(TypedDict):
     """Jobs to be made by the clock; exactly one of `cron` and `every_s` says when."""
 

@@ -95,6 +95,7 @@ async def resume_schedule(services: Services, request: web.Request, arguments: A
 
 async def run_schedule(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
     """Make one job now; its row is committed before the answer."""
+    inputs.refuse_key(request.headers, "each run of a schedule makes a job")
     tenant = arguments.caller.tenant
     job_id = await services.schedules.run_now(_id(request), tenant=tenant)
     structlog.contextvars.bind_contextvars(job_id=job_id)
@@ -242,6 +243,7 @@ ROUTES: Final[Sequence[Route]] = (
         path=_PATH + "/run",
         name="run_schedule",
         summary="Make one job of a schedule now, beside its ticks",
+        description="Each run makes a job: an `Idempotency-Key` is refused.",
         handler=run_schedule,
         policy=SUBMIT,
         answers={

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, NotRequired
+from typing import Annotated, NotRequired
 
-from pydantic import ConfigDict, Field, with_config
+from pydantic import Field, with_config
 from typing_extensions import TypedDict
 
-from service.api.inputs import MAX_PAGE, PluginName, WebhookEvents, WebhookUrl
+from service.api.inputs import MAX_PAGE, STRICT, TEXT, PluginName, WebhookEvents, WebhookUrl
 from service.api.text_forms import NO_NUL, PAGE_CURSOR
 from service.webhook_models import DeliveryStatus
-
-_STRICT: Final = ConfigDict(strict=True, extra="forbid")
-_TEXT: Final = ConfigDict(extra="forbid")
 
 _Plugins = Annotated[
     list[PluginName],
@@ -23,7 +20,7 @@ _Cursor = Annotated[str, Field(description="`next` of the page before"), PAGE_CU
 _Limit = Annotated[int, Field(ge=1, le=MAX_PAGE, default=50)]
 
 
-@with_config(_STRICT)
+@with_config(STRICT)
 class WebhookInput(TypedDict):
     """An endpoint that is to hear of the ends of jobs."""
 
@@ -33,7 +30,7 @@ class WebhookInput(TypedDict):
     description: NotRequired[_Description | None]
 
 
-@with_config(_STRICT)
+@with_config(STRICT)
 class WebhookPatch(TypedDict):
     """What is to change; what is left out stays as it is."""
 
@@ -44,7 +41,7 @@ class WebhookPatch(TypedDict):
     enabled: NotRequired[Annotated[bool, Field(description="Whether anything is sent there")]]
 
 
-@with_config(_TEXT)
+@with_config(TEXT)
 class WebhookListQuery(TypedDict):
     """Place of a list of webhooks."""
 
@@ -52,7 +49,7 @@ class WebhookListQuery(TypedDict):
     cursor: NotRequired[_Cursor]
 
 
-@with_config(_TEXT)
+@with_config(TEXT)
 class DeliveryListQuery(TypedDict):
     """Filter and place of a list of deliveries."""
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import urlencode
 
 from aiohttp import hdrs, web
 
 from service.api import webhook_views as views
-from service.api.handlers import Arguments, json_response
+from service.api.handlers import Arguments, json_response, next_link
 from service.api.services import Services
 from service.webhook_management import WebhookChange
 from service.webhook_models import WebhookEvent
@@ -36,7 +35,7 @@ async def list_webhooks(services: Services, request: web.Request, arguments: Arg
         tenant=arguments.caller.tenant, after=query.get("cursor"), limit=query.get("limit", 50)
     )
     view: views.WebhookListView = {"items": [views.webhook_view(item) for item in page.items], "next": page.next}
-    return json_response(view, headers=_next_link(request, page.next))
+    return json_response(view, headers=next_link(request, page.next))
 
 
 async def get_webhook(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
@@ -91,7 +90,7 @@ async def list_deliveries(services: Services, request: web.Request, arguments: A
         limit=query.get("limit", 50),
     )
     view: views.DeliveryListView = {"items": [views.delivery_view(item) for item in page.items], "next": page.next}
-    return json_response(view, headers=_next_link(request, page.next))
+    return json_response(view, headers=next_link(request, page.next))
 
 
 async def redeliver(services: Services, request: web.Request, arguments: Arguments) -> web.Response:
@@ -105,9 +104,3 @@ async def redeliver(services: Services, request: web.Request, arguments: Argumen
 
 def _distinct(values: Any) -> tuple[Any, ...] | None:
     return None if values is None else tuple(dict.fromkeys(values))
-
-
-def _next_link(request: web.Request, cursor: str | None) -> dict[str, str]:
-    if cursor is None:
-        return {}
-    return {hdrs.LINK: f'<{request.path}?{urlencode({**request.query, "cursor": cursor})}>; rel="next"'}

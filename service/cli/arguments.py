@@ -22,7 +22,7 @@ _BY_NAME: Final[Mapping[str, tuple[re.Pattern[str], str]]] = {
     "--idempotency-key": (re.compile(r"[!-~]{1,255}"), "give 1 to 255 printable ASCII characters without spaces."),
 }
 #: Options that name something, as everything does that has no option.
-_NAMES: Final = frozenset({"--plugin", "--output", "--idempotency-key", "--run", "--match", "--columns"})
+_NAMES: Final = frozenset({"--plugin", "--tenant", "--output", "--idempotency-key", "--run", "--match", "--columns"})
 
 
 def check(_app: App, _commands: tuple[str, ...], arguments: Iterable[Argument]) -> None:
@@ -36,7 +36,8 @@ def _check(argument: Argument, keyword: str | None, text: str) -> None:
     name = argument.name
     if not text and (keyword is None or name in _NAMES):
         raise UsageError(f"{name} is empty: is a variable not set?")
-    if name == "FILE" and text.startswith("-") and text != "-":
+    # What takes a lone hyphen takes options that there are not as well.
+    if argument.parameter.allow_leading_hyphen and text.startswith("-") and text != "-":
         raise UsageError(f"Unknown option: {text}. See: jobservice submit --help. A file of that name is ./{text}")
     types = {argument.hint, *get_args(argument.hint)}
     rules = [rule for type_, rule in _BY_TYPE.items() if type_ in types]

@@ -69,10 +69,10 @@ def _explained(error: Exception) -> tuple[Exit, str, str | None]:
             later = "later" if error.retry_after_s is None else f"in {error.retry_after_s:g} s"
             # More at once than may ever wait is told with what to do instead.
             is_in_vain = error.status == 429 and error.retry_after_s is None and told == str(error)
-            hint = None if is_in_vain else _ADVICE.get(_kind_of(error) or "unavailable", f"Try again {later}.")
+            hint = None if is_in_vain else _ADVICE.get(kind_of(error) or "unavailable", f"Try again {later}.")
             return Exit.UNREACHABLE, f"The service cannot do this now ({error.status}): {told}", hint
         case ApiError():
-            return Exit.USAGE, f"The service refused ({error.status}): {error}", _ADVICE.get(_kind_of(error))
+            return Exit.USAGE, f"The service refused ({error.status}): {error}", _ADVICE.get(kind_of(error))
         case OSError():
             place = f"{error.filename}: " if error.filename else ""
             return Exit.FAILED, f"{place}{error.strerror or error}", None
@@ -119,9 +119,10 @@ _ADVICE: Final[Mapping[str, str]] = {
 }
 
 
-def _kind_of(error: ApiError) -> str:
+def kind_of(error: ApiError) -> str:
     """The kind of the problem; empty where the answer was none of a jobservice."""
-    return str((error.problem or {}).get("type", "")).rpartition("/")[2]
+    place, _, kind = str(error.problem.get("type", "")).rpartition("/")
+    return kind if place == "/problems" else ""
 
 
 def _misfit(place: ErrorDetails) -> str:

@@ -9,6 +9,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 
@@ -43,6 +44,13 @@ class Outcome:
     job: Job | None = None
     refusal: ApiError | UsageError | None = None
     written: Path | None = None
+
+    @property
+    def state(self) -> str:
+        """The status of the job; `refused` where there is none, `deleted` where there is none any more."""
+        if self.job is None:
+            return "refused"
+        return self.job.status if self.refusal is None or self.job.status.is_terminal else "deleted"
 
 
 async def submit_folder(
@@ -110,8 +118,8 @@ async def _send(client: Client, folder: Folder, order: Order, name: str) -> Job:
         try:
             return await inputs.send(client, order, given, key)
         except ApiError as error:
-            # A service without room has not gone away: there will be some.
-            if error.status != BUSY:
+            # A service without room has not gone away: there will be some. Who does not say when is none.
+            if error.status != BUSY or error.retry_after_s is None:
                 raise
 
 
@@ -123,24 +131,32 @@ def _read(path: Path, order: Order) -> Input:
 
 
 async def _collect(client: Client, outcomes: Sequence[Outcome], output: Path | None, bar: Progress) -> None:
-    by_id = {outcome.job.id: outcome for outcome in outcomes if outcome.job}
-    task = bar.add_task("done", total=len(by_id), note="")
+    unseen = {outcome.job.id: outcome for outcome in outcomes if outcome.job}
+    task = bar.add_task("done", total=len(unseen), note="")
     failed = unwritten = 0
-    async with contextlib.aclosing(client.results(by_id)) as results:
-        async for job in results:
-            outcome = by_id[job.id]
-            outcome.job = job
-            if job.status is not JobStatus.SUCCESS:
-                failed += 1
-            elif output is not None:
-                try:
-                    outcome.written = await _written(client, job, output / outcome.name)
-                except (ApiError, UsageError) as error:
-                    if isinstance(error, ApiError) and error.status not in _OF_THE_RESULT:
-                        raise
-                    unwritten += 1
-                    _refuse(outcome, error, unwritten)
-            bar.update(task, advance=1, note=f"{failed} failed" if failed else "")
+    try:
+        async with contextlib.aclosing(client.results(list(unseen))) as results:
+            async for job in results:
+                outcome = unseen.pop(job.id)
+                outcome.job = job
+                if job.status is not JobStatus.SUCCESS:
+                    failed += 1
+                elif output is not None:
+                    try:
+                        outcome.written = await _written(client, job, output / outcome.name)
+                    except (ApiError, UsageError) as error:
+                        if isinstance(error, ApiError) and error.status not in _OF_THE_RESULT:
+                            raise
+                        unwritten += 1
+                        _refuse(outcome, error, unwritten)
+                bar.update(task, advance=1, note=f"{failed} failed" if failed else "")
+    except ApiError as error:
+        # What ends this way has given all other jobs.
+        if error.status != HTTPStatus.NOT_FOUND:
+            raise
+        for job_id, outcome in unseen.items():
+            unwritten += 1
+            _refuse(outcome, UsageError(f"Job {job_id} was deleted before its end was seen."), unwritten)
 
 
 def _refuse(outcome: Outcome, error: ApiError | UsageError, count: int) -> None:
@@ -180,11 +196,11 @@ def _tell(outcomes: Sequence[Outcome], *, waited: bool, as_json: bool) -> Exit:
             job = outcome.job
             what = str(outcome.refusal) if outcome.refusal else remark(job) if job else ""
             table.add_row(
-                safe(outcome.name), job.id if job else "", coloured(job.status) if job else "refused",
+                safe(outcome.name), job.id if job else "", coloured(outcome.state),
                 safe(str(outcome.written) if outcome.written else what),
             )  # fmt: skip
         print_table(table)
-    counts = Counter(str(outcome.job.status) if outcome.job else "refused" for outcome in outcomes)
+    counts = Counter(outcome.state for outcome in outcomes)
     unwritten = sum(outcome.job is not None and outcome.refusal is not None for outcome in outcomes)
     if waited or counts["refused"]:
         sys.stdout.flush()

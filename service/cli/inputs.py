@@ -11,7 +11,7 @@ from typing import Final
 
 from service import strict_json
 from service.cli.failures import UsageError
-from service.client import ApiError, Client, Job, media_type_of
+from service.client import ApiError, Client, Job, media_type_of, places
 from service.errors import BODY_AND_PARAMETER, NOT_A_FIELD
 from service.models import JSON, JobOptions
 
@@ -68,11 +68,11 @@ async def send(client: Client, order: Order, given: Input | None, idempotency_ke
 
 def _refuse_place(error: ApiError, order: Order) -> None:
     """Raise `UsageError` where FILE cannot be the field that the service made it."""
-    for problem in error.problem.get("errors", ()):
-        field = problem["pointer"].removeprefix("/")
-        if problem["message"] == BODY_AND_PARAMETER:
+    for pointer, message in places(error.problem):
+        field = pointer.removeprefix("/")
+        if message == BODY_AND_PARAMETER:
             raise UsageError(f"--field {field}: FILE is this field already, so leave one of them.") from error
-        if problem["message"] == NOT_A_FIELD and field not in order.fields:
+        if message == NOT_A_FIELD and field not in order.fields:
             raise UsageError(
                 f"{order.plugin} has no single bytes field to put FILE into. "
                 'JSON is sent with --payload, or as a FILE that ends in .json. In it bytes are {"$bytes": BASE64}. '

@@ -51,14 +51,13 @@ async def create_key(
     if rate is not None and math.isinf(rate):
         raise UsageError(f"--rate {rate}: give a number of requests a second; without it the service's setting holds.")
     allowed = None if rate is None else Rate(per_s=rate, burst=max(1, math.ceil(rate)) if burst is None else burst)
+    expires_at = None if days is None else later(timestamp(), days * 86_400)
+    # As in `serve`.
+    from service.key_management import check_key
+
+    check_key(name, tenant=tenant, roles=role, expires_at=expires_at, rate=allowed)  # no database is made for one
     async with _keys(settings, must_exist=False) as management:
-        key, secret = await management.create(
-            name,
-            tenant=tenant,
-            roles=role,
-            expires_at=None if days is None else later(timestamp(), days * 86_400),
-            rate=allowed,
-        )
+        key, secret = await management.create(name, tenant=tenant, roles=role, expires_at=expires_at, rate=allowed)
     if json:
         put({**_key_document(key), "key": secret})
         return

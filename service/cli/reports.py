@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal
 from cyclopts import Parameter
 from cyclopts.types import PositiveInt
 
-from service.cli.failures import UsageError
+from service.cli.failures import UsageError, kind_of
 from service.cli.output import clean, json_text, moment, print_table, put, safe, say, table_of
 from service.cli.parameters import Service
 from service.cli.targets import check_file, whole, write_whole
@@ -93,7 +93,7 @@ async def report(
             else:
                 await _save(client.reports.file(name, form, **wanted), output)
         except ApiError as error:
-            if error.status == 404:
+            if kind_of(error) == "unknown-route":
                 raise UsageError(f"There is no report {name!r}. See: jobservice report") from error
             if error.status == 400:
                 _refuse_foreign(await client.reports.list(), name, wanted)

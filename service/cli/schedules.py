@@ -122,7 +122,8 @@ async def resume_schedule(name: _Named, /, *, service: Service = Service()) -> N
     """Let a schedule make jobs again."""
     async with service.client() as client:
         schedule = await client.schedules.resume(await _id_of(client, name))
-    put(schedule.document if service.json else f"The schedule {name} makes jobs again, next at {schedule.next_at}.")
+    when = f"makes jobs again, next at {schedule.next_at}" if schedule.next_at else "is not paused, but has ended"
+    put(schedule.document if service.json else f"The schedule {name} {when}.")
 
 
 @schedules.command(name="run")
@@ -176,7 +177,7 @@ def _details(schedule: Schedule) -> Table:
 
 
 def _when(schedule: Schedule) -> str:
-    return f"{schedule.cron} {schedule.timezone}" if schedule.cron else f"every {schedule.every_s:g} s"
+    return f"{schedule.cron} {schedule.timezone}" if schedule.cron else f"every {schedule.every_s} s"
 
 
 def _state(schedule: Schedule) -> str:

@@ -2,7 +2,7 @@
 
 from service.client.client import PATIENCE_S, Client
 from service.client.connection import Failure
-from service.client.errors import ApiError, NoResultError, ServiceUnreachableError, told
+from service.client.errors import ApiError, NoResultError, ServiceUnreachableError, places, told
 from service.client.media_types import media_type_of
 from service.client.records import (
     Batch,
@@ -48,5 +48,6 @@ __all__ = [
     "ServiceUnreachableError",
     "SubmittedBatch",
     "media_type_of",
+    "places",
     "told",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Final, Self
@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 from service.client import encoding, records
 from service.client.connection import Answer, Connection, OnTrouble, Query
 from service.client.endings import endings
-from service.client.errors import NoResultError
+from service.client.errors import ApiError, NoResultError
 from service.client.media_types import ANY_BYTES
 from service.client.records import Batch, BatchResult, Event, File, Job, NewJob, Plugin, SubmittedBatch
 from service.client.reports import Reports
@@ -162,33 +162,50 @@ class Client:
                     yield self._connection.understood(functools.partial(records.event, news.id), news.document)
 
     async def results(self, job_ids: Iterable[str]) -> AsyncGenerator[Job, None]:
-        """Each of these jobs once it has ended, in the order in which they end; those that had ended come first."""
+        """Each of these jobs once it has ended, in the order in which they end; those that had ended come first.
+
+        One that is not there, or not any more, stops no other: `ApiError` 404 about it is raised when all others have
+        come.
+        """
         pending = dict.fromkeys(map(encoding.spelled, job_ids))
+        unknown: ApiError | None = None
         async with contextlib.aclosing(endings(self._connection)) as hints:
             while pending:
                 ended = await anext(hints)
-                if ended is None:
-                    found = await self._ended_among(list(pending))
-                else:
-                    found = [await self.wait(ended)] if ended in pending else []
-                for job in found:
+                looked_at = list(pending) if ended is None else [ended] if ended in pending else []
+                results = await self._found(looked_at, self.get if ended is None else self.wait)
+                jobs: list[Job] = []
+                for job_id, found in zip(looked_at, results, strict=True):
+                    if isinstance(found, ApiError):
+                        unknown = unknown or found
+                        del pending[job_id]
+                    elif found.status.is_terminal:
+                        jobs.append(found)
+                for job in sorted(jobs, key=lambda job: job.finished_at or ""):
                     del pending[job.id]
                     yield job
+        if unknown is not None:
+            raise unknown
 
-    async def _ended_among(self, job_ids: Sequence[str]) -> list[Job]:
+    async def _found(self, job_ids: Sequence[str], look: Callable[[str], Awaitable[Job]]) -> list[Job | ApiError]:
+        """What `look` finds of each of these jobs, or that there is none."""
         room = asyncio.Semaphore(_AT_ONCE)
 
-        async def look(job_id: str) -> Job:
+        async def find(job_id: str) -> Job | ApiError:
             async with room:
-                return await self.get(job_id)
+                try:
+                    return await look(job_id)
+                except ApiError as error:
+                    if error.status != HTTPStatus.NOT_FOUND:
+                        raise
+                    return error
 
-        tasks = [asyncio.ensure_future(look(job_id)) for job_id in job_ids]
+        tasks = [asyncio.ensure_future(find(job_id)) for job_id in job_ids]
         try:
-            jobs = await asyncio.gather(*tasks)
+            return await asyncio.gather(*tasks)
         finally:
             for task in tasks:
                 task.cancel()
-        return sorted((job for job in jobs if job.status.is_terminal), key=lambda job: job.finished_at or "")
 
     async def batch(self, batch_id: str, *, wait_s: float = 0) -> Batch:
         """How far a batch is; with `wait_s` (at most 60) once all its jobs have ended, or so many seconds later."""
@@ -222,7 +239,7 @@ class Client:
             "created_after": created_after,
             "created_before": created_before,
         }
-        query = [(name, str(value)) for name, value in filters.items() if value is not None]
+        query = [(name, encoding.plain_text(value)) for name, value in filters.items() if value is not None]
         left = limit
         cursor: str | None = None
         while left is None or left > 0:

@@ -134,13 +134,13 @@ class Connection:
                 return answer
 
     async def follow(
-        self, path: str, query: Query = (), last_id: str | None = None
+        self, path: str, query: Query = (), last_id: str | None = None, *, waits_for_room: bool = True
     ) -> AsyncGenerator[News | None, None]:
         """Server-sent events, behind that of `last_id`, until the service says that there are no more (204).
 
         A stream that breaks goes on behind the last event that came; None stands wherever it began without such a
-        place, so that what happened before has to be looked up. Raises `ApiError` (429 at once: there are too many
-        streams), `ServiceUnreachableError`.
+        place, so that what happened before has to be looked up. Raises `ApiError` (429 at once unless it
+        `waits_for_room`), `ServiceUnreachableError`.
         """
         patience = self._patience()
         while True:
@@ -165,7 +165,7 @@ class Connection:
             except (aiohttp.ClientError, TimeoutError) as error:
                 failure = self._unreachable(error)
             except _LaterError as later:
-                if later.refusal.status == HTTPStatus.TOO_MANY_REQUESTS:
+                if later.refusal.status == HTTPStatus.TOO_MANY_REQUESTS and not waits_for_room:
                     raise later.refusal from None
                 failure, after_s = later.refusal, later.after_s
             if is_open:

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from service.client.records import NewJob
-from service.codec import BYTES_KEY, encode, escape_pointer
+from service.codec import BYTES_KEY, decode, encode, escape_pointer
 from service.errors import NotStorableError
 from service.models import JobOptions, JobWebhook, canonical_uuid
 
@@ -63,9 +63,15 @@ def options_query(options: JobOptions | None) -> list[tuple[str, str]]:
     """The same as parameters of a query."""
     query: list[tuple[str, str]] = []
     for name, value in options_document(options).items():
-        texts = value if name == "tags" else [value if isinstance(value, str) else json_text(value, f"/job.{name}")]
+        texts = value if name == "tags" else [plain_text(value, f"/job.{name}")]
         query += [(f"job.{name}", text) for text in texts]
     return query
+
+
+def plain_text(value: Any, pointer: str = "") -> str:
+    """`value`, which stands at `pointer`, as a parameter of a query: text as it is, as times are, all else as JSON."""
+    text = json_text(value, pointer)
+    return decode(text) if text.startswith('"') else text
 
 
 def new_job(job: NewJob) -> dict[str, Any]:

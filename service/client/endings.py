@@ -27,7 +27,7 @@ async def endings(connection: Connection) -> AsyncGenerator[str | None, None]:
     query = [("type", ",".join(sorted(LAST_EVENTS)))]
     while True:
         try:
-            async with contextlib.aclosing(connection.follow("/v1/events", query)) as stream:
+            async with contextlib.aclosing(connection.follow("/v1/events", query, waits_for_room=False)) as stream:
                 async for news in stream:
                     yield None if news is None else connection.understood(_job_id, news.document)
         except ApiError as refusal:

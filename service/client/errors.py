@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 
 from service.client.records import Job
@@ -43,14 +43,19 @@ class NoResultError(Exception):
 
 def told(problem: Mapping[str, JSON]) -> str:
     """What a problem details object says and where, in one line."""
-    detail: str = problem.get("detail") or problem.get("title") or ""
+    detail = next((text for name in ("detail", "title") if (text := problem.get(name)) and isinstance(text, str)), "")
     # The detail may quote the places already.
-    unsaid = [
-        f"{place['pointer'] or 'the body'}: {place['message']}"
-        for place in problem.get("errors", ())
-        if place["message"] not in detail
-    ]
+    unsaid = [f"{pointer or 'the body'}: {message}" for pointer, message in places(problem) if message not in detail]
     return f"{detail} ({'; '.join(unsaid)})" if unsaid else detail
+
+
+def places(problem: Mapping[str, JSON]) -> Iterator[tuple[str, str]]:
+    """The pointer and the message of each place that a problem names; those of other services have other forms."""
+    errors = problem.get("errors")
+    for place in errors if isinstance(errors, list) else ():
+        match place:
+            case {"pointer": str(pointer), "message": str(message)}:
+                yield pointer, message
 
 
 def _phrase(status: int) -> str:

@@ -128,9 +128,12 @@ class BatchItem:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SubmittedBatch:
-    """Jobs that were made together, an item for each that was asked for."""
+    """Jobs that were made together, an item for each that was asked for.
 
-    id: str
+    `id` is None where all of them had been made before, in several batches or none.
+    """
+
+    id: str | None
     accepted: int
     refused: int
     items: Sequence[BatchItem]
@@ -188,7 +191,7 @@ class Schedule:
     plugin: str
     payload: Mapping[str, JSON] | None
     cron: str | None
-    every_s: float | None
+    every_s: int | None
     timezone: str
     misfire: str  # once, skip or all
     options: Mapping[str, JSON]

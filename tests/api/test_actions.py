@@ -68,6 +68,13 @@ def test_a_retry_is_a_new_job_with_the_same_input_and_options(live: Live, png: b
     assert live.get(f"/v1/jobs/{old['id']}").json() == old
 
 
+def test_a_retry_waits_as_a_submission_does(live: Live) -> None:
+    old = live.ended(live.submit("echo", {"n": 1})["id"])
+    answer = live.post(f"/v1/jobs/{old['id']}/retry", headers={"Prefer": "wait=30"})
+    assert (answer.status_code, answer.headers["Preference-Applied"]) == (200, "wait=30")
+    assert (answer.json()["status"], answer.json()["parent_id"]) == ("SUCCESS", old["id"])
+
+
 def test_a_retry_has_its_own_key_and_needs_a_job_that_has_ended(live: Live) -> None:
     old, key = live.ended(live.submit("echo", {"n": 1})["id"]), {"Idempotency-Key": str(uuid.uuid4())}
     url = f"/v1/jobs/{old['id']}/retry"

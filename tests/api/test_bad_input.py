@@ -397,11 +397,11 @@ def test_a_half_sent_body_ends_after_its_time(live: Live, monkeypatch: pytest.Mo
             "must be one of submitted, started, progress, cancel_requested, released, retrying, lost, success, failed, "
             "cancelled; several have commas between them",
         ),
-        ("GET", "/v1/reports/jobs?format=xml", None, 400, "Input should be 'json', 'csv', 'ndjson' or 'parquet'"),
-        ("GET", "/v1/reports/jobs?by=started_at", None, 400, "Input should be 'finished_at' or 'created_at'"),
+        ("GET", "/v1/reports/jobs?format=xml", None, 400, "must be 'json', 'csv', 'ndjson' or 'parquet'"),
+        ("GET", "/v1/reports/jobs?by=started_at", None, 400, "must be 'finished_at' or 'created_at'"),
         (
             *("POST", "/v1/webhooks", {"url": "https://example.com/", "events": ["nonsense"]}, 422),
-            "Input should be 'job.success', 'job.failed' or 'job.cancelled'",
+            "must be 'job.success', 'job.failed' or 'job.cancelled'",
         ),
     ],
 )
@@ -410,3 +410,54 @@ def test_a_value_out_of_a_few_is_refused_with_all_of_them(
 ) -> None:
     (place,) = problem(live.request(method, path, json=body), status)["errors"]
     assert place["message"] == message
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "messages"),
+    [
+        ("POST", "/v1/jobs/actions/cancel", {"ids": []}, ["must have 1 or more items"]),
+        ("POST", "/v1/jobs/actions/cancel", {"ids": ["a"], "limit": 0}, ["must be at least 1"]),
+        ("PUT", "/v1/plugins/echo/limits", {"rate_per_s": 1e-9}, ["must be at least 0.000001"]),
+        (
+            *("POST", "/v1/plugins/echo/pause", {"intake": "yes", "reason": ""}),
+            ["must be true or false", "must have 1 or more characters"],
+        ),
+        (
+            *(
+                "POST",
+                "/v1/jobs",
+                {"plugin": "echo", "payload": {}, "priority": 101, "timeout_s": 0, "tags": ["a"] * 21},
+            ),
+            ["must be at most 100", "must be greater than 0", "must have at most 20 items"],
+        ),
+        (
+            *("POST", "/v1/jobs", {"plugin": "p" * 201, "payload": {}, "timeout_s": 2e9, "max_attempts": 1.5}),
+            ["must be at most 1000000000", "must be an integer", "must have at most 200 characters"],
+        ),
+        (
+            *("GET", "/v1/webhooks/01890a5d-ac96-774b-bcce-b302099a8057/deliveries?status=delivered&limit=x", None),
+            ["must be 'PENDING', 'DELIVERED' or 'EXHAUSTED'", "must be an integer"],
+        ),
+        ("GET", "/v1/jobs/01890a5d-ac96-774b-bcce-b302099a8057?wait=long", None, ["must be a number"]),
+    ],
+)
+def test_what_does_not_fit_is_told_in_words_of_requests(
+    live: Live, method: str, path: str, body: Any, messages: list[str]
+) -> None:
+    places = problem(live.request(method, path, json=body), 422 if body else 400)["errors"]
+    assert [place["message"] for place in places] == messages
+
+
+def test_a_name_that_is_empty_has_a_place(live: Live) -> None:
+    body = {"plugin": "echo", "payload": {}, "": 1}
+    for answer, status, pointer in (
+        (live.post("/v1/jobs", json=body), 422, "/"),
+        (
+            live.post("/v1/jobs", json={**body, "": 1, "webhook": {"url": "https://example.com/", "": 1}}),
+            422,
+            "/webhook/",
+        ),
+        (live.post("/v1/plugins/echo/jobs?job.=1", json={}), 422, "/job."),
+        (live.get("/v1/jobs?=1"), 400, "/"),
+    ):
+        assert {"pointer": pointer, "message": "is not known here"} in problem(answer, status)["errors"]

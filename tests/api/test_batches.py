@@ -18,7 +18,7 @@ from aiohttp import web
 from yarl import URL
 
 from service import job_batches
-from service.api import batches
+from service.api import connections
 from service.app import Service
 from service.db.database import Database
 from service.events import EventBus
@@ -233,14 +233,14 @@ async def test_results_go_out_in_pages_as_fast_as_the_client_takes_them(
 
         # A client that takes nothing is given up: it gets what was on its way, and never the end.
         given_up = asyncio.Event()
-        abort = batches._abort
+        abort = connections._abort
 
         def noticed(request: web.Request) -> None:
             abort(request)
             given_up.set()
 
-        monkeypatch.setattr(batches, "WRITE_TIMEOUT_S", 0.5)
-        monkeypatch.setattr(batches, "_abort", noticed)
+        monkeypatch.setattr(connections, "PIECE_S", 0.5)
+        monkeypatch.setattr(connections, "_abort", noticed)
         with socket.socket() as slow:
             slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
             slow.setblocking(False)
@@ -257,6 +257,8 @@ async def test_results_go_out_in_pages_as_fast_as_the_client_takes_them(
         assert received.startswith(b"HTTP/1.1 200")
         assert len(received) < sum(map(len, map(json.dumps, payloads)))
         assert not received.endswith(b"0\r\n\r\n")
+        async with session.get("/metrics") as answer:
+            assert 'jobservice_slow_clients_total{at="answer"} 1.0' in await answer.text()
 
 
 async def test_who_waits_for_a_batch_misses_no_end_between_the_read_and_the_watch(

@@ -236,3 +236,13 @@ def test_with_a_limit_of_one_no_two_jobs_run_at_once(schedules: Live) -> None:
     ended = sorted((schedules.ended(job) for job in jobs), key=lambda job: str(job["started_at"]))
     for before, after in itertools.pairwise(ended):
         assert before["finished_at"] <= after["started_at"]
+
+
+def test_a_key_that_a_run_would_not_keep_to_is_refused(live: Live) -> None:
+    made = live.post("/v1/schedules", json={"name": "keyless", "plugin": "echo", "payload": {}, "every_s": 9_000})
+    before = live.rows()
+    answer = live.post(f"/v1/schedules/{made.json()['id']}/run", headers={"Idempotency-Key": "k"})
+    (place,) = problem(answer, 400)["errors"]
+    assert place["pointer"] == "/Idempotency-Key"
+    assert place["message"] == "is not taken here: each run of a schedule makes a job"
+    assert live.rows() == before

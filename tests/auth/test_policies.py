@@ -65,6 +65,16 @@ async def test_a_key_makes_the_calls_of_its_roles_and_no_others(guarded: Guarded
                 assert answer.json()["type"] == "/problems/forbidden"
 
 
+async def test_a_key_of_a_tenant_is_told_that_its_tenant_is_the_fault(guarded: Guarded) -> None:
+    asked = "This call asks for a key of the default tenant with the role report; this one"
+    for tenant, role, told in (
+        ("acme", Role.REPORT, ", of the tenant acme, has report."),
+        ("default", Role.READ, " has read."),
+    ):
+        answer = await guarded.request("GET", "/metrics", await guarded.key(tenant, role))
+        assert answer.json()["detail"] == asked + told
+
+
 @pytest.mark.parametrize(
     "authorization",
     ["", "Bearer", "Bearer  ", "Basic YTpi", "jsk_1", "Bearer a b", "Bearer " + "a" * 5000],

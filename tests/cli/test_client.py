@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Mapping
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, cast
 
@@ -119,6 +120,16 @@ async def test_numbers_that_json_does_not_have_are_refused_by_place(client: Clie
         await client.submit_file("echo", None, options=JobOptions(timeout_s=number))
     with pytest.raises(ValueError, match=r"^/payload/n: numbers must be finite"):
         await client.schedules.create(NewSchedule(name="never", plugin="echo", payload={"n": number}, every_s=60))
+
+
+async def test_a_time_may_be_a_datetime_however_it_is_sent(client: Client) -> None:
+    at = datetime(2100, 1, 31, 12, tzinfo=timezone(timedelta(hours=1)))
+    options = JobOptions(run_at=cast("Any", at))
+    jobs = [await client.submit("echo", {}, options=options), await client.submit_file("echo", None, options=options)]
+    assert [job.document["run_at"] for job in jobs] == ["2100-01-31T11:00:00.000Z"] * 2
+    assert [job async for job in client.jobs(created_after=cast("Any", at))] == []
+    for job in jobs:
+        await client.cancel(job.id)
 
 
 async def test_an_empty_key_is_refused(client: Client) -> None:

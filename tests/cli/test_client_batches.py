@@ -34,6 +34,7 @@ async def test_a_batch_is_taken_item_by_item_and_followed_to_its_end(client: Cli
     assert refused.id is None
     assert refused.problem
     assert refused.problem["status"] == 422
+    assert sent.id
     batch = await client.batch(sent.id, wait_s=30)
     assert (batch.total, batch.counts[JobStatus.SUCCESS]) == (2, 2)
     assert batch.finished_at
@@ -58,6 +59,7 @@ async def test_no_result_is_passed_over_when_a_job_goes_while_the_answer_breaks(
     service: RunningService, client: Client
 ) -> None:
     sent = await client.submit_batch([NewJob(plugin="echo", payload={"text": "x" * 3_000}) for _ in range(4)])
+    assert sent.id
     await client.batch(sent.id, wait_s=30)
     jobs = [str(item.id) for item in sent.items]
     seen: list[str] = []
@@ -72,6 +74,14 @@ async def test_no_result_is_passed_over_when_a_job_goes_while_the_answer_breaks(
             if len(seen) == 1:
                 await session.delete(f"/v1/jobs/{result.id}")
     assert (seen, len(requests)) == (jobs, 2)
+
+
+async def test_a_batch_of_jobs_that_are_there_already_has_no_id(client: Client) -> None:
+    jobs = [NewJob(plugin="echo", payload={"n": n}, idempotency_key=uuid.uuid4().hex) for n in range(2)]
+    for job in jobs:
+        await client.submit(job.plugin, job.payload, idempotency_key=job.idempotency_key)
+    sent = await client.submit_batch(jobs)
+    assert (sent.id, [item.replayed for item in sent.items]) == (None, [True, True])
 
 
 async def test_a_batch_without_any_acceptable_job_is_refused(client: Client) -> None:

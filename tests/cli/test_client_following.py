@@ -8,8 +8,10 @@ import json
 import subprocess
 import uuid
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
+import requests
 
 from service.client import ApiError, Client, Event, Failure, Job
 from service.models import JobOptions, JobStatus
@@ -53,6 +55,19 @@ async def test_a_stream_that_is_cut_anywhere_goes_on_without_a_gap(service: Runn
         await unlucky.get(job.id)  # an address that never answered is given up at once
         assert await events_of(unlucky, job.id) == expected
     assert len(requests) > len(lives) / 2
+
+
+async def test_a_stream_waits_for_its_turn_as_every_call_does(tmp_path: Path) -> None:
+    with running_service(tmp_path, JOBSERVICE_RATE_PER_S="1", JOBSERVICE_RATE_BURST="1") as service:
+        heard: list[Failure | None] = []
+        async with Client(service.url, on_trouble=heard.append) as client:
+            job = await client.submit("echo", {})
+            events = [event.type async for event in client.stream(job.id)]
+    assert events == ["submitted", "started", "success"]
+    first = heard[0]
+    assert isinstance(first, ApiError)
+    assert first.status == 429
+    assert heard[-1] is None
 
 
 async def test_events_of_an_unknown_job_are_refused(client: Client) -> None:
@@ -125,6 +140,22 @@ async def test_results_of_an_unknown_job_are_refused(client: Client) -> None:
     with pytest.raises(ApiError) as refused:
         [job async for job in client.results([str(uuid.uuid4())])]
     assert refused.value.status == 404
+
+
+async def test_a_job_that_is_deleted_stops_no_other_result(service: RunningService, client: Client) -> None:
+    gone, short, long = [await client.submit("sleep", {"seconds": seconds}) for seconds in (0, 0.1, 0.5)]
+    await client.wait(gone.id)
+    await asyncio.to_thread(requests.delete, f"{service.url}/v1/jobs/{gone.id}", timeout=30)
+    found: list[str] = []
+
+    async def hear() -> None:
+        async for job in client.results([gone.id, long.id, short.id]):
+            found.append(job.id)
+
+    with pytest.raises(ApiError) as unknown:
+        await hear()
+    assert found == [short.id, long.id]
+    assert (unknown.value.status, str(unknown.value)) == (404, f"There is no job {gone.id}.")
 
 
 async def test_results_come_also_where_no_stream_is_to_be_had(tmp_path_factory: pytest.TempPathFactory) -> None:

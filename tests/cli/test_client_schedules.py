@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from service.client import ApiError, Client, NewSchedule
+from service.models import timestamp
 
-from .conftest import RunningService
+from .conftest import RunningService, wait_until
 from .relays import losing_answers
 
 pytestmark = pytest.mark.xdist_group("cli")
@@ -96,3 +98,20 @@ def test_a_schedule_that_cannot_be_made_is_told(
     done = service.cli("schedules", "create", "x", "--plugin", "echo", *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert named in done.stderr
+
+
+def test_a_long_interval_is_told_to_the_second(service: RunningService) -> None:
+    name = f"s{uuid.uuid4().hex}"
+    service.cli("schedules", "create", name, "--plugin", "echo", "--every-s", "2592001")
+    (row,) = (line for line in service.cli("schedules", "list").stdout.splitlines() if line.startswith(name))
+    assert "every 2592001 s" in row
+
+
+def test_a_schedule_that_has_ended_is_not_resumed_to_a_time_that_there_is_not(service: RunningService) -> None:
+    name = f"s{uuid.uuid4().hex}"
+    ends_at = timestamp(datetime.now(UTC) + timedelta(seconds=3))
+    made = service.cli("schedules", "create", name, "--plugin", "echo", "--every-s", "1", "--ends-at", ends_at)
+    assert made.returncode == 0, made.stderr
+    service.cli("schedules", "pause", name)
+    wait_until(lambda: timestamp() > ends_at)
+    assert service.cli("schedules", "resume", name).stdout == f"The schedule {name} is not paused, but has ended.\n"

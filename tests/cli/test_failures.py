@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+from pathlib import Path
+
 import pytest
 
 from service.api import problem_types
 from service.cli.app import run
 from service.cli.failures import _ADVICE, Exit, tell
 from service.client import ApiError
+
+from .conftest import cli
 
 
 def problem(kind: str, detail: str) -> dict[str, str]:
@@ -36,6 +42,37 @@ def test_advice_goes_by_the_kind_of_the_problem(
     assert told.get("detail", "") in first
     assert bool(rest) == (advice is not None)
     assert (advice or "") in " ".join(rest)
+
+
+@pytest.mark.parametrize(
+    ("foreign", "told"),
+    [
+        ({"title": "Bad Request", "errors": {"plugin": ["is required"]}}, "Bad Request"),
+        (
+            {"type": "https://elsewhere.example/unknown-job", "detail": "No such thing", "errors": ["x"]},
+            "No such thing",
+        ),
+        ({"detail": [{"loc": ["body"], "msg": "wrong"}], "errors": [{"message": None}]}, "404 Not Found"),
+        ({"detail": None, "errors": None}, "404 Not Found"),
+    ],
+)
+@pytest.mark.parametrize("command", [("jobs",), ("report", "jobs")])
+async def test_problems_of_another_service_are_told_as_such(
+    tmp_path: Path, command: tuple[str, ...], foreign: dict[str, object], told: str
+) -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        body = json.dumps(foreign).encode()
+        writer.write(b"HTTP/1.1 404 Not Found\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        done = await asyncio.to_thread(cli, *command, "--url", url, cwd=tmp_path)
+    assert done.returncode == Exit.USAGE
+    first, hint = done.stderr.splitlines()
+    assert first == f"jobservice: The service refused (404): {told}"
+    assert hint == "What answers there is no jobservice: --url or JOBSERVICE_URL says where it is."
 
 
 def test_a_service_without_room_says_once_when_to_come_again(capsys: pytest.CaptureFixture[str]) -> None:

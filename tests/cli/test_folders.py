@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -10,8 +11,7 @@ import re
 import signal
 import sqlite3
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,12 +19,12 @@ import requests
 from PIL import Image
 
 from service.cli.app import run
+from service.client import Client
 
-from .conftest import COMMAND, RunningService, running_service
+from .conftest import COMMAND, WAIT_S, RunningService, cli, running_service, wait_until
+from .relays import holding
 
 pytestmark = pytest.mark.xdist_group("cli")
-
-WAIT_S = 60
 
 
 def make_pictures(folder: Path, count: int) -> Path:
@@ -56,13 +56,6 @@ def job_rows(service: RunningService, plugin: str) -> dict[str, int]:
     """How many jobs of a plugin are in each status, read beside the service."""
     with contextlib.closing(sqlite3.connect(f"{(service.data_dir / 'jobs.db').as_uri()}?mode=ro", uri=True)) as file:
         return dict(file.execute("SELECT status, count(*) FROM jobs WHERE plugin = ? GROUP BY 1", [plugin]))
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline, "it does not happen"
-        time.sleep(0.02)
 
 
 def submitted(service: RunningService, *arguments: str | Path) -> list[dict[str, object]]:
@@ -218,6 +211,51 @@ def test_results_that_are_kept_no_longer_are_told_one_by_one(tmp_path: Path) -> 
         assert (outcome["file"], outcome["job"]["status"]) == (name, "SUCCESS")
         assert outcome["refusal"]["problem"]["status"] == 410
     assert done.stderr.splitlines()[-1] == "2 files: 2 SUCCESS, 2 without their result."
+
+
+async def test_a_job_that_is_deleted_while_it_is_waited_for_stops_no_other(tmp_path: Path) -> None:
+    folder = tmp_path / "payloads"
+    folder.mkdir()
+    for name in ("gone", "kept"):
+        (folder / f"{name}.json").write_text(json.dumps({"name": name}))
+
+    async def delete(number: int) -> None:
+        if number != 3:  # behind the submissions
+            return
+        async with Client(service.url) as client:
+            ended = [await client.wait(job.id) async for job in client.jobs()]
+        (gone,) = (job.id for job in ended if job.payload == {"name": "gone"})
+        await asyncio.to_thread(requests.delete, f"{service.url}/v1/jobs/{gone}", timeout=30)
+
+    with running_service(tmp_path, JOBSERVICE_MAX_STREAMS="0") as service:
+        async with holding(service.url, delete) as url:
+            arguments = ("submit", folder, "--plugin", "echo", "--wait", "--output", tmp_path / "results")
+            done = await asyncio.to_thread(service.cli, *arguments, JOBSERVICE_URL=url)
+    assert done.returncode == 2, done.stderr
+    _, gone, kept = done.stdout.splitlines()
+    assert (gone.split()[2], kept.split()[2]) == ("deleted", "SUCCESS")
+    assert gone.endswith(" was deleted before its end was seen.")
+    assert (tmp_path / "results/kept.json.json").exists()
+    assert done.stderr.splitlines()[-1] == "2 files: 1 SUCCESS, 1 deleted, 1 without their result."
+
+
+async def test_whoever_is_in_between_and_says_not_when_to_come_again_is_not_asked_again(tmp_path: Path) -> None:
+    asked: list[bytes] = []
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        writer.close()
+
+    folder = make_pictures(tmp_path / "pictures", 1)
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        arguments = ("submit", folder, "--plugin", "thumbnail", "--url", url)
+        done = await asyncio.to_thread(cli, *arguments, cwd=tmp_path)
+    assert (done.returncode, len(asked)) == (3, 1)
+    assert done.stderr == (
+        "jobservice: The service cannot do this now (429): 429 Too Many Requests\nTry again later.\n"
+    )
 
 
 def test_without_wait_the_ids_are_told_and_nothing_else(service: RunningService, tmp_path: Path) -> None:

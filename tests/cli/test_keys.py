@@ -48,6 +48,8 @@ def test_a_key_is_printed_once_and_never_again(here: Here) -> None:
     "arguments",
     [
         ("", "--days", "1"),
+        ("x", "--tenant", ""),
+        ("x", "--tenant", " "),
         ("x", "--days", "-1"),
         ("x", "--days", "nan"),
         ("x", "--rate", "0"),
@@ -58,10 +60,12 @@ def test_a_key_is_printed_once_and_never_again(here: Here) -> None:
         ("x", "--rate", "2", "--burst", "1.5"),
     ],
 )
-def test_a_key_that_makes_no_sense_is_refused_in_a_line(here: Here, arguments: tuple[str, ...]) -> None:
-    here("keys", "create", "first")  # which says that it makes the database
+def test_a_key_that_makes_no_sense_is_refused_in_a_line_and_no_database_made_for_it(
+    here: Here, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
     code, made, told = here("keys", "create", *arguments)
     assert (code, made, len(told.splitlines())) == (2, "", 1)
+    assert not (tmp_path / "data").exists()
 
 
 @pytest.mark.parametrize(
@@ -94,6 +98,13 @@ def test_a_snapshot_is_for_its_owner_alone(here: Here, tmp_path: Path) -> None:
     here("keys", "create", "ci")
     assert here("snapshot", "copy.db")[0] == 0
     assert (tmp_path / "copy.db").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_snapshot_takes_a_name_that_begins_with_a_hyphen(here: Here, tmp_path: Path) -> None:
+    here("keys", "create", "ci")
+    code, told, _ = here("snapshot", "--", "-x.db")
+    assert (code, told.startswith("-x.db has ")) == (0, True)
+    assert (tmp_path / "-x.db").exists()
 
 
 def test_revoking_what_is_no_key_tells_where_they_are_listed(here: Here) -> None:
