@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ from typing import Any
 import asyncpg
 import pytest
 import sqlalchemy as sa
+import structlog
 from uuid_utils.compat import uuid7
 
 from service.db.database import Database
@@ -40,6 +42,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def sqlite_url(path: Path) -> str:
     return f"sqlite+aiosqlite:///{path}"
+
+
+@pytest.fixture
+def own_logs() -> Iterator[None]:
+    """What the test sets up of the log is gone after it."""
+    root = logging.getLogger()
+    before = root.handlers, root.level
+    yield
+    root.handlers, level = before
+    root.setLevel(level)
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

@@ -68,7 +68,7 @@ def _explained(error: Exception) -> tuple[Exit, str, str | None]:
             told = str(error).removesuffix(" Try again later.")
             later = "later" if error.retry_after_s is None else f"in {error.retry_after_s:g} s"
             # More at once than may ever wait is told with what to do instead.
-            is_in_vain = error.status == 429 and error.retry_after_s is None and told == str(error)
+            is_in_vain = kind_of(error) == "queue-full" and told == str(error)
             hint = None if is_in_vain else _ADVICE.get(kind_of(error) or "unavailable", f"Try again {later}.")
             return Exit.UNREACHABLE, f"The service cannot do this now ({error.status}): {told}", hint
         case ApiError():

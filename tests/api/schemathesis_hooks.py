@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import orjson
 import schemathesis
 from schemathesis.core.transport import Response
+
+
+@schemathesis.serializer("application/x-ndjson")
+def lines(_: object, value: object) -> bytes:
+    """Text is taken for lines, as the example is; anything else is one."""
+    return value.encode() if isinstance(value, str) else orjson.dumps(value)
 
 
 @schemathesis.deserializer(

@@ -140,7 +140,7 @@ async def test_batches_and_retries_count_towards_the_limits_of_the_queue(tmp_pat
     async with serving(tmp_path, "echo", "sleep", max_queued_per_plugin=2) as session:
         later = {**job, "run_at": "2999-01-01T00:00:00Z"}
         for items, status, rows in (
-            ([later] * 3, 429, 0),
+            ([later] * 3, 429, 0),  # more than may ever wait
             (
                 [later, {**later, "plugin": "sleep", "payload": {"seconds": 1}}, {"plugin": "never", "payload": {}}],
                 202,
@@ -151,7 +151,7 @@ async def test_batches_and_retries_count_towards_the_limits_of_the_queue(tmp_pat
         ):
             async with session.post("/v1/jobs/batch", json=items) as answer:
                 assert answer.status == status, await answer.text()
-                assert ("Retry-After" in answer.headers) is (status == 429)
+                assert ("Retry-After" in answer.headers) is (status == 429 and len(items) <= 2)
             async with session.get("/v1/jobs?status=PENDING") as answer:
                 assert len((await answer.json())["items"]) == rows
         for path, body in ((f"/v1/jobs/{ended}/retry", None), ("/v1/jobs/actions/retry", {"ids": [ended]})):

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
@@ -37,18 +37,7 @@ async def serving(handler: Handler | None, host: str = "127.0.0.1") -> AsyncIter
         await runner.cleanup()
 
 
-@pytest.fixture
-def json_logs() -> Iterator[None]:
-    root = logging.getLogger()
-    before = root.handlers, root.level
-    logs.configure("debug", "json")
-    yield
-    root.handlers, level = before
-    root.setLevel(level)
-    structlog.reset_defaults()
-
-
-@pytest.mark.usefixtures("json_logs")
+@pytest.mark.usefixtures("own_logs")
 async def test_a_fault_of_ours_is_told_by_its_id_and_its_traceback_only_logged(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

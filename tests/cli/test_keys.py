@@ -21,7 +21,7 @@ Here = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], own_logs: None) -> Here:
     """Runs a command in this process: exit code, standard output, standard error."""
     monkeypatch.chdir(tmp_path)
 

@@ -136,7 +136,10 @@ def test_the_installed_service_runs_one_job(served: str, tmp_path: Path) -> None
 def test_the_installed_service_serves_its_documentation(served: str) -> None:
     with urllib.request.urlopen(f"{served}/docs", timeout=60) as page:
         loaded = re.findall(r'(?:src|href)="(/docs/[^"]+)"', page.read().decode())
-    assert len(loaded) == 3
+    assert "/docs/docs.js" in loaded
+    with urllib.request.urlopen(f"{served}/docs/docs.js", timeout=60) as script:
+        loaded += [f"/docs/{name}" for name in re.findall(r'from "\./([^"]+)"', script.read().decode())]
+    assert len(loaded) > 4
     for path in loaded:
         with urllib.request.urlopen(served + path, timeout=60) as file:
             assert int(file.headers["Content-Length"]) > 100
