@@ -8,7 +8,7 @@ from collections.abc import Callable
 from service.tool_runner import processes
 
 
-async def until(condition: Callable[[], bool], timeout_s: float = 5) -> None:
+async def until(condition: Callable[[], bool], timeout_s: float = 30) -> None:
     """Return when `condition` holds; fails when it does not in time."""
     async with asyncio.timeout(timeout_s):
         while not condition():
