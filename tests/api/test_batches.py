@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import socket
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -192,6 +193,8 @@ def test_a_batch_whose_plugin_is_still_loading_is_asked_to_come_again(
     wrong = {"plugin": "never", "payload": {}}
     with serving(tmp_path / "data", only_plugins={"echo", "late"}) as live:
         try:
+            while live.get("/v1/plugins/echo").json()["state"] == "loading":
+                time.sleep(0.02)
             none = [post(live, items) for items in ([late], [wrong, late, late])]
             some = post(live, [good, late], **{"Idempotency-Key": "k"})
         finally:
