@@ -19,7 +19,7 @@ LOCK = 0x6A6F6273
 #: How long one waits for its turn. What another program holds of the tables is waited for as the connection says.
 TURN_TIMEOUT = "600s"
 
-# Where nobody has set up a log, as for `jobservice migrate`, it says nothing.
+# Where nobody has set up a log, as for plain `alembic upgrade`, it says nothing.
 log = logging.getLogger("service.migrations")
 
 

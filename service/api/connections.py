@@ -111,7 +111,7 @@ async def taken(request: web.Request, pieces: AsyncIterator[bytes], metrics: Met
                 yield piece
             finally:
                 late.cancel()
-    except BaseException:
+    except BaseException:  # a cancellation too: whatever ends them early, what has gone out must not look whole
         _abort(request)
         raise
 

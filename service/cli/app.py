@@ -76,7 +76,7 @@ def _run(given: Sequence[str]) -> int:
         code = app(given)
         sys.stdout.flush()
     except BrokenPipeError:
-        raise
+        raise  # an OSError, but no failure to tell: nobody reads
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
     except (

@@ -154,8 +154,7 @@ def _upgrade(connection: sa.Connection, config: Config, copy: _Copy) -> str:
     violations = connection.exec_driver_sql("PRAGMA foreign_key_check").all() if is_unchecked else ()
     if head is None or violations:
         raise StartupError(f"The migration to revision {head} left {len(violations)} broken references; undone.")
-    if connection.dialect.name == "postgresql":
-        restored.number_anew(connection)
+    restored.number_anew(connection)
     return head
 
 

@@ -32,9 +32,9 @@ log = structlog.get_logger(__name__)
 def number_anew(connection: sa.Connection) -> None:
     """Give the events of such a dump numbers that are past, in their order; does nothing where there is none.
 
-    For PostgreSQL at head. Of several processes one does it, the others wait.
+    For a database at head; on SQLite events have no such numbers. Of several processes one does it, the others wait.
     """
-    if connection.scalar(_LAST) is None:
+    if connection.dialect.name != "postgresql" or connection.scalar(_LAST) is None:
         return
     connection.execute(_LOCK)
     last = connection.scalar(_LAST)

@@ -170,7 +170,7 @@ LATE = """
 import pathlib
 import time
 
-while not pathlib.Path({gate!r}).exists():
+while not pathlib.Path({gate!r}).exists():  # as long as the test wants it to load
     time.sleep(0.01)
 
 
@@ -193,7 +193,7 @@ def test_a_batch_whose_plugin_is_still_loading_is_asked_to_come_again(
     wrong = {"plugin": "never", "payload": {}}
     with serving(tmp_path / "data", only_plugins={"echo", "late"}) as live:
         try:
-            while live.get("/v1/plugins/echo").json()["state"] == "loading":
+            while live.get("/v1/plugins/echo").json()["state"] == "loading":  # it is there before the late one
                 time.sleep(0.02)
             none = [post(live, items) for items in ([late], [wrong, late, late])]
             some = post(live, [good, late], **{"Idempotency-Key": "k"})

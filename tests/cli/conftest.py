@@ -80,6 +80,7 @@ def install_readme_plugin(site: Path) -> None:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
+    """Look again and again, for what another process does is told by nothing."""
     deadline = time.monotonic() + WAIT_S
     while not condition():
         assert time.monotonic() < deadline, "it does not happen"

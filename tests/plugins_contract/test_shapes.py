@@ -21,7 +21,7 @@ from typing_extensions import TypedDict
 from service.errors import InputInvalidError, PluginDefinitionError
 from service.payloads import InputSchema
 from service.plugins.context import Context
-from service.plugins.loading import load
+from service.plugins.loading import LoadedPlugin, load
 from service.plugins.manifest import PluginSource
 
 from .conftest import LoadPlugin
@@ -598,6 +598,25 @@ def test_bytes_in_a_field_for_anything_get_there(load_plugin: LoadPlugin, contex
     assert load_plugin(run).bind({"thing": [b"x"], "text": "t"}, context)[1] == {"thing": [b"x"], "text": "t"}
 
 
+def taking(annotation: Any, load_plugin: LoadPlugin) -> LoadedPlugin:
+    """A plugin with one argument, `thing`."""
+
+    def run(thing):
+        return {}
+
+    run.__annotations__["thing"] = annotation
+    return load_plugin(run)
+
+
+async def bound(plugin: LoadedPlugin, given: Any, context: Context) -> Any:
+    """What `thing` is to the plugin where that is sent, and nothing is wrong with it."""
+    document, problems = await InputSchema(plugin.manifest.input_schema).accept({"thing": given})
+    assert problems == []
+    arguments = plugin.bind(document, context)[1]
+    assert arguments.keys() == {"thing"}
+    return arguments["thing"]
+
+
 class Size(enum.Enum):
     SMALL = 1
     LARGE = 2
@@ -616,18 +635,10 @@ class Size(enum.Enum):
 async def test_a_key_becomes_the_number_it_is_the_text_of(
     annotation: Any, given: Any, taken: Any, load_plugin: LoadPlugin, context: Context
 ) -> None:
-    def run(names):
-        return {}
-
-    run.__annotations__["names"] = annotation
-    plugin = load_plugin(run)
-
-    document, problems = await InputSchema(plugin.manifest.input_schema).accept({"names": given})
-
-    assert problems == []
-    assert plugin.bind(document, context)[1] == {"names": taken}
+    plugin = taking(annotation, load_plugin)
+    assert await bound(plugin, given, context) == taken
     with pytest.raises(InputInvalidError):
-        plugin.bind({"names": {"one": given.popitem()[1]}}, context)
+        plugin.bind({"thing": {"one": given.popitem()[1]}}, context)
 
 
 class Seal(enum.Enum):
@@ -671,16 +682,7 @@ class Letter(BaseModel):
 async def test_what_the_annotation_takes_is_taken_as_it_was_sent(
     annotation: Any, given: Any, taken: Any, load_plugin: LoadPlugin, context: Context
 ) -> None:
-    def run(thing):
-        return {}
-
-    run.__annotations__["thing"] = annotation
-    plugin = load_plugin(run)
-
-    document, problems = await InputSchema(plugin.manifest.input_schema).accept({"thing": given})
-
-    assert problems == []
-    assert plugin.bind(document, context)[1] == {"thing": taken}
+    assert await bound(taking(annotation, load_plugin), given, context) == taken
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,9 @@ async def test_what_is_no_webhook_is_refused_by_the_name_of_the_field(guarded: G
         assert (await guarded.request("GET", path, key)).json() == {"items": [], "next": None}
 
 
-async def test_a_url_that_is_refused_is_named_by_its_place_in_whatever_was_sent(guarded: Guarded) -> None:  # noqa: F811
+async def test_a_url_that_is_refused_is_named_by_its_place_in_a_request(
+    guarded: Guarded,  # noqa: F811 - the fixture that is imported
+) -> None:
     key = await guarded.key("default", *Role)
     options = {"webhook": {"url": "http://example.com/"}}
     job = {"plugin": "echo", "payload": {}, **options}

@@ -189,7 +189,7 @@ async def test_a_job_makes_its_endpoint_anew_where_another_process_deletes_it_ju
                 return getattr(self._tx, name)
 
         async def insert_beside(tx: Any, items: Any) -> Any:
-            return await job_inserts.insert(Beside(tx), items)  # type: ignore[arg-type]
+            return await job_inserts.insert(Beside(tx), items)  # type: ignore[arg-type]  # all a transaction has, by `__getattr__`
 
         made = await one.writer.write(insert_beside, named())
         assert deleted == [True]
